@@ -1,0 +1,339 @@
+//! Who is it? The table of network namespaces ("entities") and their names.
+//!
+//! An entity is keyed by its namespace cookie, which the kernel never reuses; inode numbers are
+//! reused at once and serve only for display. The reader asks for an id the moment it sees a
+//! cookie ([`Entities::stamp`]); `discover/` brings the name, before or after ([`Entities::seen`]).
+//! A vanished entity keeps its name for late events for [`TOMBSTONE`], then is forgotten.
+//! Nothing here does I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+/// How long a vanished entity still names late events.
+pub const TOMBSTONE: Duration = Duration::from_secs(45);
+
+/// Host-assigned id of an entity; 0 is "unknown".
+pub type EntityId = u32;
+
+/// What sort of namespace an entity is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// The initial network namespace.
+    Host,
+    /// A Kubernetes pod, known by the pod uid in a cgroup path.
+    Pod,
+    /// A namespace made with `ip netns`.
+    Netns,
+    /// A container outside of Kubernetes.
+    Container,
+    /// A namespace that only a process, or nothing yet, is known of.
+    Anonymous,
+}
+
+impl Kind {
+    /// Name as in JSON and in the plugin contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Pod => "pod",
+            Self::Netns => "netns",
+            Self::Container => "container",
+            Self::Anonymous => "anonymous",
+        }
+    }
+}
+
+/// One network namespace with a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entity {
+    /// Id on this node, never reused while the agent runs.
+    pub id: EntityId,
+    /// What sort of namespace it is.
+    pub kind: Kind,
+    /// Kubernetes namespace; empty for everything that is no pod.
+    pub namespace: String,
+    /// Pod name, netns name or container id; empty for the host.
+    pub name: String,
+    /// `net->net_cookie` (5.14 and later can read it from user space).
+    pub cookie: u64,
+    /// Inode number of the namespace, for people; reused by the kernel.
+    pub inode: u64,
+    /// Addresses of its interfaces, without loopback.
+    pub ips: Vec<IpAddr>,
+    /// Some of its processes, at most [`MAX_PIDS`].
+    pub pids: Vec<i32>,
+    /// First seen, nanoseconds since the Unix epoch.
+    pub since_ns: u64,
+}
+
+/// At most so many process ids are kept for an entity.
+pub const MAX_PIDS: usize = 16;
+
+impl Entity {
+    /// The name shown to people: `namespace/name`, the bare name, or `host`.
+    pub fn display(&self) -> String {
+        match (self.kind, self.namespace.as_str()) {
+            (Kind::Host, _) => "host".to_owned(),
+            (_, "") => self.name.clone(),
+            (_, namespace) => format!("{namespace}/{}", self.name),
+        }
+    }
+}
+
+/// What `discover/` found out about one namespace in one scan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Key of the entity.
+    pub cookie: u64,
+    /// Inode number of the namespace.
+    pub inode: u64,
+    /// What sort of namespace it is.
+    pub kind: Kind,
+    /// Kubernetes namespace, or empty.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Addresses of its interfaces, without loopback.
+    pub ips: Vec<IpAddr>,
+    /// Some of its processes.
+    pub pids: Vec<i32>,
+}
+
+/// What changed in the table, for plugins and for series.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Entities that got a name, or another one.
+    pub added: Vec<EntityId>,
+    /// Entities that vanished; their names are still known for [`TOMBSTONE`].
+    pub removed: Vec<EntityId>,
+}
+
+#[derive(Debug)]
+struct Row {
+    entity: Arc<Entity>,
+    /// When it vanished, or for a cookie without a name, when it was first seen.
+    gone: Option<Instant>,
+    /// `discover/` has seen it at least once.
+    named: bool,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    by_id: BTreeMap<EntityId, Row>,
+    by_cookie: HashMap<u64, EntityId>,
+    by_ip: HashMap<IpAddr, EntityId>,
+    last_id: EntityId,
+}
+
+/// The table. Readers never wait for I/O, since nothing does I/O under its lock.
+#[derive(Debug, Default)]
+pub struct Entities {
+    rows: RwLock<Rows>,
+    /// A cookie without a name was stamped since the last [`Entities::take_unnamed`].
+    unnamed: AtomicBool,
+}
+
+impl Entities {
+    /// The id for a cookie; a cookie never seen before gets an anonymous entity, which
+    /// `discover/` names as soon as it finds the namespace. Cookie 0 is unknown.
+    pub fn stamp(&self, cookie: u64, now_ns: u64) -> EntityId {
+        if cookie == 0 {
+            return 0;
+        }
+        let known = self.read().by_cookie.get(&cookie).copied();
+        known.unwrap_or_else(|| self.add_unnamed(cookie, now_ns))
+    }
+
+    /// One entity, also one that vanished less than [`TOMBSTONE`] ago.
+    pub fn get(&self, id: EntityId) -> Option<Arc<Entity>> {
+        self.read().by_id.get(&id).map(|row| Arc::clone(&row.entity))
+    }
+
+    /// The live entity that has an address, or 0.
+    pub fn by_ip(&self, ip: IpAddr) -> EntityId {
+        self.read().by_ip.get(&ip.to_canonical()).copied().unwrap_or(0)
+    }
+
+    /// All live entities that have been seen by `discover/`, by id.
+    pub fn live(&self) -> Vec<Arc<Entity>> {
+        let rows = self.read();
+        rows.by_id.values().filter(|r| r.named && r.gone.is_none()).map(|r| Arc::clone(&r.entity)).collect()
+    }
+
+    /// Takes a complete scan: names what was found, buries what was not, forgets old tombstones.
+    pub fn seen(&self, scan: Vec<Sighting>, now_ns: u64, now: Instant) -> Changes {
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        let mut changes = Changes::default();
+        let mut present = std::collections::HashSet::new();
+        for sighting in scan {
+            let id = rows.id_of(sighting.cookie);
+            present.insert(id);
+            if rows.name(id, sighting, now_ns) {
+                changes.added.push(id);
+            }
+        }
+        for (id, row) in &mut rows.by_id {
+            if !present.contains(id) && row.gone.is_none() {
+                row.gone = Some(now);
+                changes.removed.push(*id);
+            }
+        }
+        rows.forget(now);
+        rows.index_ips();
+        changes
+    }
+
+    /// Whether a cookie without a name turned up since the last call.
+    pub fn take_unnamed(&self) -> bool {
+        self.unnamed.swap(false, Ordering::Relaxed)
+    }
+
+    fn add_unnamed(&self, cookie: u64, now_ns: u64) -> EntityId {
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(id) = rows.by_cookie.get(&cookie) {
+            return *id;
+        }
+        let id = rows.id_of(cookie);
+        let entity = Entity {
+            id,
+            kind: Kind::Anonymous,
+            namespace: String::new(),
+            name: format!("netns-{cookie}"),
+            cookie,
+            inode: 0,
+            ips: Vec::new(),
+            pids: Vec::new(),
+            since_ns: now_ns,
+        };
+        // It counts as vanished until a scan sees it, so that one never seen is forgotten too.
+        let row = Row { entity: Arc::new(entity), gone: Some(Instant::now()), named: false };
+        rows.by_id.insert(id, row);
+        self.unnamed.store(true, Ordering::Relaxed);
+        id
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Rows> {
+        self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Rows {
+    fn id_of(&mut self, cookie: u64) -> EntityId {
+        let next = self.last_id + 1;
+        let id = *self.by_cookie.entry(cookie).or_insert(next);
+        self.last_id = self.last_id.max(id);
+        id
+    }
+
+    /// Stores a sighting; true if the entity is new to plugins or is called otherwise now.
+    fn name(&mut self, id: EntityId, s: Sighting, now_ns: u64) -> bool {
+        let old = self.by_id.get(&id);
+        let since_ns = old.map_or(now_ns, |row| row.entity.since_ns);
+        let (cookie, inode) = (s.cookie, s.inode);
+        let entity = Entity {
+            id,
+            kind: s.kind,
+            namespace: s.namespace,
+            name: s.name,
+            cookie,
+            inode,
+            ips: s.ips,
+            pids: s.pids,
+            since_ns,
+        };
+        let changed = !old.is_some_and(|row| {
+            row.gone.is_none()
+                && (row.entity.kind, &row.entity.namespace, &row.entity.name)
+                    == (entity.kind, &entity.namespace, &entity.name)
+        });
+        if old.is_none_or(|row| *row.entity != entity || row.gone.is_some()) {
+            self.by_id.insert(id, Row { entity: Arc::new(entity), gone: None, named: true });
+        }
+        changed
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let dead = |row: &Row| row.gone.is_some_and(|gone| now.saturating_duration_since(gone) > TOMBSTONE);
+        let forgotten: Vec<_> = self
+            .by_id
+            .iter()
+            .filter(|(_, row)| dead(row))
+            .map(|(id, row)| (*id, row.entity.cookie))
+            .collect();
+        for (id, cookie) in forgotten {
+            self.by_id.remove(&id);
+            self.by_cookie.remove(&cookie);
+        }
+    }
+
+    fn index_ips(&mut self) {
+        self.by_ip = self
+            .by_id
+            .iter()
+            .filter(|(_, row)| row.gone.is_none())
+            .flat_map(|(id, row)| row.entity.ips.iter().map(|ip| (ip.to_canonical(), *id)))
+            .collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sighting(cookie: u64, name: &str) -> Sighting {
+        Sighting {
+            cookie,
+            inode: 7,
+            kind: Kind::Netns,
+            namespace: String::new(),
+            name: name.to_owned(),
+            ips: vec![],
+            pids: vec![],
+        }
+    }
+
+    #[test]
+    fn an_event_that_comes_before_the_name_keeps_its_entity() {
+        let entities = Entities::default();
+        let id = entities.stamp(4242, 1);
+        assert!(entities.take_unnamed());
+        assert_eq!(entities.get(id).expect("stamped").kind, Kind::Anonymous);
+        let changes = entities.seen(vec![sighting(4242, "web")], 2, Instant::now());
+        assert_eq!(changes.added, [id]);
+        assert_eq!(entities.get(id).expect("named").name, "web");
+    }
+
+    #[test]
+    fn a_vanished_entity_names_late_events_and_is_then_forgotten() {
+        let entities = Entities::default();
+        let start = Instant::now();
+        entities.seen(vec![sighting(1, "a")], 1, start);
+        let id = entities.stamp(1, 1);
+        assert_eq!(entities.seen(vec![], 2, start).removed, [id]);
+        assert_eq!(entities.get(id).expect("tombstone").name, "a");
+        assert!(entities.live().is_empty());
+        entities.seen(vec![], 3, start + TOMBSTONE + Duration::from_secs(1));
+        assert!(entities.get(id).is_none());
+    }
+
+    #[test]
+    fn a_reused_inode_is_another_entity_because_its_cookie_is() {
+        let entities = Entities::default();
+        entities.seen(vec![sighting(1, "a")], 1, Instant::now());
+        let first = entities.stamp(1, 1);
+        let changes = entities.seen(vec![sighting(2, "b")], 2, Instant::now());
+        assert_eq!(changes.removed, [first]);
+        assert_ne!(changes.added, [first]);
+    }
+
+    #[test]
+    fn the_unknown_cookie_is_nobody() {
+        assert_eq!(Entities::default().stamp(0, 1), 0);
+    }
+}

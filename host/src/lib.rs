@@ -1,0 +1,34 @@
+//! Inspector tells why the network failed. This library is the whole agent; `main.rs` only
+//! starts its command line.
+//!
+//! Files are nouns, plain memory without I/O; folders are doors, each to one outside party:
+//!
+//! - [`batch`], [`table`]: what comes in: packed event records, kernel counter tables.
+//! - [`entities`], [`names`]: who is it, and what the running kernel calls things.
+//! - [`metrics`], [`events`]: what goes out.
+//! - [`loss`], [`status`]: what did not get through, and the state of every part.
+//! - [`probe`]: loads the eBPF programs and drains their rings (aya).
+//! - [`source`]: reads counter tables in each namespace (/proc).
+//! - [`discover`]: finds namespaces and their names.
+//! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
+//! - [`http`]: serves metrics, events and state (hyper).
+//! - [`config`]: the one configuration file (toml).
+//! - [`agent`]: joins all of them in one loop.
+//! - [`cli`]: the command line (clap).
+
+pub mod agent;
+pub mod batch;
+pub mod cli;
+pub mod config;
+pub mod discover;
+pub mod entities;
+pub mod events;
+pub mod http;
+pub mod loss;
+pub mod metrics;
+pub mod names;
+pub mod plugin;
+pub mod probe;
+pub mod source;
+pub mod status;
+pub mod table;

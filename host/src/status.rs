@@ -1,0 +1,125 @@
+//! The state of every probe, source and plugin, as `list`, `/api/v1/*` and `/metrics` show it.
+//!
+//! Doors write their own part; readers get a copy. Nothing here decides anything.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+/// State of one hook of a probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookStatus {
+    /// Kernel hook, e.g. `tp_btf/kfree_skb`.
+    pub hook: String,
+    /// The program chosen for this kernel, empty if none fits.
+    pub program: String,
+    /// `attached`, `idle` (no plugin subscribes), `missing` (the kernel lacks it) or `failed`.
+    pub state: String,
+    /// Why it is not attached and what is lost without it; empty when attached.
+    pub reason: String,
+    /// Runs since load; only while `kernel.bpf_stats_enabled` is 1.
+    pub run_count: u64,
+    /// Nanoseconds spent in the kernel since load; only while `kernel.bpf_stats_enabled` is 1.
+    pub run_time_ns: u64,
+}
+
+/// State of one probe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// Probe name, e.g. `skb-drop`.
+    pub name: String,
+    /// `up` (every hook attached), `partial`, `idle` (no plugin subscribes) or `down`.
+    pub state: String,
+    /// Why it is not up; empty when up.
+    pub reason: String,
+    /// Schema number of its records.
+    pub schema: u16,
+    /// Records delivered since start.
+    pub events: u64,
+    /// Records lost in the kernel since start (full ring and limit).
+    pub lost: u64,
+    /// Its hooks.
+    pub hooks: Vec<HookStatus>,
+}
+
+/// State of one source of counter tables.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Source name, e.g. `snmp`.
+    pub name: String,
+    /// Tables read since start.
+    pub reads: u64,
+    /// Reads that failed since start.
+    pub errors: u64,
+    /// The last failure, empty if there was none.
+    pub last_error: String,
+    /// Seconds that reading it took in the last interval, over all entities.
+    pub last_seconds: f64,
+    /// Seconds spent reading it since start.
+    pub total_seconds: f64,
+}
+
+/// State of one plugin.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct PluginStatus {
+    /// Name from its description.
+    pub name: String,
+    /// Version from its description.
+    pub version: String,
+    /// File it was loaded from.
+    pub file: String,
+    /// Hex sha256 of the component.
+    pub sha256: String,
+    /// `running`, `backoff` (restarts soon), `quarantined`, `refused` (never ran) or `stopped`.
+    pub state: String,
+    /// Why it is not running; empty when it is.
+    pub reason: String,
+    /// A newer file that was refused while this version goes on; empty if there is none.
+    pub rejected: String,
+    /// Probes it receives.
+    pub probes: Vec<String>,
+    /// Events handed to it since start.
+    pub events: u64,
+    /// Calls into the guest since start.
+    pub calls: u64,
+    /// Traps and timeouts since start.
+    pub traps: u64,
+    /// Seconds spent inside the guest since start.
+    pub seconds: f64,
+    /// Bytes of linear memory it holds now.
+    pub memory_bytes: u64,
+    /// Series it holds now.
+    pub series: u64,
+}
+
+/// The agent's state board.
+#[derive(Debug, Default)]
+pub struct Status {
+    board: Mutex<Board>,
+}
+
+/// All states at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Board {
+    /// By probe name.
+    pub probes: BTreeMap<String, ProbeStatus>,
+    /// By source name.
+    pub sources: BTreeMap<String, SourceStatus>,
+    /// By file stem until the plugin has told its name, by name from then on.
+    pub plugins: BTreeMap<String, PluginStatus>,
+    /// Probes have settled and the first entity scan is done.
+    pub ready: bool,
+}
+
+impl Status {
+    /// Locks the board for an update; never held across a call into another part.
+    pub fn update(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A copy of everything.
+    pub fn snapshot(&self) -> Board {
+        self.update().clone()
+    }
+}
