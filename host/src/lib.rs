@@ -12,10 +12,11 @@
 //! - [`discover`]: finds namespaces and their names.
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`http`]: serves metrics, events and state (hyper).
-//! - [`config`]: the one configuration file (toml).
+//! - [`config`], [`address`]: the one configuration file (toml), and where servers are.
 //! - [`agent`]: joins all of them in one loop.
 //! - [`cli`]: the command line (clap).
 
+pub mod address;
 pub mod agent;
 pub mod batch;
 pub mod cli;
