@@ -60,9 +60,8 @@ pub(super) struct Component {
     pub(super) sha256: String,
 }
 
-impl Component {
-    /// File name without `.wasm`.
-    pub(super) fn stem(&self) -> String {
+/// File name without `.wasm`.
+pub(super) fn stem(&self) -> String {
         stem(&self.path)
     }
 }
@@ -176,7 +175,7 @@ mod tests {
         let path = dir.path().join("a.wasm");
         fs::write(&path, b"abc").expect("written");
         let component = read(&path).expect("fine");
-        assert_eq!(component.stem(), "a");
+        assert_eq!(stem(&component.path), "a");
         assert!(component.sha256.starts_with("ba7816bf"));
     }
 
