@@ -19,6 +19,7 @@
 pub mod address;
 pub mod agent;
 pub mod batch;
+pub mod bell;
 pub mod cli;
 pub mod config;
 pub mod discover;
@@ -26,6 +27,8 @@ pub mod entities;
 pub mod events;
 pub mod http;
 pub mod loss;
+pub mod netns;
+pub mod watch;
 pub mod metrics;
 pub mod names;
 pub mod plugin;
