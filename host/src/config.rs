@@ -88,10 +88,10 @@ pub struct Plugins {
     /// Longest time inside one plugin for one batch, 10 ms to 10 s.
     #[serde(deserialize_with = "duration::<10, 10_000, _>")]
     pub batch_deadline: Duration,
-    /// Series of one plugin, 1 to 10 000 000.
+    /// Samples of one plugin in a scrape, 1 to 10 000 000.
     #[serde(deserialize_with = "between::<1, 10_000_000, _>")]
     pub max_series: u32,
-    /// Series of all plugins together, 1 to 10 000 000.
+    /// Samples of all plugins together, 1 to 10 000 000.
     #[serde(deserialize_with = "between::<1, 10_000_000, _>")]
     pub max_series_total: u32,
     /// Events that one plugin may emit per second, 1 to 1 000 000.
@@ -304,7 +304,7 @@ impl Default for Plugins {
             cache_dir: "/var/cache/inspector".into(),
             memory_mib: 16,
             batch_deadline: Duration::from_millis(50),
-            max_series: 50_000,
+            max_series: 100_000,
             max_series_total: 200_000,
             events_per_second: 1000,
             events_burst: 5000,
