@@ -12,12 +12,14 @@
 //! - [`discover`]: finds namespaces and their names.
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`http`]: serves metrics, events and state (hyper).
-//! - [`config`]: the one configuration file (toml).
+//! - [`config`], [`address`]: the one configuration file (toml), and where servers are.
 //! - [`agent`]: joins all of them in one loop.
 //! - [`cli`]: the command line (clap).
 
+pub mod address;
 pub mod agent;
 pub mod batch;
+pub mod bell;
 pub mod cli;
 pub mod config;
 pub mod discover;
@@ -25,6 +27,8 @@ pub mod entities;
 pub mod events;
 pub mod http;
 pub mod loss;
+pub mod netns;
+pub mod watch;
 pub mod metrics;
 pub mod names;
 pub mod plugin;
