@@ -36,3 +36,6 @@ pub mod probe;
 pub mod source;
 pub mod status;
 pub mod table;
+
+/// Revision of the source that this was built from; `unknown` outside of a repository.
+pub const REVISION: &str = env!("INSPECTOR_REVISION");
