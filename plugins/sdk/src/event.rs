@@ -1,0 +1,85 @@
+//! Events: what happened, in users' words.
+//!
+//! They wait here until the hook returns and leave in one call. What exceeds the host's quota is
+//! counted by the host.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+
+use crate::bindings::inspector::analyzer::types::Attr;
+use crate::host::events;
+use crate::{EntityId, Event, Timestamp};
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Worth knowing when looking for something else.
+    Info = 0,
+    /// Something failed.
+    Warning = 1,
+    /// A service is down.
+    Critical = 2,
+}
+
+thread_local! {
+    static PENDING: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Event {
+    /// An event of a declared kind, informational and of no entity until said otherwise.
+    pub fn new(kind: &str, at: Timestamp) -> Self {
+        Self { at, kind: kind.to_owned(), ..Self::default() }
+    }
+
+    /// Says whose it is.
+    #[must_use]
+    pub fn entity(mut self, id: EntityId) -> Self {
+        self.entity = id;
+        self
+    }
+
+    /// Says how bad it is.
+    #[must_use]
+    pub fn severity(mut self, severity: Severity) -> Self {
+        self.severity = severity as u8;
+        self
+    }
+
+    /// Adds a fact to the attributes, not to the message.
+    #[must_use]
+    pub fn attr(mut self, name: &str, value: impl Display) -> Self {
+        self.attrs.push(Attr { name: name.to_owned(), value: value.to_string() });
+        self
+    }
+
+    /// Adds a fact to the attributes and, as ` name=value`, to the message.
+    #[must_use]
+    pub fn fact(mut self, name: &str, value: impl Display) -> Self {
+        use std::fmt::Write;
+        let blank = if self.message.is_empty() { "" } else { " " };
+        write!(self.message, "{blank}{name}={value}").expect("a String takes every write");
+        self.attr(name, value)
+    }
+
+    /// The host folds events with equal keys into one with a count, inside a short window.
+    #[must_use]
+    pub fn dedup_key(mut self, key: impl Into<String>) -> Self {
+        self.dedup_key = Some(key.into());
+        self
+    }
+
+    /// Sends it when the hook returns.
+    pub fn emit(self) {
+        PENDING.with_borrow_mut(|pending| pending.push(self));
+    }
+}
+
+/// Hands everything that waits to the host.
+pub(crate) fn flush() {
+    PENDING.with_borrow_mut(|pending| {
+        if !pending.is_empty() {
+            events::emit(pending);
+            pending.clear();
+        }
+    });
+}

@@ -1,0 +1,193 @@
+//! Series numbers and updates on their way to the host.
+//!
+//! A family maps an entity and its labels to the host's series number. Nothing here outlives its
+//! entity: when the host reports it gone its series are forgotten, and when the host refuses an
+//! update every family starts afresh.
+
+use std::cell::RefCell;
+
+use crate::host::metrics;
+use crate::map::Map;
+use crate::metrics::Labels;
+use crate::{EntityId, Error, MetricDecl};
+
+/// So many updates leave before the hook returns, so that a hook cannot grow without end.
+const PENDING: usize = 8_192;
+
+/// Vanished entities remembered for families not used since; beyond it all start afresh.
+const VANISHED: usize = 1_024;
+
+/// Series that one family keeps; more are forgotten and asked for again. It bounds an analyzer
+/// that does not export `entity_watch`, and so is never told what vanished.
+const SERIES: usize = 65_536;
+
+/// The series of one metric.
+#[derive(Debug)]
+pub(crate) struct Family<L> {
+    /// Index in the description's metrics.
+    metric: u32,
+    known: Map<(EntityId, L), Series>,
+    /// State of the world as of the last update, see [`World`].
+    epoch: u64,
+    vanished: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Series {
+    id: u32,
+    /// The round in which `at` is its position among the pending updates.
+    round: u64,
+    at: usize,
+}
+
+impl<L: Labels> Family<L> {
+    pub(crate) fn declared(name: &str, kinds: &[&str]) -> Result<Self, Error> {
+        WORLD.with_borrow(|world| {
+            let metric =
+                world.declared.iter().position(|(n, kind)| n == name && kinds.contains(&kind.as_str()));
+            let metric = metric.and_then(|index| u32::try_from(index).ok());
+            let missing =
+                || Error::new("invalid", format!("{name} is not a declared {}", kinds.join(" or ")));
+            let (epoch, vanished) = (world.epoch, world.vanished.len());
+            Ok(Self { metric: metric.ok_or_else(missing)?, known: Map::default(), epoch, vanished })
+        })
+    }
+
+    pub(crate) fn update(
+        &mut self,
+        entity: EntityId,
+        labels: L,
+        how: impl FnOnce(&mut Series, &mut Pending),
+    ) {
+        WORLD.with_borrow_mut(|world| {
+            self.forget(world);
+            let key = (entity, labels);
+            if let Some(series) = self.known.get_mut(&key) {
+                how(series, &mut world.pending);
+            } else if let Ok(id) = metrics::series(self.metric, entity, &key.1.values()) {
+                // A series that the host refuses is counted there, and asked for again next time.
+                let series = self.known.entry(key).or_insert(Series { id, round: 0, at: 0 });
+                how(series, &mut world.pending);
+            }
+            if world.pending.values.len() >= PENDING {
+                world.flush();
+            }
+        });
+    }
+
+    fn forget(&mut self, world: &World) {
+        if self.epoch != world.epoch || self.known.len() >= SERIES {
+            self.known.clear();
+        } else if self.vanished < world.vanished.len() {
+            let gone = &world.vanished[self.vanished..];
+            self.known.retain(|(entity, _), _| !gone.contains(entity));
+        }
+        (self.epoch, self.vanished) = (world.epoch, world.vanished.len());
+    }
+}
+
+thread_local! {
+    static WORLD: RefCell<World> = RefCell::new(World::default());
+}
+
+/// What all handles share.
+#[derive(Debug, Default)]
+struct World {
+    /// Name and kind of each declared metric.
+    declared: Vec<(String, String)>,
+    pending: Pending,
+    /// Rises when every series number may be void.
+    epoch: u64,
+    /// Entities that vanished in this epoch.
+    vanished: Vec<EntityId>,
+}
+
+/// Updates on their way, in the two parallel lists of the contract.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    /// Rises with every flush; never 0, the round of a series without a pending update.
+    round: u64,
+    series: Vec<u32>,
+    values: Vec<f64>,
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self { round: 1, series: Vec::new(), values: Vec::new() }
+    }
+}
+
+impl Pending {
+    pub(crate) fn add(&mut self, series: &mut Series, n: f64) {
+        *self.value_of(series) += n;
+    }
+
+    pub(crate) fn set(&mut self, series: &mut Series, value: f64) {
+        *self.value_of(series) = value;
+    }
+
+    pub(crate) fn observe(&mut self, series: &mut Series, value: f64) {
+        self.push(series.id, value);
+    }
+
+    fn push(&mut self, id: u32, value: f64) {
+        self.series.push(id);
+        self.values.push(value);
+    }
+
+    fn value_of(&mut self, series: &mut Series) -> &mut f64 {
+        if series.round != self.round {
+            (series.round, series.at) = (self.round, self.values.len());
+            self.push(series.id, 0.0);
+        }
+        &mut self.values[series.at]
+    }
+
+    /// Sends everything; returns how many the host refused.
+    fn send(&mut self) -> u32 {
+        if self.series.is_empty() {
+            return 0;
+        }
+        let refused = metrics::apply(&self.series, &self.values);
+        self.series.clear();
+        self.values.clear();
+        self.round += 1;
+        refused
+    }
+}
+
+impl World {
+    fn flush(&mut self) {
+        if self.pending.send() > 0 {
+            self.start_afresh();
+        }
+    }
+
+    fn start_afresh(&mut self) {
+        self.epoch += 1;
+        self.vanished.clear();
+    }
+}
+
+/// Takes note of the description's metrics, and starts afresh.
+pub(crate) fn declare(metrics: &[MetricDecl]) {
+    WORLD.with_borrow_mut(|world| {
+        world.declared = metrics.iter().map(|metric| (metric.name.clone(), metric.kind.clone())).collect();
+        world.start_afresh();
+    });
+}
+
+/// Sends all pending updates.
+pub(crate) fn flush() {
+    WORLD.with_borrow_mut(World::flush);
+}
+
+/// Forgets the series of entities that vanished; each handle does so at its next update.
+pub(crate) fn forget(entities: &[EntityId]) {
+    WORLD.with_borrow_mut(|world| {
+        world.vanished.extend_from_slice(entities);
+        if world.vanished.len() > VANISHED {
+            world.start_afresh();
+        }
+    });
+}

@@ -1,0 +1,181 @@
+//! The host's functions over plain memory, one world per thread.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use crate::{Description, EntityId, Event};
+
+/// What the analyzer can ask its host for.
+#[derive(Debug, Default)]
+pub struct World {
+    /// Names of drop reasons.
+    pub drop_reasons: HashMap<u32, &'static str>,
+    /// Names of reset reasons.
+    pub reset_reasons: HashMap<u32, &'static str>,
+    /// Symbol and offset of addresses.
+    pub symbols: HashMap<u64, (&'static str, u32)>,
+    /// Live entities.
+    pub entities: Vec<EntityId>,
+    /// Columns of each source.
+    pub columns: HashMap<&'static str, Vec<&'static str>>,
+    /// Cells and strings of each source and entity.
+    pub tables: HashMap<(&'static str, EntityId), (Vec<u64>, Vec<&'static str>)>,
+}
+
+#[derive(Debug, Default)]
+struct Host {
+    world: World,
+    /// Name and kind of each declared metric.
+    declared: Vec<(String, String)>,
+    series: HashMap<(u32, EntityId, Vec<String>), u32>,
+    /// Metric and value of each series number.
+    values: Vec<(u32, f64)>,
+    events: Vec<Event>,
+    apply_calls: u32,
+    series_calls: u32,
+}
+
+thread_local! {
+    static HOST: RefCell<Host> = RefCell::default();
+}
+
+pub fn enter(world: World, description: &Description) {
+    let declared = description.metrics.iter().map(|m| (m.name.clone(), m.kind.clone())).collect();
+    HOST.set(Host { world, declared, ..Host::default() });
+}
+
+pub fn value(metric: &str, entity: EntityId, labels: &[&str]) -> Option<f64> {
+    HOST.with_borrow(|host| {
+        let metric = host.declared.iter().position(|(name, _)| name == metric)?;
+        let labels = labels.iter().map(|&label| label.to_owned()).collect();
+        let id = host.series.get(&(u32::try_from(metric).ok()?, entity, labels))?;
+        Some(host.values[*id as usize].1)
+    })
+}
+
+pub fn take_events() -> Vec<Event> {
+    HOST.with_borrow_mut(|host| std::mem::take(&mut host.events))
+}
+
+pub fn metric_calls() -> (u32, u32) {
+    HOST.with_borrow(|host| (host.apply_calls, host.series_calls))
+}
+
+pub mod metrics {
+    use super::HOST;
+    use crate::{EntityId, Error};
+
+    pub fn series(metric: u32, entity: EntityId, labels: &[String]) -> Result<u32, Error> {
+        HOST.with_borrow_mut(|host| {
+            host.series_calls += 1;
+            let next = u32::try_from(host.values.len()).expect("a test has few series");
+            let id = *host.series.entry((metric, entity, labels.to_vec())).or_insert(next);
+            if id == next {
+                host.values.push((metric, 0.0));
+            }
+            Ok(id)
+        })
+    }
+
+    pub fn apply(series: &[u32], values: &[f64]) -> u32 {
+        HOST.with_borrow_mut(|host| {
+            host.apply_calls += 1;
+            for (id, value) in series.iter().zip(values) {
+                let (metric, current) = &mut host.values[*id as usize];
+                match host.declared[*metric as usize].1.as_str() {
+                    "counter" => *current += value,
+                    "histogram" => *current += 1.0,
+                    _ => *current = *value,
+                }
+            }
+            0
+        })
+    }
+}
+
+pub mod events {
+    use super::HOST;
+    use crate::Event;
+
+    pub fn emit(items: &[Event]) -> u32 {
+        HOST.with_borrow_mut(|host| host.events.extend_from_slice(items));
+        u32::try_from(items.len()).expect("a test has few events")
+    }
+}
+
+pub mod entities {
+    use super::HOST;
+    use crate::EntityId;
+    use crate::entities::Entity;
+
+    pub fn get(id: EntityId) -> Option<Entity> {
+        let live = HOST.with_borrow(|host| host.world.entities.contains(&id));
+        live.then(|| Entity { id, kind: "netns".to_owned(), name: format!("e{id}"), ..Entity::default() })
+    }
+
+    pub fn by_ip(_high: u64, _low: u64) -> EntityId {
+        0
+    }
+
+    pub fn all() -> Vec<EntityId> {
+        HOST.with_borrow(|host| host.world.entities.clone())
+    }
+}
+
+pub mod kernel {
+    use super::HOST;
+    use crate::kernel::Symbol;
+
+    pub fn drop_reason(code: u32) -> String {
+        HOST.with_borrow(|host| name(host.world.drop_reasons.get(&code), code))
+    }
+
+    pub fn reset_reason(code: u32) -> String {
+        HOST.with_borrow(|host| name(host.world.reset_reasons.get(&code), code))
+    }
+
+    pub fn symbol_at(address: u64) -> Option<Symbol> {
+        HOST.with_borrow(|host| {
+            let (name, offset) = host.world.symbols.get(&address)?;
+            Some(Symbol { name: (*name).to_owned(), offset: *offset })
+        })
+    }
+
+    fn name(known: Option<&&str>, code: u32) -> String {
+        known.map_or_else(|| format!("REASON_{code}"), |name| (*name).to_owned())
+    }
+}
+
+pub mod sources {
+    use super::HOST;
+    use crate::bindings::inspector::analyzer::sources::Table;
+    use crate::{EntityId, Error};
+
+    pub fn columns(source: &str) -> Result<Vec<String>, Error> {
+        HOST.with_borrow(|host| {
+            let columns = host.world.columns.get(source);
+            let columns = columns.ok_or_else(|| Error::new("not-found", source))?;
+            Ok(columns.iter().map(|&column| column.to_owned()).collect())
+        })
+    }
+
+    pub fn read(source: &str, entity: EntityId) -> Result<Table, Error> {
+        HOST.with_borrow(|host| {
+            // The keys are 'static, so the lookup goes by comparison.
+            let found = host.world.tables.iter().find(|((name, id), _)| *name == source && *id == entity);
+            let (_, (numbers, strings)) = found.ok_or_else(|| Error::new("not-found", source))?;
+            let strings = strings.iter().map(|&text| text.to_owned()).collect();
+            Ok(Table { numbers: numbers.clone(), strings })
+        })
+    }
+}
+
+pub mod log {
+    pub fn max_level() -> u8 {
+        3
+    }
+
+    pub fn write(level: u8, message: &str) {
+        println!("log {level}: {message}");
+    }
+}
