@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use inspector_ebpf::record::{FLAG_PACKET, FLAG_PORTS, IntoBytes};
 use inspector_ebpf::{Head, Record};
 
-pub use self::host::World;
+pub use self::host::{Cells, World};
 use crate::bindings::exports::inspector::analyzer::guest;
 use crate::instance::Instance;
 use crate::{Analyzer, EntityId, Error, Event, InitArgs, ProbeInfo, Timestamp};

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 
 use crate::{Description, EntityId, Event};
 
+/// Numbers, row by row, and the strings that text cells are indexes into.
+pub type Cells = (Vec<u64>, Vec<&'static str>);
+
 /// What the analyzer can ask its host for.
 #[derive(Debug, Default)]
 pub struct World {
@@ -19,7 +22,7 @@ pub struct World {
     /// Columns of each source.
     pub columns: HashMap<&'static str, Vec<&'static str>>,
     /// Cells and strings of each source and entity.
-    pub tables: HashMap<(&'static str, EntityId), (Vec<u64>, Vec<&'static str>)>,
+    pub tables: HashMap<(&'static str, EntityId), Cells>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +64,15 @@ pub fn metric_calls() -> (u32, u32) {
     HOST.with_borrow(|host| (host.apply_calls, host.series_calls))
 }
 
+/// Forgets all series, as a host does that was told of a new version: old numbers are void.
+#[cfg(test)]
+pub fn void_all_series() {
+    HOST.with_borrow_mut(|host| {
+        host.series.clear();
+        host.values.clear();
+    });
+}
+
 pub mod metrics {
     use super::HOST;
     use crate::{EntityId, Error};
@@ -80,15 +92,19 @@ pub mod metrics {
     pub fn apply(series: &[u32], values: &[f64]) -> u32 {
         HOST.with_borrow_mut(|host| {
             host.apply_calls += 1;
+            let mut refused = 0;
             for (id, value) in series.iter().zip(values) {
-                let (metric, current) = &mut host.values[*id as usize];
+                let Some((metric, current)) = host.values.get_mut(*id as usize) else {
+                    refused += 1;
+                    continue;
+                };
                 match host.declared[*metric as usize].1.as_str() {
                     "counter" => *current += value,
                     "histogram" => *current += 1.0,
                     _ => *current = *value,
                 }
             }
-            0
+            refused
         })
     }
 }
