@@ -5,7 +5,9 @@
 //!
 //! - [`batch`], [`table`]: what comes in: packed event records, kernel counter tables.
 //! - [`entities`], [`names`]: who is it, and what the running kernel calls things.
-//! - [`metrics`], [`events`]: what goes out.
+//! - [`metrics`], [`declaration`], [`series`]: what plugins count.
+//! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
+//! - [`selfmetrics`], [`exposition`], [`view`], [`escape`]: how all of it is shown.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
 //! - [`source`]: reads counter tables in each namespace (/proc).
@@ -22,9 +24,13 @@ pub mod batch;
 pub mod bell;
 pub mod cli;
 pub mod config;
+pub mod declaration;
 pub mod discover;
 pub mod entities;
+pub mod escape;
+pub mod event_line;
 pub mod events;
+pub mod exposition;
 pub mod http;
 pub mod loss;
 pub mod netns;
@@ -33,9 +39,13 @@ pub mod metrics;
 pub mod names;
 pub mod plugin;
 pub mod probe;
+pub mod selfmetrics;
+pub mod series;
 pub mod source;
 pub mod status;
 pub mod table;
+pub mod throttle;
+pub mod view;
 
 /// Revision of the source that this was built from; `unknown` outside of a repository.
 pub const REVISION: &str = env!("INSPECTOR_REVISION");
