@@ -1,0 +1,198 @@
+//! Packets that the kernel dropped: how many, why, where and whose.
+//!
+//! - [`place`]: where a packet was dropped, and what that place means.
+//! - [`noise`]: which drops are the normal course of things.
+//! - [`tally`]: counts a batch by entity and site.
+//! - [`totals`]: the running totals of the original exporter's metrics.
+//!
+//! Every drop is counted, also those whose details the kernel or the budget here suppressed.
+//! Noise is counted and shown, but is never abnormal and never a warning.
+
+pub mod noise;
+pub mod place;
+pub mod tally;
+pub mod totals;
+
+use std::time::Duration;
+
+use inspector_sdk::budget::Budget;
+use inspector_sdk::metrics::{Counter, Gauge};
+use inspector_sdk::probes::SkbDrop;
+use inspector_sdk::probes::skb_drop::KIND_SUMMARY;
+use inspector_sdk::{
+    Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, MetricDecl, Severity, Timestamp,
+    entities, flow,
+};
+
+use crate::place::{Cause, Places, Site};
+use crate::tally::Tally;
+use crate::totals::{TOTALS, Totals};
+
+const DROPS: &str = "inspector_drops_total";
+const PACKETLOSS: &str = "PACKETLOSS";
+
+/// Drops shown one by one, per entity and second. The host's quota is for all entities together.
+const DETAILS: u32 = 500;
+/// The same for noise, which must not take the place of drops that matter.
+const NOISE_DETAILS: u32 = 10;
+
+/// The analyzer.
+#[derive(Debug)]
+pub struct PacketLoss {
+    drops: Counter<Cause>,
+    /// One per name in [`TOTALS`].
+    published: Vec<Gauge>,
+    totals: Totals,
+    /// Empty between batches; kept for its memory.
+    tally: Tally,
+    places: Places,
+    details: Budget<Cause>,
+    noise_details: Budget<Cause>,
+}
+
+inspector_sdk::export!(PacketLoss with ticker, entity_watch, snapshot);
+
+impl Analyzer for PacketLoss {
+    fn describe() -> Description {
+        let drops = MetricDecl::counter(
+            DROPS,
+            "Packets dropped, from tracepoint skb:kfree_skb, by the kernel's reason, the function that \
+             dropped them, and class: noise is the normal course of things.",
+        );
+        let description = Description::new(
+            "packet-loss",
+            env!("CARGO_PKG_VERSION"),
+            "Packets that the kernel dropped, by reason, place and entity",
+        );
+        let description = description
+            .probe::<SkbDrop>()
+            .tick_every(Duration::from_secs(1))
+            .metric(drops.labels(&["reason", "location", "class"]))
+            .event(PACKETLOSS, "A packet was dropped, or many whose details were suppressed.");
+        TOTALS.iter().fold(description, |d, total| d.metric(MetricDecl::unknown(total.metric, total.help)))
+    }
+
+    fn init(_: &InitArgs) -> Result<Self, Error> {
+        let published = TOTALS.iter().map(|total| Gauge::declared(total.metric));
+        Ok(Self {
+            drops: Counter::declared(DROPS)?,
+            published: published.collect::<Result<_, _>>()?,
+            totals: Totals::default(),
+            tally: Tally::default(),
+            places: Places::default(),
+            details: Budget::per_second(DETAILS),
+            noise_details: Budget::per_second(NOISE_DETAILS),
+        })
+    }
+
+    fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        for drop in batch.events::<SkbDrop>() {
+            let (entity, site) = (drop.head.entity, Site::of(drop));
+            let place = self.places.of(site);
+            let budget = if place.noise { &mut self.noise_details } else { &mut self.details };
+            let shown = drop.head.kind != KIND_SUMMARY && budget.take(entity, batch.now);
+            if shown {
+                detail(drop, site.cause(place)).emit();
+            }
+            self.tally.add(entity, site, drop.count, u64::from(shown));
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        for (entity, cause, n) in self.details.held_back() {
+            summary(entity, cause, n, now).emit();
+        }
+        // A total that starts at 0 lets `rate()` see the first drop.
+        let live = entities::all();
+        self.totals.bound(&live);
+        for entity in live {
+            if self.totals.start(entity) {
+                self.publish(entity);
+            }
+        }
+    }
+
+    fn removed(&mut self, ids: &[EntityId]) {
+        self.totals.forget(ids);
+        self.details.forget(ids);
+        self.noise_details.forget(ids);
+    }
+
+    fn save(&self) -> Vec<u8> {
+        self.totals.save()
+    }
+
+    fn restore(&mut self, _: &str, state: &[u8]) -> Result<(), Error> {
+        self.totals = Totals::restore(state)?;
+        for entity in self.totals.entities() {
+            self.publish(entity);
+        }
+        Ok(())
+    }
+}
+
+impl PacketLoss {
+    /// Moves what the batch counted into metrics and totals.
+    fn settle(&mut self) {
+        let mut touched = Vec::new();
+        for ((entity, site), count) in self.tally.drain() {
+            let place = self.places.of(site);
+            let cause = site.cause(place);
+            self.drops.add(entity, cause, count.drops);
+            self.totals.add(entity, place, count.drops);
+            if count.drops > count.shown {
+                self.details.hold_back(entity, cause, count.drops - count.shown);
+            }
+            if !touched.contains(&entity) {
+                touched.push(entity);
+            }
+        }
+        for entity in touched {
+            self.publish(entity);
+        }
+    }
+
+    fn publish(&mut self, entity: EntityId) {
+        for (gauge, total) in self.published.iter_mut().zip(self.totals.of(entity)) {
+            gauge.set(entity, (), total as f64);
+        }
+    }
+}
+
+/// One drop, as its event.
+fn detail(drop: &SkbDrop, cause: Cause) -> Event {
+    let protocol = match (drop.head.proto, drop.ethertype) {
+        (0, 0x0806) => "ARP".to_owned(),
+        (0, other) => format!("0x{other:04x}"),
+        (number, _) => flow::protocol(number),
+    };
+    let event = Event::new(PACKETLOSS, drop.head.ts_ns).flow_named(&drop.head, &protocol);
+    let key = format!("{} {protocol} {} {}", drop.head.entity, event.message, drop.reason);
+    event
+        .severity(severity(cause.noise))
+        .fact("reason", cause.reason())
+        .fact("location", cause.location())
+        .fact("length", drop.length)
+        .attr("ifindex", drop.ifindex)
+        .attr("class", cause.class())
+        .dedup_key(key)
+}
+
+/// Many drops of one cause without details, as one event.
+fn summary(entity: EntityId, cause: Cause, drops: u64, now: Timestamp) -> Event {
+    let mut event = Event::new(PACKETLOSS, now);
+    event.message = format!("{drops} drops whose details were suppressed");
+    event
+        .entity(entity)
+        .severity(severity(cause.noise))
+        .fact("reason", cause.reason())
+        .fact("location", cause.symbol())
+        .attr("count", drops)
+        .attr("class", cause.class())
+}
+
+fn severity(noise: bool) -> Severity {
+    if noise { Severity::Info } else { Severity::Warning }
+}

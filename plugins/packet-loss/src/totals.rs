@@ -1,0 +1,176 @@
+//! Running totals per entity, for the metrics whose names are a contract.
+//!
+//! Those have no type, so the host sets what it is given, and the sum must be kept here. It
+//! survives a reload and a restart by the snapshot, whose bytes are little-endian words: entity,
+//! then one total per entry of [`TOTALS`].
+
+use inspector_sdk::map::Map;
+use inspector_sdk::{EntityId, Error};
+
+use crate::place::{Place, Stage};
+
+/// Entities kept beyond those that exist: drops that came late for vanished ones.
+const LATE: usize = 4_096;
+
+/// One metric of the contract.
+#[derive(Debug)]
+pub struct Total {
+    /// Its exact name.
+    pub metric: &'static str,
+    /// Where its numbers come from.
+    pub help: &'static str,
+    counts: fn(Place) -> bool,
+}
+
+/// The metrics of the contract.
+pub const TOTALS: [Total; 6] = [
+    Total {
+        metric: "inspector_pod_packetloss_total",
+        help: "Packets dropped, from tracepoint skb:kfree_skb, noise included.",
+        counts: |_| true,
+    },
+    Total {
+        metric: "inspector_pod_packetloss_abnormal",
+        help: "Packets dropped, from tracepoint skb:kfree_skb, without those that nobody misses.",
+        counts: |place| !place.noise,
+    },
+    Total {
+        metric: "inspector_pod_packetloss_netfilter",
+        help: "Packets dropped by netfilter (skb:kfree_skb, reason NETFILTER_DROP).",
+        counts: |place| place.stage == Stage::Netfilter,
+    },
+    Total {
+        metric: "inspector_pod_packetloss_tcpstatm",
+        help: "Packets dropped in the TCP state machine (skb:kfree_skb in tcp_rcv_state_process).",
+        counts: |place| place.stage == Stage::TcpStateMachine,
+    },
+    Total {
+        metric: "inspector_pod_packetloss_tcprcv",
+        help: "Packets dropped at the entrance of TCP (skb:kfree_skb in tcp_v4_rcv, tcp_v6_rcv).",
+        counts: |place| place.stage == Stage::TcpReceive,
+    },
+    Total {
+        metric: "inspector_pod_packetloss_tcphandle",
+        help: "Packets dropped in work on a socket (skb:kfree_skb in tcp_v4_do_rcv and what it calls).",
+        counts: |place| place.stage == Stage::TcpHandle,
+    },
+];
+
+/// Words of one entity in a snapshot.
+const WORDS: usize = 1 + TOTALS.len();
+
+/// The totals of all entities.
+#[derive(Debug, Default)]
+pub struct Totals {
+    by_entity: Map<EntityId, [u64; TOTALS.len()]>,
+}
+
+impl Totals {
+    /// Adds drops at one place.
+    pub fn add(&mut self, entity: EntityId, place: Place, drops: u64) {
+        let totals = self.by_entity.entry(entity).or_default();
+        for (total, rule) in totals.iter_mut().zip(&TOTALS) {
+            if (rule.counts)(place) {
+                *total += drops;
+            }
+        }
+    }
+
+    /// Starts an entity at zero; false if it has totals already.
+    pub fn start(&mut self, entity: EntityId) -> bool {
+        let known = self.by_entity.contains_key(&entity);
+        self.by_entity.entry(entity).or_default();
+        !known
+    }
+
+    /// The totals of an entity, in the order of [`TOTALS`].
+    pub fn of(&self, entity: EntityId) -> [u64; TOTALS.len()] {
+        self.by_entity.get(&entity).copied().unwrap_or_default()
+    }
+
+    /// All entities with totals.
+    pub fn entities(&self) -> Vec<EntityId> {
+        self.by_entity.keys().copied().collect()
+    }
+
+    /// Forgets entities that vanished.
+    pub fn forget(&mut self, entities: &[EntityId]) {
+        for entity in entities {
+            self.by_entity.remove(entity);
+        }
+    }
+
+    /// Forgets what came late for vanished entities, once it is much. Entity 0 is "unknown" and
+    /// never in the list of those that exist.
+    pub fn bound(&mut self, live: &[EntityId]) {
+        if self.by_entity.len() > live.len() + LATE {
+            self.by_entity.retain(|entity, _| *entity == 0 || live.contains(entity));
+        }
+    }
+
+    /// The totals as bytes.
+    pub fn save(&self) -> Vec<u8> {
+        let words = self
+            .by_entity
+            .iter()
+            .flat_map(|(entity, totals)| std::iter::once(u64::from(*entity)).chain(totals.iter().copied()));
+        words.flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// The totals from bytes of [`Totals::save`].
+    ///
+    /// # Errors
+    /// Bytes that are not whole rows.
+    pub fn restore(state: &[u8]) -> Result<Self, Error> {
+        let (words, rest) = state.as_chunks::<8>();
+        if !rest.is_empty() || !words.len().is_multiple_of(WORDS) {
+            return Err(Error::new("invalid", format!("{} bytes are no totals", state.len())));
+        }
+        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let (rows, _) = words.as_chunks::<WORDS>();
+        let row = |[entity, totals @ ..]: &[u64; WORDS]| Some((EntityId::try_from(*entity).ok()?, *totals));
+        Ok(Self { by_entity: rows.iter().filter_map(row).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::classify;
+
+    #[test]
+    fn noise_is_in_the_total_and_not_abnormal() {
+        let mut totals = Totals::default();
+        totals.add(1, classify("TCP_OLD_DATA", "tcp_rcv_established", true), 3);
+        totals.add(1, classify("NETFILTER_DROP", "nf_hook_slow", false), 2);
+        assert_eq!(totals.of(1), [5, 2, 2, 0, 0, 3]);
+    }
+
+    #[test]
+    fn totals_survive_a_reload() {
+        let mut totals = Totals::default();
+        totals.add(7, classify("NO_SOCKET", "tcp_v4_rcv", false), 4);
+        totals.start(9);
+        let restored = Totals::restore(&totals.save()).expect("own bytes");
+        assert_eq!(restored.of(7), totals.of(7));
+        assert!(restored.entities().contains(&9));
+    }
+
+    #[test]
+    fn foreign_bytes_are_refused() {
+        assert!(Totals::restore(&[1; 57]).is_err());
+        assert!(Totals::restore(&[1; 64]).is_err());
+    }
+
+    #[test]
+    fn late_drops_of_vanished_entities_do_not_pile_up() {
+        let mut totals = Totals::default();
+        for entity in 0..10_000 {
+            totals.start(entity);
+        }
+        totals.bound(&[5]);
+        let mut kept = totals.entities();
+        kept.sort_unstable();
+        assert_eq!(kept, [0, 5]);
+    }
+}

@@ -1,0 +1,111 @@
+//! Kernel counters of every network namespace, under the names of the original exporter.
+//!
+//! [`counters`] is the table of what is shown; here it is read and published on every tick. A
+//! counter that this kernel does not have is declared and never shown: a zero would claim that
+//! nothing happened.
+
+pub mod counters;
+
+use std::time::Duration;
+
+use inspector_sdk::metrics::Gauge;
+use inspector_sdk::source::{Source, Table};
+use inspector_sdk::{Analyzer, Description, EntityId, Error, InitArgs, MetricDecl, Timestamp, entities, log};
+
+use crate::counters::{Counter, MODULES, SOURCES};
+
+/// The least time between two readings; the host's own interval (`[sources] interval`) is longer
+/// unless an operator shortens it.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Text column of `netdev`.
+const INTERFACE: &str = "interface";
+
+/// The analyzer.
+#[derive(Debug)]
+pub struct PodCounters {
+    sources: Vec<Published>,
+}
+
+/// A source and what is published of it.
+#[derive(Debug)]
+struct Published {
+    source: Source,
+    /// Position of the interface's name, for sources with a row per interface.
+    interface: Option<usize>,
+    /// Each metric with the positions of the columns that add up to it.
+    gauges: Vec<(Gauge, Vec<usize>)>,
+}
+
+inspector_sdk::export!(PodCounters with ticker, entity_watch);
+
+impl Analyzer for PodCounters {
+    fn describe() -> Description {
+        let description = Description::new(
+            "pod-counters",
+            env!("CARGO_PKG_VERSION"),
+            "Kernel counters of each network namespace: tcp, udp, ip, tcpext, netdev, sock",
+        );
+        let description = SOURCES.iter().fold(description, |d, source| d.source(source));
+        let counters = MODULES.iter().flat_map(|module| module.counters());
+        let metrics = counters.map(|counter| MetricDecl::unknown(&counter.metric(), &counter.help()));
+        metrics.fold(description.tick_every(INTERVAL), Description::metric)
+    }
+
+    fn init(_: &InitArgs) -> Result<Self, Error> {
+        let mut sources = Vec::new();
+        for name in SOURCES {
+            match Source::open(name) {
+                Ok(source) => sources.push(Published::of(source, name)?),
+                Err(error) => log!(WARN, "source {name}: {}; its counters are missing", error.message),
+            }
+        }
+        Ok(Self { sources })
+    }
+
+    fn tick(&mut self, _: Timestamp) {
+        for entity in entities::all() {
+            for published in &mut self.sources {
+                published.update(entity);
+            }
+        }
+    }
+}
+
+impl Published {
+    fn of(source: Source, name: &str) -> Result<Self, Error> {
+        let mut gauges = Vec::new();
+        let counters = MODULES.iter().flat_map(|module| module.counters());
+        for counter in counters.filter(|counter| counter.source == name) {
+            let columns = positions(&source, &counter);
+            if columns.is_empty() {
+                log!(DEBUG, "{}: this kernel has no {}", counter.metric(), counter.help());
+            } else {
+                gauges.push((Gauge::declared(&counter.metric())?, columns));
+            }
+        }
+        Ok(Self { interface: source.column(INTERFACE), source, gauges })
+    }
+
+    fn update(&mut self, entity: EntityId) {
+        let table = match self.source.read(entity) {
+            Ok(table) => table,
+            // It vanished since the list was made, or the host could not read it and says so.
+            Err(error) => return log!(DEBUG, "entity {entity}: {}", error.message),
+        };
+        for (gauge, columns) in &mut self.gauges {
+            gauge.set(entity, (), sum(&table, columns, self.interface) as f64);
+        }
+    }
+}
+
+fn positions(source: &Source, counter: &Counter) -> Vec<usize> {
+    counter.columns.iter().filter_map(|column| source.column(column)).collect()
+}
+
+/// Adds up columns over all rows but that of `lo`, whose traffic never leaves the namespace.
+fn sum(table: &Table, columns: &[usize], interface: Option<usize>) -> u64 {
+    let is_lo = |row: &[u64]| interface.is_some_and(|column| table.text(row[column]) == Some("lo"));
+    let rows = table.rows().filter(|row| !is_lo(row));
+    rows.flat_map(|row| columns.iter().map(|&column| row[column])).fold(0, u64::wrapping_add)
+}
