@@ -53,13 +53,13 @@ build: ## release binary target/release/inspector and components target/plugins/
 	@for f in target/plugins/*.wasm; do name=$$(basename $$f .wasm); [ -d plugins/$$name ] || rm $$f; done
 	@ls -l target/release/inspector target/plugins/*.wasm
 
-demo: build ## three real faults in network namespaces, and what Inspector says of them (root)
-	$(SUDO) tests/demo.sh
+demo: setup build ## three real faults in network namespaces, and what Inspector says of them (root)
+	@$(SUDO) env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/demo
 
 run: build ## run the agent on this machine with the built analyzers (root); ARGS=... adds flags
 	$(SUDO) target/release/inspector serve --plugin-dir target/plugins $(ARGS)
 
-test: build ## every test, with real packets in network namespaces (root)
+test: setup build ## every test, with real packets in network namespaces (root)
 	cargo test --release --no-fail-fast
 	cargo test --release --no-fail-fast --lib -p inspector-sdk $(addprefix -p ,$(PLUGINS))
 

@@ -115,7 +115,7 @@ impl Core {
         let entities = Arc::new(Entities::default());
         let budget = Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total };
         let metrics = Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss)));
-        let events = Arc::new(EventLog::new(event_limits(config), Arc::clone(&entities), Arc::clone(&loss), &config.node.name));
+        let events = Arc::new(EventLog::new(event_limits(config), &config.node.name, Arc::clone(&entities), Arc::clone(&loss)));
         let tables = source::Reader::new(Arc::clone(&status));
         let nouns = Nouns {
             node: config.node.name.clone(),
@@ -280,9 +280,10 @@ fn scan_namespaces(places: &Places, view: &View, plugins: &Plugins) {
 
 fn event_limits(config: &Config) -> events::Limits {
     events::Limits {
-        backlog: config.events.backlog as usize,
+        events: config.events.backlog as usize,
         per_second: config.plugins.events_per_second,
         burst: config.plugins.events_burst,
+        ..events::Limits::default()
     }
 }
 

@@ -8,8 +8,10 @@
 //! - [`metrics`], [`declaration`], [`series`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
 //! - [`selfmetrics`], [`exposition`], [`view`], [`escape`]: how all of it is shown.
+//! - [`bell`]: how one thread waits for another.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
+//! - [`netns`], [`watch`]: stands in a namespace, tells when a directory changed.
 //! - [`source`]: reads counter tables in each namespace (/proc).
 //! - [`discover`]: finds namespaces and their names.
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
@@ -33,10 +35,9 @@ pub mod events;
 pub mod exposition;
 pub mod http;
 pub mod loss;
-pub mod netns;
-pub mod watch;
 pub mod metrics;
 pub mod names;
+pub mod netns;
 pub mod plugin;
 pub mod probe;
 pub mod selfmetrics;
@@ -46,6 +47,7 @@ pub mod status;
 pub mod table;
 pub mod throttle;
 pub mod view;
+pub mod watch;
 
 /// Revision of the source that this was built from; `unknown` outside of a repository.
 pub const REVISION: &str = env!("INSPECTOR_REVISION");

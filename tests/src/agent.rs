@@ -22,7 +22,7 @@ use crate::wait;
 /// built-in analyzers.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// Text of its configuration file.
+    /// Its configuration: TOML lines with dotted keys (`probes.ring_kib = 64`).
     pub config: String,
     /// Plugin directories; the built-in analyzers if there are none.
     pub plugin_dirs: Vec<PathBuf>,
@@ -159,7 +159,9 @@ impl Process {
     fn spawn(settings: &Settings, web: &[&str], events: &str) -> Result<Self> {
         let home = tempfile::tempdir()?;
         let config = home.path().join("inspector.toml");
-        std::fs::write(&config, &settings.config)?;
+        // Whatever a test sets, compiled plugins stay in a directory of this agent's own.
+        let cache = format!("\nplugins.cache_dir = '{}'\n", home.path().join("cache").display());
+        std::fs::write(&config, settings.config.clone() + &cache)?;
         open_to_all(home.path())?;
         let mut command = command(settings)?;
         command.arg("serve").arg("--config").arg(config).args(["--log.format", "json"]);
@@ -172,7 +174,7 @@ impl Process {
         for dir in dirs {
             command.arg("--plugin-dir").arg(dir);
         }
-        command.args(&settings.args).env("NO_COLOR", "1").env("XDG_CACHE_HOME", home.path());
+        command.args(&settings.args).env("NO_COLOR", "1");
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().context("stderr is piped")?;
         let log = Arc::<Mutex<Vec<String>>>::default();

@@ -124,18 +124,6 @@ struct Slot {
     sha256: String,
     probes: BTreeSet<String>,
     sources: BTreeSet<String>,
-    events: Vec<EventKind>,
-}
-
-/// A kind of event that a plugin may emit.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct EventKind {
-    /// Its name.
-    pub kind: String,
-    /// The plugin.
-    pub plugin: String,
-    /// What it means.
-    pub help: String,
 }
 
 #[derive(Default)]
@@ -230,12 +218,6 @@ impl Plugins {
         loaded.slots.values().flat_map(|slot| slot.sources.clone()).collect()
     }
 
-    /// Kinds of events that the running plugins may emit.
-    pub fn event_kinds(&self) -> Vec<EventKind> {
-        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.slots.values().flat_map(|slot| slot.events.clone()).collect()
-    }
-
     /// Lets every plugin digest what waits for it, and ends it.
     pub fn stop(&self) {
         let slots = std::mem::take(&mut self.loaded.lock().unwrap_or_else(PoisonError::into_inner).slots);
@@ -286,6 +268,7 @@ impl Plugins {
             slot.inbox.stop();
             let _ = slot.thread.join();
             self.context.metrics.unregister(&plugin);
+            self.context.events.forget(&plugin);
             self.context.status.update().plugins.remove(&plugin);
             tracing::info!(plugin, file = %path.display(), "plugin stopped: its file is gone");
         }
@@ -311,14 +294,14 @@ impl Plugins {
             let why = format!("it is called {name} now: remove the file first to replace {before}");
             return self.refuse(&path, Some(before), &why);
         }
-        let (probes, sources, events) = (probes_of(&prepared).collect(), sources_of(&prepared), events_of(&prepared));
+        let (probes, sources) = (probes_of(&prepared).collect(), sources_of(&prepared));
         let (sha256, version) = (prepared.sha256.clone(), prepared.description.version.clone());
         let started = match loaded.slots.get_mut(&name) {
             Some(slot) => {
                 let (reply, answer) = std::sync::mpsc::sync_channel(1);
                 slot.inbox.replace(prepared, reply);
                 answer.recv().unwrap_or_else(|_| Err("the plugin's thread has ended".into())).map(|()| {
-                    (slot.probes, slot.sources, slot.events, slot.sha256) = (probes, sources, events, sha256);
+                    (slot.probes, slot.sources, slot.sha256) = (probes, sources, sha256);
                 })
             }
             None => {
@@ -326,7 +309,7 @@ impl Plugins {
                 let (own, context) = (Arc::clone(&inbox), Arc::clone(&self.context));
                 worker::start(prepared, own, context, self.options.limits).map(|thread| {
                     tracing::info!(plugin = name, version, file = %path.display(), "plugin started");
-                    let slot = Slot { inbox, thread, path: path.clone(), sha256, probes, sources, events };
+                    let slot = Slot { inbox, thread, path: path.clone(), sha256, probes, sources };
                     loaded.slots.insert(name.clone(), slot);
                 })
             }
@@ -337,7 +320,11 @@ impl Plugins {
                     known.plugin = Some(name.clone());
                 }
                 let mut board = self.context.status.update();
-                board.plugins.remove(&folder::stem(&path)).filter(|status| status.name == name).map(|status| board.plugins.insert(name.clone(), status));
+                // What an earlier, refused version of the file left there.
+                let stem = folder::stem(&path);
+                if stem != name {
+                    board.plugins.remove(&stem);
+                }
                 if let Some(status) = board.plugins.get_mut(&name) {
                     status.rejected.clear();
                 }
@@ -384,14 +371,4 @@ fn probes_of(prepared: &Prepared) -> impl Iterator<Item = String> {
 fn sources_of(prepared: &Prepared) -> BTreeSet<String> {
     let description = &prepared.description;
     description.sources.iter().cloned().collect()
-}
-
-fn events_of(prepared: &Prepared) -> Vec<EventKind> {
-    let description = &prepared.description;
-    let events = description.events.iter().map(|event| EventKind {
-        kind: event.kind.clone(),
-        plugin: description.name.clone(),
-        help: event.help.clone(),
-    });
-    events.collect()
 }

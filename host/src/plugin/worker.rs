@@ -18,6 +18,7 @@ use super::instance::{Failure, Instance};
 use super::prepare::Prepared;
 use super::{Context, Limits};
 use crate::batch::Batch;
+use crate::events::EventType;
 use crate::metrics::PluginSeries;
 use crate::table::Snapshot;
 
@@ -265,6 +266,7 @@ impl Worker {
 
     /// Gives the old version its metrics back after a newer one had declared its own.
     fn keep_old(&mut self) {
+        declare_events(&self.prepared, &self.context);
         let series = register(&self.prepared, &self.context);
         if let (Some(instance), Ok(series)) = (&mut self.instance, series) {
             instance.set_series(series);
@@ -312,6 +314,7 @@ fn make(
 ) -> Result<Instance, String> {
     let grants = grants(prepared, context)?;
     let series = register(prepared, context)?;
+    declare_events(prepared, context);
     let mut instance = Instance::new(prepared, context, limits, series, grants).map_err(|e| e.to_string())?;
     if let Some(saved) = saved {
         match instance.restore(&saved.version, &saved.state) {
@@ -331,6 +334,17 @@ fn make(
 
 fn register(prepared: &Prepared, context: &Context) -> Result<PluginSeries, String> {
     context.metrics.register(&prepared.description.name, &prepared.metrics).map_err(|e| e.to_string())
+}
+
+fn declare_events(prepared: &Prepared, context: &Context) {
+    let description = &prepared.description;
+    let plugin = &description.name;
+    let types = description.events.iter().map(|event| EventType {
+        plugin: plugin.clone(),
+        kind: event.kind.clone(),
+        help: event.help.clone(),
+    });
+    context.events.declare(plugin, types.collect());
 }
 
 /// Which subscriptions this node can serve.

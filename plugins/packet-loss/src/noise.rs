@@ -119,8 +119,11 @@ pub fn rule(reason: &str, symbol: &str, with_socket: bool) -> Option<&'static Ru
 mod tests {
     use super::*;
 
+    /// Reason, function, and whether a socket was found.
+    type Drop = (&'static str, &'static str, bool);
+
     /// One drop per rule that is noise, beside its nearest neighbour that is not.
-    const CASES: &[((&str, &str, bool), Option<(&str, &str, bool)>)] = &[
+    const CASES: &[(Drop, Option<Drop>)] = &[
         (("QUEUE_PURGE", "skb_queue_purge_reason", false), None),
         (("NOT_SPECIFIED", "sk_stream_kill_queues", false), Some(("NOT_SPECIFIED", "ip_error", false))),
         (("NO_SOCKET", "ping_rcv", false), Some(("NO_SOCKET", "__udp4_lib_rcv", false))),

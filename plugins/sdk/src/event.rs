@@ -52,13 +52,19 @@ impl Event {
         self
     }
 
-    /// Adds a fact to the attributes and, as ` name=value`, to the message.
+    /// Adds ` name=value` to the message, not to the attributes.
     #[must_use]
-    pub fn fact(mut self, name: &str, value: impl Display) -> Self {
+    pub fn say(mut self, name: &str, value: impl Display) -> Self {
         use std::fmt::Write;
         let blank = if self.message.is_empty() { "" } else { " " };
         write!(self.message, "{blank}{name}={value}").expect("a String takes every write");
-        self.attr(name, value)
+        self
+    }
+
+    /// Adds a fact to both.
+    #[must_use]
+    pub fn fact(self, name: &str, value: impl Display) -> Self {
+        self.say(name, &value).attr(name, value)
     }
 
     /// The host folds events with equal keys into one with a count, inside a short window.

@@ -191,3 +191,87 @@ pub(crate) fn forget(entities: &[EntityId]) {
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Counter, Gauge, Histogram};
+    use crate::testing::host;
+    use crate::{Description, MetricDecl};
+
+    fn declared() {
+        let description = Description::new("t", "1", "")
+            .metric(MetricDecl::gauge("depth", ""))
+            .metric(MetricDecl::counter("seen_total", "").labels(&["what"]))
+            .metric(MetricDecl::histogram("seconds", "", &[1.0]));
+        host::enter(host::World::default(), &description);
+        declare(&description.metrics);
+    }
+
+    #[test]
+    fn updates_of_one_series_are_interned_once_and_sent_once() {
+        declared();
+        let mut seen = Counter::<&str>::declared("seen_total").expect("declared");
+        for round in 1..=3_u32 {
+            (0..10).for_each(|_| seen.add(1, "a", 2));
+            flush();
+            assert_eq!(host::value("seen_total", 1, &["a"]), Some(f64::from(round) * 20.0));
+        }
+        assert_eq!(host::metric_calls(), (3, 1));
+    }
+
+    #[test]
+    fn a_gauge_keeps_its_last_value_and_a_histogram_every_observation() {
+        declared();
+        let mut depth = Gauge::<()>::declared("depth").expect("declared");
+        let mut seconds = Histogram::<()>::declared("seconds").expect("declared");
+        for value in [3.0, 1.0] {
+            depth.set(1, (), value);
+            seconds.observe(1, (), value);
+        }
+        flush();
+        assert_eq!(host::value("depth", 1, &[]), Some(1.0));
+        assert_eq!(host::value("seconds", 1, &[]), Some(2.0));
+    }
+
+    #[test]
+    fn a_handle_of_another_kind_or_name_is_refused() {
+        declared();
+        assert!(Gauge::<()>::declared("seen_total").is_err());
+        assert!(Counter::<()>::declared("missing_total").is_err());
+    }
+
+    #[test]
+    fn the_series_of_a_vanished_entity_are_asked_for_again_and_no_others() {
+        declared();
+        let mut seen = Counter::<&str>::declared("seen_total").expect("declared");
+        let mut both = |n| [1, 2].iter().for_each(|entity| seen.add(*entity, "a", n));
+        both(1);
+        forget(&[2]);
+        both(1);
+        assert_eq!(host::metric_calls().1, 3);
+    }
+
+    #[test]
+    fn after_a_refused_update_every_series_is_asked_for_again() {
+        declared();
+        let mut seen = Counter::<&str>::declared("seen_total").expect("declared");
+        seen.add(1, "a", 1);
+        flush();
+        host::void_all_series();
+        seen.add(1, "a", 1);
+        flush();
+        assert_eq!(host::value("seen_total", 1, &["a"]), None, "lost with the refusal");
+        seen.add(1, "a", 1);
+        flush();
+        assert_eq!(host::value("seen_total", 1, &["a"]), Some(1.0));
+    }
+
+    #[test]
+    fn a_hook_that_updates_without_end_does_not_grow_without_end() {
+        declared();
+        let mut seconds = Histogram::<()>::declared("seconds").expect("declared");
+        (0..3 * PENDING).for_each(|_| seconds.observe(1, (), 0.5));
+        assert_eq!(host::metric_calls().0, 3);
+    }
+}

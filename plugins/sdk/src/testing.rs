@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use inspector_ebpf::record::{FLAG_PACKET, FLAG_PORTS, IntoBytes};
 use inspector_ebpf::{Head, Record};
 
-pub use self::host::World;
+pub use self::host::{Cells, World};
 use crate::bindings::exports::inspector::analyzer::guest;
 use crate::instance::Instance;
 use crate::{Analyzer, EntityId, Error, Event, InitArgs, ProbeInfo, Timestamp};
@@ -67,6 +67,11 @@ impl<A: Analyzer> Harness<A> {
     /// Runs any other hook, e.g. `|analyzer| analyzer.tick(now)`.
     pub fn hook<R>(&mut self, call: impl FnOnce(&mut A) -> R) -> R {
         self.instance.hook(call)
+    }
+
+    /// Replaces what an entity's table of a source holds, as the next interval does.
+    pub fn set_table(&mut self, source: &'static str, entity: EntityId, cells: Cells) {
+        host::set_table(source, entity, cells);
     }
 
     /// Reports entities as vanished.

@@ -109,13 +109,12 @@ impl Namespace {
 
     /// Deletes the namespaces of runs that were killed: their process is gone.
     pub fn remove_leftovers() {
-        let Ok(entries) = std::fs::read_dir(NETNS) else { return };
-        for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
-            if owner(&name).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
-                // Another run may delete it at this moment; then it is gone as well.
-                drop(run("ip", &format!("netns del {name}")));
-            }
-        }
+        remove(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+    }
+
+    /// Deletes the namespaces of this process, for one that ends without dropping them.
+    pub fn remove_own() {
+        remove(|pid| pid == std::process::id());
     }
 
     fn path(&self) -> PathBuf {
@@ -146,6 +145,17 @@ fn netns_cookie(socket: &OwnedFd) -> nix::Result<u64> {
         )
     };
     Errno::result(result).map(|_| cookie)
+}
+
+/// Deletes the lab's namespaces whose process is `doomed`.
+fn remove(doomed: impl Fn(u32) -> bool) {
+    let Ok(entries) = std::fs::read_dir(NETNS) else { return };
+    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        if owner(&name).is_some_and(&doomed) {
+            // Another run may delete it at this moment; then it is gone as well.
+            drop(run("ip", &format!("netns del {name}")));
+        }
+    }
 }
 
 /// The process that made a namespace, if the lab made it.

@@ -5,6 +5,9 @@ use std::collections::HashMap;
 
 use crate::{Description, EntityId, Event};
 
+/// Numbers, row by row, and the strings that text cells are indexes into.
+pub type Cells = (Vec<u64>, Vec<&'static str>);
+
 /// What the analyzer can ask its host for.
 #[derive(Debug, Default)]
 pub struct World {
@@ -19,7 +22,7 @@ pub struct World {
     /// Columns of each source.
     pub columns: HashMap<&'static str, Vec<&'static str>>,
     /// Cells and strings of each source and entity.
-    pub tables: HashMap<(&'static str, EntityId), (Vec<u64>, Vec<&'static str>)>,
+    pub tables: HashMap<(&'static str, EntityId), Cells>,
 }
 
 #[derive(Debug, Default)]
@@ -53,12 +56,25 @@ pub fn value(metric: &str, entity: EntityId, labels: &[&str]) -> Option<f64> {
     })
 }
 
+pub fn set_table(source: &'static str, entity: EntityId, cells: Cells) {
+    HOST.with_borrow_mut(|host| host.world.tables.insert((source, entity), cells));
+}
+
 pub fn take_events() -> Vec<Event> {
     HOST.with_borrow_mut(|host| std::mem::take(&mut host.events))
 }
 
 pub fn metric_calls() -> (u32, u32) {
     HOST.with_borrow(|host| (host.apply_calls, host.series_calls))
+}
+
+/// Forgets all series, as a host does that was told of a new version: old numbers are void.
+#[cfg(test)]
+pub fn void_all_series() {
+    HOST.with_borrow_mut(|host| {
+        host.series.clear();
+        host.values.clear();
+    });
 }
 
 pub mod metrics {
@@ -80,15 +96,19 @@ pub mod metrics {
     pub fn apply(series: &[u32], values: &[f64]) -> u32 {
         HOST.with_borrow_mut(|host| {
             host.apply_calls += 1;
+            let mut refused = 0;
             for (id, value) in series.iter().zip(values) {
-                let (metric, current) = &mut host.values[*id as usize];
+                let Some((metric, current)) = host.values.get_mut(*id as usize) else {
+                    refused += 1;
+                    continue;
+                };
                 match host.declared[*metric as usize].1.as_str() {
                     "counter" => *current += value,
                     "histogram" => *current += 1.0,
                     _ => *current = *value,
                 }
             }
-            0
+            refused
         })
     }
 }

@@ -1,0 +1,102 @@
+//! TCP: resets, retransmissions, and the life of connections.
+//!
+//! - [`reset`]: resets sent and received, under the event names of the original exporter.
+//! - [`retransmit`]: what was sent again and why.
+//! - [`listen`]: accept queues that were full.
+//! - [`connection`]: opened, accepted, failed, closed; latency, lifetime, round-trip time.
+//!
+//! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
+
+pub mod connection;
+pub mod listen;
+pub mod reset;
+pub mod retransmit;
+
+use std::time::Duration;
+
+use inspector_sdk::budget::Budget;
+use inspector_sdk::probes::{TcpReset, TcpRetransmit, TcpState};
+use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, Severity, Timestamp};
+
+use crate::connection::Connections;
+use crate::listen::Listeners;
+use crate::reset::Resets;
+use crate::retransmit::Retransmits;
+
+/// Events shown one by one, per entity and second. The host's quota is for all entities together.
+const DETAILS: u32 = 500;
+
+/// The analyzer.
+#[derive(Debug)]
+pub struct Tcp {
+    resets: Resets,
+    retransmits: Retransmits,
+    connections: Connections,
+    listeners: Listeners,
+    shown: Shown,
+}
+
+/// The limit on events, by their kind.
+#[derive(Debug)]
+pub struct Shown(Budget<&'static str>);
+
+inspector_sdk::export!(Tcp with ticker, entity_watch);
+
+impl Analyzer for Tcp {
+    fn describe() -> Description {
+        let description = Description::new(
+            "tcp",
+            env!("CARGO_PKG_VERSION"),
+            "TCP resets, retransmissions, connect latency and the life of connections",
+        );
+        let description = description.tick_every(Duration::from_secs(1));
+        listen::describe(connection::describe(retransmit::describe(reset::describe(description))))
+    }
+
+    fn init(_: &InitArgs) -> Result<Self, Error> {
+        Ok(Self {
+            resets: Resets::new()?,
+            retransmits: Retransmits::new()?,
+            connections: Connections::new()?,
+            listeners: Listeners::new(),
+            shown: Shown(Budget::per_second(DETAILS)),
+        })
+    }
+
+    fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        let now = batch.now;
+        batch.events::<TcpReset>().for_each(|reset| self.resets.take(reset, now, &mut self.shown));
+        batch.events::<TcpRetransmit>().for_each(|again| self.retransmits.take(again, now, &mut self.shown));
+        batch.events::<TcpState>().for_each(|turn| self.connections.take(turn, now, &mut self.shown));
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        self.listeners.tick(now);
+        for (entity, kind, n) in self.shown.0.held_back() {
+            let mut event = Event::new(kind, now).entity(entity).attr("count", n);
+            event.message = format!("{n} more whose details are not shown");
+            event.emit();
+        }
+    }
+
+    fn removed(&mut self, ids: &[EntityId]) {
+        self.shown.0.forget(ids);
+        self.listeners.forget(ids);
+    }
+}
+
+impl Shown {
+    /// Sends an event if its entity has budget, else counts it for the next tick.
+    fn emit(&mut self, entity: EntityId, kind: &'static str, now: Timestamp, event: impl FnOnce() -> Event) {
+        if self.0.take(entity, now) {
+            event().emit();
+        } else {
+            self.0.hold_back(entity, kind, 1);
+        }
+    }
+}
+
+fn severity(warning: bool) -> Severity {
+    if warning { Severity::Warning } else { Severity::Info }
+}
