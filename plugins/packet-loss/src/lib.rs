@@ -87,14 +87,17 @@ impl Analyzer for PacketLoss {
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
         for drop in batch.events::<SkbDrop>() {
-            let (entity, site) = (drop.head.entity, Site::of(drop));
-            let place = self.places.of(site);
-            let budget = if place.noise { &mut self.noise_details } else { &mut self.details };
-            let shown = drop.head.kind != KIND_SUMMARY && budget.take(entity, batch.now);
-            if shown {
-                detail(drop, site.cause(place)).emit();
+            let entity = drop.head.entity;
+            let cell = self.tally.cell(entity, Site::of(drop), &mut self.places);
+            cell.drops += drop.count;
+            if cell.details_left && drop.head.kind != KIND_SUMMARY {
+                let budget = if cell.place.noise { &mut self.noise_details } else { &mut self.details };
+                cell.details_left = budget.take(entity, batch.now);
+                if cell.details_left {
+                    cell.shown += 1;
+                    detail(drop, cell.cause()).emit();
+                }
             }
-            self.tally.add(entity, site, drop.count, u64::from(shown));
         }
         self.settle();
         Ok(())
@@ -105,11 +108,10 @@ impl Analyzer for PacketLoss {
             summary(entity, cause, n, now).emit();
         }
         // A total that starts at 0 lets `rate()` see the first drop.
-        let live = entities::all();
-        self.totals.bound(&live);
-        for entity in live {
-            if self.totals.start(entity) {
-                self.publish(entity);
+        self.totals.start(&entities::all());
+        for (entity, totals) in self.totals.changed() {
+            for (gauge, total) in self.published.iter_mut().zip(totals) {
+                gauge.set(entity, (), total as f64);
             }
         }
     }
@@ -126,9 +128,6 @@ impl Analyzer for PacketLoss {
 
     fn restore(&mut self, _: &str, state: &[u8]) -> Result<(), Error> {
         self.totals = Totals::restore(state)?;
-        for entity in self.totals.entities() {
-            self.publish(entity);
-        }
         Ok(())
     }
 }
@@ -136,27 +135,12 @@ impl Analyzer for PacketLoss {
 impl PacketLoss {
     /// Moves what the batch counted into metrics and totals.
     fn settle(&mut self) {
-        let mut touched = Vec::new();
-        for ((entity, site), count) in self.tally.drain() {
-            let place = self.places.of(site);
-            let cause = site.cause(place);
-            self.drops.add(entity, cause, count.drops);
-            self.totals.add(entity, place, count.drops);
-            if count.drops > count.shown {
-                self.details.hold_back(entity, cause, count.drops - count.shown);
+        for cell in self.tally.drain() {
+            self.drops.add(cell.entity, cell.cause(), cell.drops);
+            self.totals.add(cell.entity, cell.place, cell.drops);
+            if cell.drops > cell.shown {
+                self.details.hold_back(cell.entity, cell.cause(), cell.drops - cell.shown);
             }
-            if !touched.contains(&entity) {
-                touched.push(entity);
-            }
-        }
-        for entity in touched {
-            self.publish(entity);
-        }
-    }
-
-    fn publish(&mut self, entity: EntityId) {
-        for (gauge, total) in self.published.iter_mut().zip(self.totals.of(entity)) {
-            gauge.set(entity, (), total as f64);
         }
     }
 }
