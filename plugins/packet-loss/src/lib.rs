@@ -24,8 +24,8 @@ use inspector_sdk::{
     entities, flow,
 };
 
-use crate::place::{Cause, Places, Site};
-use crate::tally::Tally;
+use crate::place::{Cause, Places};
+use crate::tally::{Key, Tally};
 use crate::totals::{TOTALS, Totals};
 
 const DROPS: &str = "inspector_drops_total";
@@ -86,19 +86,25 @@ impl Analyzer for PacketLoss {
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        let Some(first) = batch.events::<SkbDrop>().next() else { return Ok(()) };
+        let mut run = self.tally.take(Key::of(first), &mut self.places);
         for drop in batch.events::<SkbDrop>() {
-            let entity = drop.head.entity;
-            let cell = self.tally.cell(entity, Site::of(drop), &mut self.places);
-            cell.drops += drop.count;
-            if cell.details_left && drop.head.kind != KIND_SUMMARY {
-                let budget = if cell.place.noise { &mut self.noise_details } else { &mut self.details };
-                cell.details_left = budget.take(entity, batch.now);
-                if cell.details_left {
-                    cell.shown += 1;
-                    detail(drop, cell.cause()).emit();
+            let key = Key::of(drop);
+            if run.key != key {
+                self.tally.put(run);
+                run = self.tally.take(key, &mut self.places);
+            }
+            run.drops += drop.count;
+            if run.details_left && drop.head.kind != KIND_SUMMARY {
+                let budget = if run.place.noise { &mut self.noise_details } else { &mut self.details };
+                run.details_left = budget.take(key.entity, batch.now);
+                if run.details_left {
+                    run.shown += 1;
+                    detail(drop, run.cause()).emit();
                 }
             }
         }
+        self.tally.put(run);
         self.settle();
         Ok(())
     }
@@ -135,11 +141,12 @@ impl Analyzer for PacketLoss {
 impl PacketLoss {
     /// Moves what the batch counted into metrics and totals.
     fn settle(&mut self) {
-        for cell in self.tally.drain() {
-            self.drops.add(cell.entity, cell.cause(), cell.drops);
-            self.totals.add(cell.entity, cell.place, cell.drops);
-            if cell.drops > cell.shown {
-                self.details.hold_back(cell.entity, cell.cause(), cell.drops - cell.shown);
+        for count in self.tally.drain() {
+            let (entity, cause) = (count.key.entity, count.cause());
+            self.drops.add(entity, cause, count.drops);
+            self.totals.add(entity, count.place, count.drops);
+            if count.drops > count.shown {
+                self.details.hold_back(entity, cause, count.drops - count.shown);
             }
         }
     }
