@@ -127,7 +127,7 @@ pub struct Head {
     pub flags: u16,
 }
 
-const _: () = assert!(std::mem::size_of::<Head>() == 64);
+const _: () = assert!(size_of::<Head>() == 64);
 
 macro_rules! head_fields {
     ($($field:ident: $size:literal),* $(,)?) => {

@@ -1,1 +1,314 @@
-//! To be written.
+//! Joins all doors: the only place that knows which part feeds which.
+//!
+//! Data flows one way: probes deliver batches to plugins, sources deliver snapshots to plugins,
+//! plugins write the nouns, http shows them. Each follower below is a thread that waits for its
+//! bell; nothing here runs per event but [`Plugins::deliver`].
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::bell::{Bell, Wake};
+use crate::config::Config;
+use crate::discover::{self, Places};
+use crate::entities::Entities;
+use crate::events::{self, EventLog};
+use crate::exposition::LabelNames;
+use crate::http;
+use crate::loss::Loss;
+use crate::metrics::{Budget, Metrics};
+use crate::plugin::{self, Nouns, Plugins};
+use crate::probe::{self, Probes};
+use crate::source;
+use crate::status::Status;
+use crate::view::View;
+use crate::watch::{self, Watcher};
+
+/// A namespace that nothing announces is found within this time.
+const RESCAN: Duration = Duration::from_secs(5);
+/// A burst of changes is looked at once, this long after it began: files are written in pieces.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Two scans for unknown namespaces are at least so far apart.
+const SCAN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why the agent cannot run at all; everything else degrades and is shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address is taken or not this machine's.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// No WebAssembly, no analyzers.
+    #[error(transparent)]
+    Plugins(#[from] plugin::Error),
+    /// The reader of the rings could not be started.
+    #[error(transparent)]
+    Probes(#[from] probe::Error),
+    /// The system has no room for another thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Runs the agent until `shutdown` is ready. What was delivered by then is still digested.
+///
+/// # Errors
+/// Only what leaves nothing to run; see [`Error`].
+pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
+    let web = http::bind(&config.web.listen, "--web.listen-address")?;
+    let streams = http::bind(&config.events.listen, "--events.listen-address")?;
+    let addresses = |bound: &[http::Bound]| bound.iter().map(|b| b.address().to_string()).collect::<Vec<_>>().join(",");
+    let (web_addresses, stream_addresses) = (addresses(&web), addresses(&streams));
+
+    let started = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || Core::start(&config)
+    });
+    let core = started.await.expect("starting does not panic and is not cancelled")?;
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let until_stopped = || {
+        let mut stopped = stopped.clone();
+        async move { drop(stopped.wait_for(|stopped| *stopped).await) }
+    };
+    let metrics = tokio::spawn(http::serve_metrics(web, Arc::clone(&core.view), config.web.telemetry_path, until_stopped()));
+    let events = tokio::spawn(http::serve_events(streams, Arc::clone(&core.view), until_stopped()));
+    let flushing = tokio::spawn(flush_folded(Arc::clone(&core.view.events)));
+    tracing::info!(node = core.view.node, web = web_addresses, events = stream_addresses, "ready");
+
+    shutdown.await;
+    flushing.abort();
+    let _ = tokio::task::spawn_blocking(move || core.stop()).await;
+    let _ = stop.send(true);
+    let _ = tokio::join!(metrics, events);
+    Ok(())
+}
+
+/// Gives folded events their count once their window is over.
+async fn flush_folded(events: Arc<EventLog>) {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        second.tick().await;
+        events.flush(Instant::now());
+    }
+}
+
+/// The parts that run on threads of their own.
+struct Core {
+    view: Arc<View>,
+    probes: Arc<Probes>,
+    plugins: Arc<Plugins>,
+    followers: Vec<Follower>,
+    watchers: Vec<Watcher>,
+}
+
+/// A thread and the bell that ends it.
+struct Follower {
+    bell: Arc<Bell>,
+    thread: JoinHandle<()>,
+}
+
+impl Core {
+    /// Starts everything; blocking.
+    fn start(config: &Config) -> Result<Self, Error> {
+        let status = Arc::new(Status::default());
+        let loss = Arc::new(Loss::default());
+        let entities = Arc::new(Entities::default());
+        let budget = Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total };
+        let metrics = Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss)));
+        let events = Arc::new(EventLog::new(event_limits(config), Arc::clone(&entities), Arc::clone(&loss), &config.node.name));
+        let tables = source::Reader::new(Arc::clone(&status));
+        let nouns = Nouns {
+            node: config.node.name.clone(),
+            kernel: kernel_release(),
+            entities: Arc::clone(&entities),
+            names: Arc::new(probe::kernel_names()),
+            columns: tables.columns(),
+            metrics: Arc::clone(&metrics),
+            events: Arc::clone(&events),
+            loss: Arc::clone(&loss),
+            status: Arc::clone(&status),
+        };
+        let plugins = Arc::new(Plugins::new(plugin_options(config), nouns)?);
+
+        let unknown = Arc::new(Bell::default());
+        let probes = {
+            let (plugins, table, unknown) = (Arc::clone(&plugins), Arc::clone(&entities), Arc::clone(&unknown));
+            let sink = move |batch| {
+                plugins.deliver(&batch);
+                if table.take_unnamed() {
+                    unknown.ring();
+                }
+            };
+            let (table, loss, status) = (Arc::clone(&entities), Arc::clone(&loss), Arc::clone(&status));
+            Arc::new(Probes::start(probe_options(config), table, loss, status, sink)?)
+        };
+        let labels = LabelNames::default();
+        let (node, revision) = (config.node.name.clone(), crate::REVISION);
+        let view = Arc::new(View { metrics, events, entities, status, loss, node, revision, labels });
+
+        let mut core = Self { view, probes, plugins, followers: Vec::new(), watchers: Vec::new() };
+        core.follow_namespaces(config, unknown)?;
+        core.follow_plugin_files(config)?;
+        core.follow_sources(config, tables)?;
+        core.view.status.update().ready = true;
+        Ok(core)
+    }
+
+    /// Keeps the entity table true: at once when `/run/netns` changes or an event has an unknown
+    /// cookie, within [`RESCAN`] otherwise. Returns after the first scan.
+    fn follow_namespaces(&mut self, config: &Config, bell: Arc<Bell>) -> Result<(), Error> {
+        let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
+        self.watch(&places.netns, &bell);
+        let (view, plugins) = (Arc::clone(&self.view), Arc::clone(&self.plugins));
+        let (first, done) = std::sync::mpsc::sync_channel(1);
+        let waiting = Arc::clone(&bell);
+        self.follow("namespaces", bell, move || {
+            let mut first = Some(first);
+            loop {
+                scan_namespaces(&places, &view, &plugins);
+                drop(first.take());
+                // Many short-lived namespaces must not turn into a busy loop.
+                if waiting.wait(RESCAN) == Wake::Closed || pause(&waiting, SCAN_PAUSE) {
+                    return;
+                }
+            }
+        })?;
+        // The sender is dropped after the first scan.
+        let _: Result<(), _> = done.recv();
+        Ok(())
+    }
+
+    /// Starts, replaces and stops plugins as their files change. Returns after the first look.
+    fn follow_plugin_files(&mut self, config: &Config) -> Result<(), Error> {
+        let bell = Arc::new(Bell::default());
+        for directory in &config.plugins.directories {
+            self.watch(directory, &bell);
+        }
+        let (plugins, probes) = (Arc::clone(&self.plugins), Arc::clone(&self.probes));
+        let load = move |wanted: &BTreeSet<String>| probes.set_wanted(wanted);
+        self.plugins.scan(&load);
+        let waiting = Arc::clone(&bell);
+        self.follow("plugin-files", bell, move || {
+            // Compiling must not compete with the event path.
+            plugin::lower_priority();
+            while waiting.wait(Duration::MAX) != Wake::Closed {
+                if pause(&waiting, SETTLE) {
+                    return;
+                }
+                plugins.scan(&load);
+            }
+        })
+    }
+
+    /// Reads the sources once per interval for all plugins.
+    fn follow_sources(&mut self, config: &Config, mut tables: source::Reader) -> Result<(), Error> {
+        let bell = Arc::new(Bell::default());
+        let interval = config.sources.interval;
+        let (view, plugins) = (Arc::clone(&self.view), Arc::clone(&self.plugins));
+        let waiting = Arc::clone(&bell);
+        self.follow("sources", bell, move || {
+            let mut due = Instant::now();
+            loop {
+                let wanted = plugins.sources();
+                if !wanted.is_empty() {
+                    let snapshot = tables.read(&wanted, &view.entities.live(), now_ns());
+                    plugins.tick(&Arc::new(snapshot));
+                }
+                let now = Instant::now();
+                // A late interval is skipped, not caught up with.
+                due = (due + interval).max(now);
+                if waiting.wait(due - now) == Wake::Closed {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// A directory that cannot be watched is looked at less often, and said so.
+    fn watch(&mut self, directory: &Path, bell: &Arc<Bell>) {
+        let bell = Arc::clone(bell);
+        match watch::directory(directory, move || bell.ring()) {
+            Ok(watcher) => self.watchers.push(watcher),
+            Err(e) => tracing::warn!(error = %e, "changes there are not noticed at once"),
+        }
+    }
+
+    fn follow(&mut self, name: &str, bell: Arc<Bell>, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        self.followers.push(Follower { bell, thread });
+        Ok(())
+    }
+
+    /// Stops in the order of the data: no new events, then let plugins digest.
+    fn stop(self) {
+        for follower in &self.followers {
+            follower.bell.close();
+        }
+        for follower in self.followers {
+            let _ = follower.thread.join();
+        }
+        drop(self.probes);
+        self.plugins.stop();
+        self.view.events.flush(Instant::now());
+    }
+}
+
+/// Waits a moment, gathering further rings; true if the bell was closed.
+fn pause(bell: &Bell, moment: Duration) -> bool {
+    let end = Instant::now() + moment;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match bell.wait(left) {
+            Wake::Closed => return true,
+            Wake::Rung if !left.is_zero() => {}
+            _ => return false,
+        }
+    }
+}
+
+fn scan_namespaces(places: &Places, view: &View, plugins: &Plugins) {
+    let scan = match discover::scan(places) {
+        Ok(scan) => scan,
+        Err(e) => return tracing::error!(path = %places.proc.display(), error = %e, "cannot look for namespaces"),
+    };
+    let changes = view.entities.seen(scan, now_ns(), Instant::now());
+    if !changes.added.is_empty() || !changes.removed.is_empty() {
+        plugins.entities_changed(&changes);
+    }
+    view.metrics.remove_entities(&changes.forgotten);
+}
+
+fn event_limits(config: &Config) -> events::Limits {
+    events::Limits {
+        backlog: config.events.backlog as usize,
+        per_second: config.plugins.events_per_second,
+        burst: config.plugins.events_burst,
+    }
+}
+
+fn plugin_options(config: &Config) -> plugin::Options {
+    let plugins = &config.plugins;
+    plugin::Options {
+        directories: plugins.directories.clone(),
+        cache: (!plugins.cache_dir.as_os_str().is_empty()).then(|| plugins.cache_dir.clone()),
+        limits: plugin::Limits { memory_bytes: (plugins.memory_mib as usize) << 20, deadline: plugins.batch_deadline },
+    }
+}
+
+fn probe_options(config: &Config) -> probe::Options {
+    let probes = &config.probes;
+    probe::Options {
+        ring_bytes: probes.ring_kib << 10,
+        limit_per_second: probes.limit_per_second,
+        limit_burst: probes.limit_burst,
+    }
+}
+
+/// Wall clock in nanoseconds since the Unix epoch.
+fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+fn kernel_release() -> String {
+    nix::sys::utsname::uname().map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned())
+}

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -68,6 +69,9 @@ pub struct Entity {
     pub ips: Vec<IpAddr>,
     /// Some of its processes, at most [`MAX_PIDS`].
     pub pids: Vec<i32>,
+    /// A file by which the namespace can be entered (`/run/netns/NAME`, `/proc/PID/ns/net`).
+    #[serde(skip)]
+    pub path: PathBuf,
     /// First seen, nanoseconds since the Unix epoch.
     pub since_ns: u64,
 }
@@ -103,6 +107,8 @@ pub struct Sighting {
     pub ips: Vec<IpAddr>,
     /// Some of its processes.
     pub pids: Vec<i32>,
+    /// A file by which the namespace can be entered.
+    pub path: PathBuf,
 }
 
 /// What changed in the table, for plugins and for series.
@@ -112,6 +118,8 @@ pub struct Changes {
     pub added: Vec<EntityId>,
     /// Entities that vanished; their names are still known for [`TOMBSTONE`].
     pub removed: Vec<EntityId>,
+    /// Entities whose tombstone is over: nothing may refer to them any more.
+    pub forgotten: Vec<EntityId>,
 }
 
 #[derive(Debug)]
@@ -184,7 +192,7 @@ impl Entities {
                 changes.removed.push(*id);
             }
         }
-        rows.forget(now);
+        changes.forgotten = rows.forget(now);
         rows.index_ips();
         changes
     }
@@ -209,6 +217,7 @@ impl Entities {
             inode: 0,
             ips: Vec::new(),
             pids: Vec::new(),
+            path: PathBuf::new(),
             since_ns: now_ns,
         };
         // It counts as vanished until a scan sees it, so that one never seen is forgotten too.
@@ -244,7 +253,7 @@ impl Rows {
             cookie,
             inode,
             ips: s.ips,
-            pids: s.pids,
+            pids: s.pids, path: s.path,
             since_ns,
         };
         let changed = !old.is_some_and(|row| {
@@ -258,7 +267,7 @@ impl Rows {
         changed
     }
 
-    fn forget(&mut self, now: Instant) {
+    fn forget(&mut self, now: Instant) -> Vec<EntityId> {
         let dead = |row: &Row| row.gone.is_some_and(|gone| now.saturating_duration_since(gone) > TOMBSTONE);
         let forgotten: Vec<_> = self
             .by_id
@@ -266,10 +275,11 @@ impl Rows {
             .filter(|(_, row)| dead(row))
             .map(|(id, row)| (*id, row.entity.cookie))
             .collect();
-        for (id, cookie) in forgotten {
-            self.by_id.remove(&id);
-            self.by_cookie.remove(&cookie);
+        for (id, cookie) in &forgotten {
+            self.by_id.remove(id);
+            self.by_cookie.remove(cookie);
         }
+        forgotten.into_iter().map(|(id, _)| id).collect()
     }
 
     fn index_ips(&mut self) {
@@ -295,6 +305,7 @@ mod tests {
             name: name.to_owned(),
             ips: vec![],
             pids: vec![],
+            path: PathBuf::new(),
         }
     }
 
@@ -318,7 +329,8 @@ mod tests {
         assert_eq!(entities.seen(vec![], 2, start).removed, [id]);
         assert_eq!(entities.get(id).expect("tombstone").name, "a");
         assert!(entities.live().is_empty());
-        entities.seen(vec![], 3, start + TOMBSTONE + Duration::from_secs(1));
+        let changes = entities.seen(vec![], 3, start + TOMBSTONE + Duration::from_secs(1));
+        assert_eq!(changes.forgotten, [id]);
         assert!(entities.get(id).is_none());
     }
 

@@ -1,1 +1,378 @@
-//! To be written.
+//! Events: what happened, in users' words, and the log of the recent ones.
+//!
+//! There is one bounded log for all readers, and a reader is no more than a position in it. A
+//! reader that does not read costs nobody anything: the log goes on without it, and when it comes
+//! back it is told how many events it missed. Text is made safe to show where it enters. Nothing
+//! here does I/O; readers wait on a tokio `watch`, which is woken once per emitted batch, holds no
+//! queue per reader and cannot miss a change.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::entities::{Entities, Entity, EntityId};
+use crate::escape;
+use crate::event_line::EventLine;
+use crate::loss::{Loss, Lost, Stage};
+use crate::throttle::{Throttle, Verdict};
+
+/// At most so many bytes has a message; a longer one is cut.
+pub const MAX_MESSAGE: usize = 1024;
+/// At most so many attributes has an event; more are dropped.
+pub const MAX_ATTRS: usize = 32;
+/// At most so many bytes has a type, an attribute's name, or a key; a longer one is cut.
+pub const MAX_NAME: usize = 64;
+/// At most so many bytes has an attribute's value; a longer one is cut.
+pub const MAX_ATTR_VALUE: usize = 256;
+/// At most so many bytes of events are kept, by estimate.
+pub const MAX_BYTES: usize = 16 << 20;
+/// At most so many types are counted for one plugin; what is beyond is counted as `other`.
+const MAX_KINDS: usize = 256;
+
+/// An event as a plugin emits it.
+#[derive(Debug, Clone, Default)]
+pub struct NewEvent {
+    /// When it happened, nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// 0 info, 1 warning, 2 critical.
+    pub severity: u8,
+    /// Type, e.g. `TCP_RCV_RST_ESTAB`.
+    pub kind: String,
+    /// Where it happened; 0 = unknown.
+    pub entity: EntityId,
+    /// What a person reads behind the entity.
+    pub message: String,
+    /// The same facts for programs, in the order in which they are shown.
+    pub attrs: Vec<(String, String)>,
+    /// Events of one key within a second are folded into one.
+    pub dedup_key: Option<String>,
+}
+
+/// An event in the log.
+#[derive(Debug)]
+pub struct Event {
+    /// Number in the log, from 1, without gaps.
+    pub seq: u64,
+    /// When it happened, nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// 0 info, 1 warning, 2 critical.
+    pub severity: u8,
+    /// Type, e.g. `TCP_RCV_RST_ESTAB`.
+    pub kind: String,
+    /// Plugin that emitted it.
+    pub plugin: String,
+    /// Node it happened on.
+    pub node: Arc<str>,
+    /// Where it happened; 0 = unknown.
+    pub entity: EntityId,
+    /// Who that was at that moment.
+    pub who: Option<Arc<Entity>>,
+    /// What a person reads behind the entity.
+    pub message: String,
+    /// The same facts for programs; no name is there twice.
+    pub attrs: Vec<(String, String)>,
+    /// How many events it stands for.
+    pub count: u64,
+    /// Written once, by the first reader, for all of them.
+    json: OnceLock<String>,
+}
+
+impl Event {
+    /// The event as one line of JSON, with its line feed.
+    pub fn json_line(&self) -> &str {
+        self.json.get_or_init(|| EventLine::of(self).to_json())
+    }
+
+    fn bytes(&self) -> usize {
+        let attrs: usize = self.attrs.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+        // Everything is there twice once the JSON line is written, beside some fixed fields.
+        768 + 2 * (self.message.len() + attrs)
+    }
+}
+
+/// Size of the log and rate of each plugin.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Events that are kept, within [`MAX_BYTES`].
+    pub backlog: usize,
+    /// Events per second that a plugin may emit in the long run.
+    pub per_second: u32,
+    /// Events that it may emit at once.
+    pub burst: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { backlog: 16_384, per_second: 1_000, burst: 5_000 }
+    }
+}
+
+/// An event type that a plugin declares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventType {
+    /// Plugin that declares it.
+    pub plugin: String,
+    /// Its name, e.g. `PACKETLOSS`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What it means.
+    pub help: String,
+}
+
+/// How many events of one type a plugin emitted, those folded into others included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventCount {
+    /// The plugin.
+    pub plugin: String,
+    /// The type.
+    pub kind: String,
+    /// Since the agent started.
+    pub count: u64,
+}
+
+/// The log of recent events.
+#[derive(Debug)]
+pub struct EventLog {
+    log: Mutex<Log>,
+    /// Number of the next event.
+    head: watch::Sender<u64>,
+    limits: Limits,
+    node: Arc<str>,
+    entities: Arc<Entities>,
+    loss: Arc<Loss>,
+    /// Missed by readers that fell behind.
+    missed: Lost,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    /// Number of the last event.
+    last: u64,
+    plugins: BTreeMap<String, Emitter>,
+}
+
+#[derive(Debug)]
+struct Emitter {
+    throttle: Throttle,
+    counts: BTreeMap<String, u64>,
+    types: Vec<EventType>,
+    over_quota: Lost,
+}
+
+/// A reader's position in the log.
+#[derive(Debug)]
+pub struct Cursor {
+    next: u64,
+    head: watch::Receiver<u64>,
+}
+
+/// What a reader gets at once.
+#[derive(Debug)]
+pub struct Read {
+    /// Events that the log had already dropped when the reader came for them.
+    pub lost: u64,
+    /// The next events, oldest first.
+    pub events: Vec<Arc<Event>>,
+}
+
+impl EventLog {
+    /// An empty log.
+    pub fn new(limits: Limits, entities: Arc<Entities>, loss: Arc<Loss>, node: &str) -> Self {
+        let missed = loss.cell(Stage::Stream, "events");
+        let (log, head) = (Mutex::default(), watch::Sender::new(1));
+        Self { log, head, limits, node: node.into(), entities, loss, missed }
+    }
+
+    /// Takes a plugin's events and returns how many were accepted; the rest was over its quota.
+    pub fn emit(&self, plugin: &str, events: Vec<NewEvent>) -> u32 {
+        self.emit_at(plugin, events, Instant::now())
+    }
+
+    /// Lets out what was folded in windows that have ended; called once a second.
+    pub fn flush(&self, now: Instant) {
+        let mut log = self.lock();
+        let mut due = Vec::new();
+        for (plugin, emitter) in &mut log.plugins {
+            due.extend(emitter.throttle.due(now).into_iter().map(|folded| (plugin.clone(), folded)));
+        }
+        for (plugin, (event, count)) in due {
+            self.push(&mut log, plugin, event, count);
+        }
+        self.wake(log);
+    }
+
+    /// Remembers the event types of a plugin, in place of those it had declared before.
+    pub fn declare(&self, plugin: &str, types: Vec<EventType>) {
+        self.lock().emitter(plugin, self, Instant::now()).types = types;
+    }
+
+    /// Forgets the event types of a plugin that is gone; what it emitted stays.
+    pub fn forget(&self, plugin: &str) {
+        self.declare(plugin, Vec::new());
+    }
+
+    /// All declared event types, by plugin.
+    pub fn types(&self) -> Vec<EventType> {
+        self.lock().plugins.values().flat_map(|emitter| emitter.types.clone()).collect()
+    }
+
+    /// How many events there were, by plugin and type.
+    pub fn counts(&self) -> Vec<EventCount> {
+        let log = self.lock();
+        let each = |(plugin, emitter): (&String, &Emitter)| {
+            let count = |(kind, count): (&String, &u64)| EventCount {
+                plugin: plugin.clone(),
+                kind: kind.clone(),
+                count: *count,
+            };
+            emitter.counts.iter().map(count).collect::<Vec<_>>()
+        };
+        log.plugins.iter().flat_map(each).collect()
+    }
+
+    /// A reader that starts with the oldest event still kept.
+    pub fn oldest(&self) -> Cursor {
+        Cursor { next: self.lock().oldest(), head: self.head.subscribe() }
+    }
+
+    /// A reader that starts with the next event.
+    pub fn newest(&self) -> Cursor {
+        Cursor { next: self.lock().last + 1, head: self.head.subscribe() }
+    }
+
+    /// The next events for a reader, at most `max`; none if it has seen all.
+    pub fn read(&self, cursor: &mut Cursor, max: usize) -> Read {
+        cursor.head.mark_unchanged();
+        let log = self.lock();
+        let oldest = log.oldest();
+        let lost = oldest.saturating_sub(cursor.next);
+        self.missed.add(lost);
+        cursor.next += lost;
+        let events: Vec<_> =
+            log.events.iter().skip((cursor.next - oldest) as usize).take(max).cloned().collect();
+        cursor.next += events.len() as u64;
+        Read { lost, events }
+    }
+
+    fn emit_at(&self, plugin: &str, events: Vec<NewEvent>, now: Instant) -> u32 {
+        let events: Vec<NewEvent> = events.into_iter().map(NewEvent::admit).collect();
+        let (mut accepted, mut refused) = (0, 0);
+        let mut log = self.lock();
+        for event in events {
+            let emitter = log.emitter(plugin, self, now);
+            let kind = event.kind.clone();
+            match emitter.throttle.take(event, now) {
+                Verdict::Refused => {
+                    refused += 1;
+                    continue;
+                }
+                Verdict::Folded => emitter.count(kind),
+                Verdict::Pass(event) => {
+                    emitter.count(kind);
+                    self.push(&mut log, plugin.to_owned(), event, 1);
+                }
+            }
+            accepted += 1;
+        }
+        log.emitter(plugin, self, now).over_quota.add(refused);
+        self.wake(log);
+        accepted
+    }
+
+    fn push(&self, log: &mut Log, plugin: String, event: NewEvent, count: u64) {
+        log.last += 1;
+        let event = Event {
+            seq: log.last,
+            time_ns: event.time_ns,
+            severity: event.severity,
+            kind: event.kind,
+            plugin,
+            node: Arc::clone(&self.node),
+            entity: event.entity,
+            who: self.entities.get(event.entity),
+            message: event.message,
+            attrs: event.attrs,
+            count,
+            json: OnceLock::new(),
+        };
+        log.bytes += event.bytes();
+        log.events.push_back(Arc::new(event));
+        while log.events.len() > self.limits.backlog || log.bytes > MAX_BYTES {
+            let Some(oldest) = log.events.pop_front() else { break };
+            log.bytes -= oldest.bytes();
+        }
+    }
+
+    fn wake(&self, log: MutexGuard<'_, Log>) {
+        let next = log.last + 1;
+        drop(log);
+        self.head.send_if_modified(|head| {
+            let news = next > *head;
+            *head = next.max(*head);
+            news
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    fn oldest(&self) -> u64 {
+        self.last + 1 - self.events.len() as u64
+    }
+
+    fn emitter(&mut self, plugin: &str, of: &EventLog, now: Instant) -> &mut Emitter {
+        if !self.plugins.contains_key(plugin) {
+            let emitter = Emitter {
+                throttle: Throttle::new(of.limits.per_second, of.limits.burst, now),
+                counts: BTreeMap::new(),
+                types: Vec::new(),
+                over_quota: of.loss.cell(Stage::Quota, plugin),
+            };
+            self.plugins.insert(plugin.to_owned(), emitter);
+        }
+        self.plugins.get_mut(plugin).expect("it was there or has just been inserted")
+    }
+}
+
+impl Emitter {
+    fn count(&mut self, kind: String) {
+        let known = self.counts.contains_key(&kind) || self.counts.len() < MAX_KINDS;
+        *self.counts.entry(if known { kind } else { "other".to_owned() }).or_default() += 1;
+    }
+}
+
+impl Cursor {
+    /// Waits until there is something to read; false if the log is gone.
+    pub async fn wait(&mut self) -> bool {
+        self.head.changed().await.is_ok()
+    }
+}
+
+impl NewEvent {
+    /// Makes what a guest wrote safe to show and bounds its size.
+    fn admit(self) -> Self {
+        let mut attrs: Vec<(String, String)> = Vec::with_capacity(self.attrs.len().min(MAX_ATTRS));
+        for (name, value) in self.attrs.into_iter().take(MAX_ATTRS) {
+            let name = escape::admit(name, MAX_NAME);
+            if attrs.iter().all(|(known, _)| *known != name) {
+                attrs.push((name, escape::admit(value, MAX_ATTR_VALUE)));
+            }
+        }
+        Self {
+            severity: self.severity.min(2),
+            kind: escape::admit(self.kind, MAX_NAME),
+            message: escape::admit(self.message, MAX_MESSAGE),
+            attrs,
+            dedup_key: self.dedup_key.map(|key| escape::cut(&key, MAX_ATTR_VALUE).to_owned()),
+            ..self
+        }
+    }
+}

@@ -5,30 +5,49 @@
 //!
 //! - [`batch`], [`table`]: what comes in: packed event records, kernel counter tables.
 //! - [`entities`], [`names`]: who is it, and what the running kernel calls things.
-//! - [`metrics`], [`events`]: what goes out.
+//! - [`metrics`], [`declaration`], [`series`]: what plugins count.
+//! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
+//! - [`selfmetrics`], [`exposition`], [`view`], [`escape`]: how all of it is shown.
+//! - [`bell`]: how one thread waits for another.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
+//! - [`netns`], [`watch`]: stands in a namespace, tells when a directory changed.
 //! - [`source`]: reads counter tables in each namespace (/proc).
 //! - [`discover`]: finds namespaces and their names.
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`http`]: serves metrics, events and state (hyper).
-//! - [`config`]: the one configuration file (toml).
+//! - [`config`], [`address`]: the one configuration file (toml), and where servers are.
 //! - [`agent`]: joins all of them in one loop.
 //! - [`cli`]: the command line (clap).
 
+pub mod address;
 pub mod agent;
 pub mod batch;
+pub mod bell;
 pub mod cli;
 pub mod config;
+pub mod declaration;
 pub mod discover;
 pub mod entities;
+pub mod escape;
+pub mod event_line;
 pub mod events;
+pub mod exposition;
 pub mod http;
 pub mod loss;
 pub mod metrics;
 pub mod names;
+pub mod netns;
 pub mod plugin;
 pub mod probe;
+pub mod selfmetrics;
+pub mod series;
 pub mod source;
 pub mod status;
 pub mod table;
+pub mod throttle;
+pub mod view;
+pub mod watch;
+
+/// Revision of the source that this was built from; `unknown` outside of a repository.
+pub const REVISION: &str = env!("INSPECTOR_REVISION");

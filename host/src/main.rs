@@ -1,1 +1,5 @@
-fn main() {}
+//! The binary `inspector`: the command line of the library beside it.
+
+fn main() -> std::process::ExitCode {
+    inspector::cli::run()
+}

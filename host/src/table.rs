@@ -1,7 +1,12 @@
-//! One kernel counter table of one entity, as a source read it.
+//! Kernel counter tables as sources read them: one [`Snapshot`] per interval serves every plugin.
 //!
 //! A table is rows of `u64` cells under constant column names. A text cell (an interface name)
 //! is an index into [`Table::strings`]; which columns hold text is documented by each source.
+//! Nothing here reads anything.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::entities::EntityId;
 
 /// A table as a plugin receives it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -10,4 +15,32 @@ pub struct Table {
     pub numbers: Vec<u64>,
     /// Text cells, in order of appearance.
     pub strings: Vec<String>,
+}
+
+/// Column names by source, constant while the agent runs.
+pub type Columns = BTreeMap<&'static str, Vec<String>>;
+
+/// All tables that were read in one interval.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Wall clock when reading began, nanoseconds since the Unix epoch.
+    pub taken_ns: u64,
+    tables: HashMap<&'static str, HashMap<EntityId, Table>>,
+}
+
+impl Snapshot {
+    /// An empty snapshot.
+    pub fn at(taken_ns: u64) -> Self {
+        Self { taken_ns, tables: HashMap::new() }
+    }
+
+    /// Adds the table of one entity.
+    pub fn insert(&mut self, entity: EntityId, source: &'static str, table: Table) {
+        self.tables.entry(source).or_default().insert(entity, table);
+    }
+
+    /// The table of one entity, if it was read.
+    pub fn get(&self, entity: EntityId, source: &str) -> Option<&Table> {
+        self.tables.get(source)?.get(&entity)
+    }
 }

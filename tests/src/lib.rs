@@ -1,1 +1,22 @@
-//! x
+//! The product as its users see it: a kernel lab that makes real faults, and a harness that runs
+//! the real binary against them.
+//!
+//! - [`lab`]: network namespaces, links, firewall rules and faults.
+//! - [`agent`]: one running `inspector serve`, with its log.
+//! - [`http`]: what a client of the agent's two servers receives.
+//! - [`scrape`]: the samples of one `/metrics` page.
+//! - [`prometheus`]: a real Prometheus that scrapes the agent.
+//! - [`plugins`]: components to run in it, good and hostile ones.
+//! - [`imports`]: the import rules of the host crate, as a checker of source text.
+//! - [`wait`]: conditions with a deadline; nothing here sleeps for luck.
+//!
+//! Everything needs root, and says so instead of skipping: a skipped kernel test proves nothing.
+
+pub mod agent;
+pub mod http;
+pub mod imports;
+pub mod lab;
+pub mod plugins;
+pub mod prometheus;
+pub mod scrape;
+pub mod wait;

@@ -1,1 +1,124 @@
-//! To be written.
+//! The command line: text for people, `-o json` for programs.
+//!
+//! One file per subcommand; beside them [`terminal`] and [`table`], which all of them print
+//! with. Text of a server, of the kernel or of a file never reaches the terminal unescaped, and a
+//! reader that closes the pipe ends a command without a complaint.
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::address::{Address, AddressError};
+use crate::config;
+
+mod doctor;
+mod list;
+mod log;
+mod serve;
+mod table;
+mod terminal;
+mod version;
+mod watch;
+
+const EXAMPLES: &str = "\
+Examples:
+  inspector serve --config /etc/inspector/inspector.toml
+  inspector watch                              events of this node, as they happen
+  inspector watch -s node-1 -s node-2 --type PACKETLOSS --since 5m
+  inspector list probe                         which kernel hooks are attached, and why not
+  inspector list entity -o json
+  inspector doctor                             what this kernel and these privileges allow
+
+Exit status:
+  0  done; or the reader of the output closed the pipe
+  1  it failed: the message says why
+  2  wrong usage, or a refused configuration: nothing was started";
+
+/// Tells why the network failed: kernel events, analyzed on the node.
+#[derive(Debug, Parser)]
+#[command(name = "inspector", version = version::SHORT, propagate_version = true, after_help = EXAMPLES)]
+#[command(max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(Box<serve::Args>),
+    Watch(watch::Args),
+    List(list::Args),
+    Doctor(doctor::Args),
+    Version(version::Args),
+}
+
+/// How a command prints: for people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Output {
+    #[default]
+    Text,
+    Json,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Serve(args) => serve::run(*args),
+        Command::Watch(args) => watch::run(args),
+        Command::List(args) => list::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Version(args) => version::run(&args),
+    };
+    result.unwrap_or_else(|err| fail(&err))
+}
+
+/// Where to find an event server: the port may be left out, and the host of this node too.
+fn server_address(text: &str) -> Result<Address, AddressError> {
+    let mut address = Address::with_default_port(text, config::EVENTS_PORT)?;
+    if address.host.is_empty() {
+        "127.0.0.1".clone_into(&mut address.host);
+    }
+    Ok(address)
+}
+
+/// Says why on one line, unless nobody reads any more.
+fn fail(err: &anyhow::Error) -> ExitCode {
+    if err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    terminal::complain(&format!("error: {err:#}"));
+    ExitCode::from(if err.is::<config::Error>() || err.is::<serve::ConfigFile>() { 2 } else { 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declared_arguments_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_may_be_named_without_its_port() {
+        let shown = |text| server_address(text).map(|address| address.to_string());
+        assert_eq!(shown("node-1").as_deref(), Ok("node-1:19102"));
+        assert_eq!(shown(":80").as_deref(), Ok("127.0.0.1:80"));
+    }
+
+    #[test]
+    fn a_refused_configuration_is_told_apart_from_a_failure() {
+        let refused = config::Config::parse("x", "a = 1").expect_err("unknown key");
+        assert_eq!(format!("{:?}", fail(&refused.into())), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(format!("{:?}", fail(&anyhow::anyhow!("x"))), format!("{:?}", ExitCode::from(1)));
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let closed = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
+        assert_eq!(format!("{:?}", fail(&closed)), format!("{:?}", ExitCode::SUCCESS));
+    }
+}

@@ -1,1 +1,374 @@
-//! To be written.
+//! Runs analyzers in their sandbox (wasmtime): loads every component of the plugins directories,
+//! follows their changes while running, and hands each one its batches on a thread of its own.
+//!
+//! In reading order: [`folder`] opens files, `prepare` compiles and checks them (with `cache`),
+//! `worker` runs one plugin from its `inbox` through its `instance`; `sandbox`, `imports`, `stdio`
+//! and `bounds` are what a guest lives in, `filter` its subscriptions.
+//!
+//! Whatever one plugin does, the others lose nothing, and a broken file leaves the running version
+//! alone.
+
+mod bindings;
+mod bounds;
+mod cache;
+mod filter;
+pub mod folder;
+mod imports;
+mod inbox;
+mod instance;
+mod prepare;
+mod sandbox;
+mod stdio;
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::batch::Batch;
+use crate::entities::{Changes, Entities};
+use crate::events::EventLog;
+use crate::loss::{Loss, Stage};
+use crate::metrics::Metrics;
+use crate::names::KernelNames;
+use crate::status::{PluginStatus, Status};
+use crate::table::{Columns, Snapshot};
+
+use inbox::Inbox;
+pub use prepare::Error as PrepareError;
+use prepare::Prepared;
+use sandbox::{Epochs, Sandbox};
+
+/// What one plugin may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Linear memory of all its modules.
+    pub memory_bytes: usize,
+    /// Time for one batch or one tick.
+    pub deadline: Duration,
+}
+
+/// Where plugins come from and what they may use.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Directories with `*.wasm` components.
+    pub directories: Vec<PathBuf>,
+    /// Directory for compiled components, made if missing.
+    pub cache: Option<PathBuf>,
+    /// What each plugin may use.
+    pub limits: Limits,
+}
+
+/// The nouns that plugins read and write.
+#[derive(Debug, Clone)]
+pub struct Nouns {
+    /// Name of this node.
+    pub node: String,
+    /// Release of the running kernel.
+    pub kernel: String,
+    /// Who is it?
+    pub entities: Arc<Entities>,
+    /// What the running kernel calls things.
+    pub names: Arc<KernelNames>,
+    /// Columns of every source.
+    pub columns: Arc<Columns>,
+    /// Where series go.
+    pub metrics: Arc<Metrics>,
+    /// Where events go.
+    pub events: Arc<EventLog>,
+    /// What got lost.
+    pub loss: Arc<Loss>,
+    /// The state board.
+    pub status: Arc<Status>,
+}
+
+/// What every plugin thread shares.
+struct Context {
+    nouns: Nouns,
+    epochs: Arc<Epochs>,
+}
+
+impl std::ops::Deref for Context {
+    type Target = Nouns;
+
+    fn deref(&self) -> &Nouns {
+        &self.nouns
+    }
+}
+
+impl Context {
+    fn now_ns(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+    }
+}
+
+/// The sandbox could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the WebAssembly sandbox: {0}")]
+pub struct Error(wasmtime::Error);
+
+/// A file of the plugins directories, as it was last looked at.
+struct Known {
+    stamp: folder::Stamp,
+    /// Name of the plugin that runs from it, if one does.
+    plugin: Option<String>,
+}
+
+/// One running plugin.
+struct Slot {
+    inbox: Arc<Inbox>,
+    thread: JoinHandle<()>,
+    path: PathBuf,
+    sha256: String,
+    probes: BTreeSet<String>,
+    sources: BTreeSet<String>,
+}
+
+#[derive(Default)]
+struct Loaded {
+    files: BTreeMap<PathBuf, Known>,
+    slots: BTreeMap<String, Slot>,
+}
+
+/// All plugins of this agent.
+pub struct Plugins {
+    sandbox: Sandbox,
+    cache: cache::Cache,
+    options: Options,
+    context: Arc<Context>,
+    loaded: Mutex<Loaded>,
+    /// Copies of the slots' inboxes, so that delivering never waits for loading.
+    inboxes: RwLock<Vec<Arc<Inbox>>>,
+}
+
+impl Plugins {
+    /// Sets up the sandbox; [`Plugins::scan`] loads what there is.
+    ///
+    /// # Errors
+    /// The host refuses what wasmtime needs (executable memory).
+    pub fn new(options: Options, nouns: Nouns) -> Result<Self, Error> {
+        let sandbox = Sandbox::new().map_err(Error)?;
+        let cache = cache::Cache::new(options.cache.as_deref());
+        let context = Arc::new(Context { nouns, epochs: Arc::clone(&sandbox.epochs) });
+        Ok(Self { sandbox, cache, options, context, loaded: Mutex::default(), inboxes: RwLock::default() })
+    }
+
+    /// Looks at the directories and follows what changed: starts, replaces and stops plugins.
+    /// `load_probes` is told all probes that are wanted before a plugin is asked to start, and
+    /// again once the rest is gone. Blocking; one call at a time.
+    pub fn scan(&self, load_probes: &dyn Fn(&BTreeSet<String>)) {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = BTreeMap::new();
+        for directory in &self.options.directories {
+            match folder::list(directory) {
+                Ok(files) => present.extend(files),
+                Err(e) => self.unreadable(directory, &e, &loaded, &mut present),
+            }
+        }
+        self.stop_vanished(&mut loaded, &present);
+        let changed: Vec<_> =
+            present.iter().filter(|(path, stamp)| loaded.files.get(*path).is_none_or(|known| known.stamp != **stamp)).collect();
+        let mut ready = Vec::new();
+        for (path, stamp) in changed {
+            let plugin = loaded.files.get(path).and_then(|known| known.plugin.clone());
+            loaded.files.insert(path.clone(), Known { stamp: *stamp, plugin: plugin.clone() });
+            match self.prepare(path, &loaded) {
+                Ok(Some(prepared)) => ready.push(prepared),
+                Ok(None) => {}
+                Err(e) => self.refuse(path, plugin.as_deref(), &e.to_string()),
+            }
+        }
+        let coming = ready.iter().flat_map(probes_of);
+        load_probes(&loaded.slots.values().flat_map(|slot| slot.probes.clone()).chain(coming).collect());
+        for prepared in ready {
+            self.start_or_replace(&mut loaded, prepared);
+        }
+        load_probes(&loaded.slots.values().flat_map(|slot| slot.probes.clone()).collect());
+        let inboxes = loaded.slots.values().map(|slot| Arc::clone(&slot.inbox)).collect();
+        *self.inboxes.write().unwrap_or_else(PoisonError::into_inner) = inboxes;
+    }
+
+    /// Puts a batch into the inbox of each plugin that subscribes to its probe. Never blocks on a
+    /// plugin.
+    pub fn deliver(&self, batch: &Arc<Batch>) {
+        for inbox in self.inboxes().iter() {
+            inbox.push(batch);
+        }
+    }
+
+    /// Tells every plugin that a new snapshot is there.
+    pub fn tick(&self, snapshot: &Arc<Snapshot>) {
+        for inbox in self.inboxes().iter() {
+            inbox.tick(snapshot);
+        }
+    }
+
+    /// Tells every plugin which entities came and went.
+    pub fn entities_changed(&self, changes: &Changes) {
+        for inbox in self.inboxes().iter() {
+            inbox.entities(changes);
+        }
+    }
+
+    /// Sources that the running plugins read.
+    pub fn sources(&self) -> BTreeSet<String> {
+        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.slots.values().flat_map(|slot| slot.sources.clone()).collect()
+    }
+
+    /// Lets every plugin digest what waits for it, and ends it.
+    pub fn stop(&self) {
+        let slots = std::mem::take(&mut self.loaded.lock().unwrap_or_else(PoisonError::into_inner).slots);
+        self.inboxes.write().unwrap_or_else(PoisonError::into_inner).clear();
+        for slot in slots.values() {
+            slot.inbox.stop();
+        }
+        for slot in slots.into_values() {
+            let _ = slot.thread.join();
+        }
+    }
+
+    fn inboxes(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Inbox>>> {
+        self.inboxes.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An unreadable directory is no reason to stop what runs from it.
+    fn unreadable(
+        &self,
+        directory: &Path,
+        error: &folder::Error,
+        loaded: &Loaded,
+        present: &mut BTreeMap<PathBuf, folder::Stamp>,
+    ) {
+        tracing::error!(error = %error, "no plugins are loaded from there");
+        let key = directory.display().to_string();
+        let status = PluginStatus {
+            name: key.clone(),
+            file: key.clone(),
+            state: "refused".into(),
+            reason: error.to_string(),
+            ..PluginStatus::default()
+        };
+        self.context.status.update().plugins.insert(key, status);
+        let kept = loaded.files.iter().filter(|(path, _)| path.parent() == Some(directory));
+        present.extend(kept.map(|(path, known)| (path.clone(), known.stamp)));
+    }
+
+    fn stop_vanished(&self, loaded: &mut Loaded, present: &BTreeMap<PathBuf, folder::Stamp>) {
+        let vanished: Vec<_> = loaded.files.keys().filter(|path| !present.contains_key(*path)).cloned().collect();
+        for path in vanished {
+            let plugin = loaded.files.remove(&path).and_then(|known| known.plugin);
+            let mut board = self.context.status.update();
+            board.plugins.remove(&folder::stem(&path));
+            let Some(slot) = plugin.as_ref().and_then(|plugin| loaded.slots.remove(plugin)) else { continue };
+            drop(board);
+            let plugin = plugin.unwrap_or_default();
+            slot.inbox.stop();
+            let _ = slot.thread.join();
+            self.context.metrics.unregister(&plugin);
+            self.context.events.forget(&plugin);
+            self.context.status.update().plugins.remove(&plugin);
+            tracing::info!(plugin, file = %path.display(), "plugin stopped: its file is gone");
+        }
+    }
+
+    /// Nothing if exactly these bytes run already.
+    fn prepare(&self, path: &Path, loaded: &Loaded) -> Result<Option<Prepared>, PrepareError> {
+        let file = folder::read(path)?;
+        if loaded.slots.values().any(|slot| slot.path == path && slot.sha256 == file.sha256) {
+            return Ok(None);
+        }
+        prepare::prepare(&self.sandbox, &self.cache, &file).map(Some)
+    }
+
+    fn start_or_replace(&self, loaded: &mut Loaded, prepared: Prepared) {
+        let (path, name) = (prepared.path.clone(), prepared.description.name.clone());
+        let before = loaded.files.get(&path).and_then(|known| known.plugin.clone());
+        if let Some(other) = loaded.slots.get(&name).filter(|slot| slot.path != path) {
+            let why = format!("plugin {name} already runs from {}", other.path.display());
+            return self.refuse(&path, before.as_deref(), &why);
+        }
+        if let Some(before) = before.as_ref().filter(|before| **before != name) {
+            let why = format!("it is called {name} now: remove the file first to replace {before}");
+            return self.refuse(&path, Some(before), &why);
+        }
+        let (probes, sources) = (probes_of(&prepared).collect(), sources_of(&prepared));
+        let (sha256, version) = (prepared.sha256.clone(), prepared.description.version.clone());
+        let started = match loaded.slots.get_mut(&name) {
+            Some(slot) => {
+                let (reply, answer) = std::sync::mpsc::sync_channel(1);
+                slot.inbox.replace(prepared, reply);
+                answer.recv().unwrap_or_else(|_| Err("the plugin's thread has ended".into())).map(|()| {
+                    (slot.probes, slot.sources, slot.sha256) = (probes, sources, sha256);
+                })
+            }
+            None => {
+                let inbox = Arc::new(Inbox::new(self.context.loss.cell(Stage::Queue, &name)));
+                let (own, context) = (Arc::clone(&inbox), Arc::clone(&self.context));
+                worker::start(prepared, own, context, self.options.limits).map(|thread| {
+                    tracing::info!(plugin = name, version, file = %path.display(), "plugin started");
+                    let slot = Slot { inbox, thread, path: path.clone(), sha256, probes, sources };
+                    loaded.slots.insert(name.clone(), slot);
+                })
+            }
+        };
+        match started {
+            Ok(()) => {
+                if let Some(known) = loaded.files.get_mut(&path) {
+                    known.plugin = Some(name.clone());
+                }
+                let mut board = self.context.status.update();
+                // What an earlier, refused version of the file left there.
+                let stem = folder::stem(&path);
+                if stem != name {
+                    board.plugins.remove(&stem);
+                }
+                if let Some(status) = board.plugins.get_mut(&name) {
+                    status.rejected.clear();
+                }
+            }
+            Err(why) => self.refuse(&path, before.as_deref(), &why),
+        }
+    }
+
+    /// Says why a file is not used, beside the version that goes on, if there is one.
+    fn refuse(&self, path: &Path, running: Option<&str>, why: &str) {
+        let file = path.display();
+        let mut board = self.context.status.update();
+        match running.and_then(|running| board.plugins.get_mut(running)) {
+            Some(status) => {
+                why.clone_into(&mut status.rejected);
+                tracing::warn!(file = %file, running = status.version, error = why, "new plugin file refused, the running version stays");
+            }
+            None => {
+                tracing::warn!(file = %file, error = why, "plugin file refused");
+                let name = folder::stem(path);
+                let status = PluginStatus {
+                    name: name.clone(),
+                    file: file.to_string(),
+                    state: "refused".into(),
+                    reason: why.to_owned(),
+                    ..PluginStatus::default()
+                };
+                board.plugins.insert(name, status);
+            }
+        }
+    }
+}
+
+/// Lets every other thread go before the calling one, for compiling off the event path.
+pub fn lower_priority() {
+    // SAFETY: plain numbers; 0 means the calling thread, and Linux keeps a nice value per thread.
+    let _ = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, 10) };
+}
+
+fn probes_of(prepared: &Prepared) -> impl Iterator<Item = String> {
+    prepared.selections.iter().map(|selection| selection.probe.name.to_owned())
+}
+
+fn sources_of(prepared: &Prepared) -> BTreeSet<String> {
+    let description = &prepared.description;
+    description.sources.iter().cloned().collect()
+}

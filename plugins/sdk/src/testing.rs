@@ -70,6 +70,11 @@ impl<A: Analyzer> Harness<A> {
         self.instance.hook(call)
     }
 
+    /// Replaces what an entity's table of a source holds, as the next interval does.
+    pub fn set_table(&mut self, source: &'static str, entity: EntityId, cells: Cells) {
+        host::set_table(source, entity, cells);
+    }
+
     /// Reports entities as vanished.
     pub fn removed(&mut self, ids: &[EntityId]) {
         self.instance.removed(ids);

@@ -2,11 +2,13 @@
 //!
 //! - [`reset`]: resets sent and received, under the event names of the original exporter.
 //! - [`retransmit`]: what was sent again and why.
+//! - [`listen`]: accept queues that were full.
 //! - [`connection`]: opened, accepted, failed, closed; latency, lifetime, round-trip time.
 //!
 //! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
 
 pub mod connection;
+pub mod listen;
 pub mod reset;
 pub mod retransmit;
 
@@ -17,6 +19,7 @@ use inspector_sdk::probes::{TcpReset, TcpRetransmit, TcpState};
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, Severity, Timestamp};
 
 use crate::connection::Connections;
+use crate::listen::Listeners;
 use crate::reset::Resets;
 use crate::retransmit::Retransmits;
 
@@ -29,6 +32,7 @@ pub struct Tcp {
     resets: Resets,
     retransmits: Retransmits,
     connections: Connections,
+    listeners: Listeners,
     shown: Shown,
 }
 
@@ -46,7 +50,7 @@ impl Analyzer for Tcp {
             "TCP resets, retransmissions, connect latency and the life of connections",
         );
         let description = description.tick_every(Duration::from_secs(1));
-        connection::describe(retransmit::describe(reset::describe(description)))
+        listen::describe(connection::describe(retransmit::describe(reset::describe(description))))
     }
 
     fn init(_: &InitArgs) -> Result<Self, Error> {
@@ -54,6 +58,7 @@ impl Analyzer for Tcp {
             resets: Resets::new()?,
             retransmits: Retransmits::new()?,
             connections: Connections::new()?,
+            listeners: Listeners::new(),
             shown: Shown(Budget::per_second(DETAILS)),
         })
     }
@@ -67,6 +72,7 @@ impl Analyzer for Tcp {
     }
 
     fn tick(&mut self, now: Timestamp) {
+        self.listeners.tick(now);
         for (entity, kind, n) in self.shown.0.held_back() {
             let mut event = Event::new(kind, now).entity(entity).attr("count", n);
             event.message = format!("{n} more whose details are not shown");
@@ -76,6 +82,7 @@ impl Analyzer for Tcp {
 
     fn removed(&mut self, ids: &[EntityId]) {
         self.shown.0.forget(ids);
+        self.listeners.forget(ids);
     }
 }
 

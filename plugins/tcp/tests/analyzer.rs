@@ -187,3 +187,20 @@ fn the_events_of_the_original_are_declared_under_their_names() {
         assert!(declared.contains(&kind), "{kind}");
     }
 }
+
+#[test]
+fn a_full_accept_queue_is_told_by_how_much_the_counter_rose() {
+    let columns = HashMap::from([("netstat", vec!["TcpExt.SyncookiesSent", "TcpExt.ListenOverflows"])]);
+    let table = |overflows| (vec![0, overflows], Vec::new());
+    let tables = HashMap::from([(("netstat", 1), table(7))]);
+    let mut host =
+        Harness::<Tcp>::start(World { columns, tables, entities: vec![1], ..World::default() }).expect("it starts");
+    host.hook(|tcp| tcp.tick(1));
+    assert!(host.events().is_empty(), "what was counted before the start is not news");
+    host.set_table("netstat", 1, table(10));
+    host.hook(|tcp| tcp.tick(2));
+    let events = host.events();
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].kind, "TCPLISTEN_OVERFLOW");
+    assert!(events[0].message.ends_with("turned_away=3"), "{}", events[0].message);
+}

@@ -56,6 +56,10 @@ pub fn value(metric: &str, entity: EntityId, labels: &[&str]) -> Option<f64> {
     })
 }
 
+pub fn set_table(source: &'static str, entity: EntityId, cells: Cells) {
+    HOST.with_borrow_mut(|host| host.world.tables.insert((source, entity), cells));
+}
+
 pub fn take_events() -> Vec<Event> {
     HOST.with_borrow_mut(|host| std::mem::take(&mut host.events))
 }

@@ -1,0 +1,92 @@
+# Every command of the README. `make` alone lists them.
+#
+# Cargo's own folder is wherever CARGO_TARGET_DIR says; what people and tests look for is always
+# below ./target: target/release/inspector and target/plugins/*.wasm.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO_DIR := $(or $(CARGO_TARGET_DIR),target)
+TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+# One folder below plugins/ is one package is one component; the SDK is what they import.
+PLUGINS := $(filter-out sdk,$(patsubst plugins/%/Cargo.toml,%,$(wildcard plugins/*/Cargo.toml)))
+C_FILES = $(wildcard ebpf/src/*.c ebpf/src/*.h)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# What building needs, and what the tests make faults with and are checked against.
+PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables curl prometheus
+# What `make test-kernels` boots stock kernels with.
+KERNEL_PACKAGES := qemu-system-x86 cpio
+# What stands behind a list of packages: asks first, so that nothing is fetched when all is there.
+define install
+missing=$$(for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+if [ -z "$$missing" ]; then echo "packages: all there"; exit 0; fi; \
+command -v apt-get >/dev/null || { echo "error: no apt-get here; install what matches:" $$missing >&2; exit 1; }; \
+echo "packages: installing" $$missing; \
+$(SUDO) apt-get update -q && \
+$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing
+endef
+# Copies a file only if it differs, and in one step: a running agent watches target/plugins.
+define put
+cmp -s $(1) $(2) || { cp $(1) $(2).tmp && mv -f $(2).tmp $(2); }
+endef
+
+.PHONY: help setup build demo run test test-kernels bench bench-quick lint image
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what building and testing needs (Debian packages, the wasm target)
+	@$(call install,$(PACKAGES))
+	@if command -v rustup >/dev/null; then \
+	  rustup target list --installed | grep -qx wasm32-wasip2 || rustup target add wasm32-wasip2; \
+	  for c in clippy rustfmt; do rustup component list --installed | grep -q "^$$c" || rustup component add $$c; done; \
+	fi
+
+build: ## release binary target/release/inspector and components target/plugins/*.wasm
+	cargo build --release
+	cargo build --release --target wasm32-wasip2 $(addprefix -p ,$(PLUGINS))
+	@mkdir -p target/release target/plugins
+	@$(call put,$(CARGO_DIR)/$(TRIPLE)/release/inspector,target/release/inspector)
+	@for p in $(PLUGINS); do $(call put,$(CARGO_DIR)/wasm32-wasip2/release/$${p//-/_}.wasm,target/plugins/$$p.wasm); done
+	@for f in target/plugins/*.wasm; do name=$$(basename $$f .wasm); [ -d plugins/$$name ] || rm $$f; done
+	@ls -l target/release/inspector target/plugins/*.wasm
+
+demo: setup build ## three real faults in network namespaces, and what Inspector says of them (root)
+	@$(SUDO) env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/demo
+
+run: build ## run the agent on this machine with the built analyzers (root); ARGS=... adds flags
+	$(SUDO) target/release/inspector serve --plugin-dir target/plugins $(ARGS)
+
+test: setup build ## every test, with real packets in network namespaces (root)
+	cargo test --release --no-fail-fast
+	cargo test --release --no-fail-fast --lib -p inspector-sdk $(addprefix -p ,$(PLUGINS))
+
+test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
+	@$(call install,$(KERNEL_PACKAGES))
+	cargo run --release -p inspector-tests --bin kernels
+
+bench: build ## P1, P2 and P3 of the performance goals, with their floors in the same run (root)
+	cargo run --release -p inspector-tests --bin bench
+
+bench-quick: build ## the same table from fewer rounds, in under two minutes (root)
+	cargo run --release -p inspector-tests --bin bench -- --quick
+
+lint: ## format, clippy, C format, documentation, import rules; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --release --all-targets -- -D warnings
+	cargo clippy --release --target wasm32-wasip2 -p inspector-sdk $(addprefix -p ,$(PLUGINS)) -- -D warnings
+	clang-format --dry-run --Werror $(C_FILES)
+	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items
+	cargo test --release -p inspector-tests import_rules
+
+image: build ## container image inspector:VERSION from the static binary, FROM scratch
+	@rm -rf target/image && mkdir -p target/image/plugins
+	@cp deploy/Dockerfile deploy/inspector.toml target/release/inspector target/image/
+	@cp target/plugins/*.wasm target/image/plugins/
+	@tag=inspector:$$(target/release/inspector version -o json | sed 's/.*"version":"\([^"]*\)".*/\1/'); \
+	if command -v buildah >/dev/null; then buildah build -t $$tag target/image; \
+	elif command -v podman >/dev/null; then podman build -t $$tag target/image; \
+	elif docker info >/dev/null 2>&1; then docker build -t $$tag target/image; \
+	else echo "error: an image needs buildah, podman or a running docker engine; its files are in target/image" >&2; exit 1; fi

@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The kernel's types, as far as the probes read them: no field is here that no probe reads.
+ *
+ * Offsets, sizes and even bit positions are those of the running kernel, patched in at load
+ * (CO-RE), so order and gaps mean nothing here. There is no vmlinux.h and no header of the build
+ * machine's kernel, so an object does not depend on where it was compiled.
+ */
+#ifndef INSPECTOR_KERNEL_H
+#define INSPECTOR_KERNEL_H
+
+typedef signed char __s8;
+typedef unsigned char __u8;
+typedef short __s16;
+typedef unsigned short __u16;
+typedef int __s32;
+typedef unsigned int __u32;
+typedef long long __s64;
+typedef unsigned long long __u64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+typedef _Bool bool;
+
+#define NULL ((void *)0)
+#define true 1
+#define false 0
+
+/* Numbers of the BPF system call's interface, which never change. */
+enum {
+	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_RINGBUF = 27,
+
+	BPF_F_MMAPABLE = 1 << 10,
+
+	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
+
+	BPF_RB_NO_WAKEUP = 1,
+	BPF_RB_FORCE_WAKEUP = 2,
+	BPF_RB_AVAIL_DATA = 0,
+};
+
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+#define AF_INET 2
+#define AF_INET6 10
+
+#define ETH_P_IP 0x0800
+#define ETH_P_ARP 0x0806
+#define ETH_P_IPV6 0x86dd
+
+#define IPPROTO_TCP 6
+#define IPPROTO_UDP 17
+#define IPPROTO_DCCP 33
+#define IPPROTO_SCTP 132
+#define IPPROTO_UDPLITE 136
+
+#define TCP_ESTABLISHED 1
+#define TCP_SYN_SENT 2
+#define TCP_SYN_RECV 3
+#define TCP_TIME_WAIT 6
+#define TCP_CLOSE 7
+#define TCP_LISTEN 10
+#define TCP_NEW_SYN_RECV 12
+
+#define TCP_CA_RECOVERY 3
+#define TCP_CA_LOSS 4
+
+#define ICSK_TIME_RETRANS 1
+#define ICSK_TIME_LOSS_PROBE 5
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+/* Only its presence is asked: the number is the running kernel's. */
+enum skb_drop_reason {
+	SKB_CONSUMED = 1,
+};
+
+struct ns_common {
+	__u32 inum;
+};
+
+struct net {
+	struct ns_common ns;
+	struct net_device *loopback_dev;
+	__u64 net_cookie;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct net_device {
+	int ifindex;
+	possible_net_t nd_net;
+};
+
+struct dst_entry {
+	struct net_device *dev;
+};
+
+struct in6_addr {
+	__u8 bytes[16];
+};
+
+struct sock_common {
+	__be32 skc_daddr;
+	__be32 skc_rcv_saddr;
+	__be16 skc_dport;
+	__u16 skc_num;
+	__u16 skc_family;
+	__u8 skc_state;
+	possible_net_t skc_net;
+	struct in6_addr skc_v6_daddr;
+	struct in6_addr skc_v6_rcv_saddr;
+};
+
+struct sock {
+	struct sock_common __sk_common;
+	__u16 sk_protocol;
+	int sk_err;
+};
+
+struct request_sock {
+	struct sock_common __req_common;
+	__u8 num_retrans;
+	__u8 num_timeout : 7;
+};
+
+struct inet_sock {
+	__be16 inet_sport;
+};
+
+struct inet_connection_sock {
+	struct inet_sock icsk_inet;
+	__u8 icsk_ca_state : 5;
+	__u8 icsk_retransmits;
+	__u8 icsk_pending;
+};
+
+struct tcp_sock {
+	struct inet_connection_sock inet_conn;
+	__u32 snd_una;
+	__u32 srtt_us;
+	__u32 total_retrans;
+	__u64 bytes_acked;
+	__u64 bytes_received;
+};
+
+struct tcp_skb_cb {
+	__u32 seq;
+	__u8 tcp_flags;
+};
+
+struct sk_buff {
+	struct net_device *dev;
+	struct sock *sk;
+	char cb[48];
+	unsigned long _skb_refdst;
+	__u32 len;
+	__u8 pkt_type : 3;
+	__be16 protocol;
+	__u16 network_header;
+	__u16 mac_header;
+	__u32 tail;
+	unsigned char *head;
+	unsigned char *data;
+};
+
+#pragma clang attribute pop
+
+#endif

@@ -1,0 +1,173 @@
+//! What `inspector list` shows of each thing, for people.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use crate::cli::table::Table;
+use crate::entities::Entity;
+use crate::events::EventType;
+use crate::metrics::FamilyInfo;
+use crate::status::{PluginStatus, ProbeStatus, SourceStatus};
+
+/// One line for each network namespace.
+pub fn entities(entities: &[Entity]) -> Table {
+    let mut table = Table::new(&["name", "kind", "addresses", "netns", "cookie", "pids", "since"]);
+    for entity in entities {
+        table.row([
+            &entity.display(),
+            entity.kind.as_str(),
+            &join(&entity.ips),
+            &entity.inode.to_string(),
+            &entity.cookie.to_string(),
+            &join(&entity.pids),
+            &since(entity.since_ns),
+        ]);
+    }
+    table
+}
+
+/// One line for each probe and, below it, one for each of its hooks.
+pub fn probes(probes: &[ProbeStatus]) -> Table {
+    let mut table = Table::new(&["name", "state", "events", "lost", "why"]);
+    for probe in probes {
+        let (events, lost) = (probe.events.to_string(), probe.lost.to_string());
+        table.row([&probe.name, &probe.state, &events, &lost, &probe.reason]);
+        for hook in &probe.hooks {
+            table.row([&format!("  {}", hook.hook), &hook.state, "", "", &hook.reason]);
+        }
+    }
+    table
+}
+
+/// One line for each plugin.
+pub fn plugins(plugins: &[PluginStatus]) -> Table {
+    let mut table = Table::new(&[
+        "name", "version", "state", "events", "traps", "series", "mem kib", "cpu s", "file", "why",
+    ]);
+    for plugin in plugins {
+        // A refused newer file is worth more than silence while the old version runs.
+        let why = if plugin.reason.is_empty() { &plugin.rejected } else { &plugin.reason };
+        table.row([
+            &plugin.name,
+            &plugin.version,
+            &plugin.state,
+            &plugin.events.to_string(),
+            &plugin.traps.to_string(),
+            &plugin.series.to_string(),
+            &(plugin.memory_bytes / 1024).to_string(),
+            &format!("{:.3}", plugin.seconds),
+            &plugin.file,
+            why,
+        ]);
+    }
+    table
+}
+
+/// One line for each metric family.
+pub fn metrics(metrics: &[FamilyInfo]) -> Table {
+    let mut table = Table::new(&["name", "type", "plugin", "labels", "help"]);
+    for metric in metrics {
+        let kind = format!("{:?}", metric.kind).to_lowercase();
+        table.row([&metric.name, &kind, &metric.plugin, &metric.labels.join(","), &metric.help]);
+    }
+    table
+}
+
+/// One line for each type of events.
+pub fn event_types(types: &[EventType]) -> Table {
+    let mut table = Table::new(&["type", "plugin", "help"]);
+    for event in types {
+        table.row([&event.kind, &event.plugin, &event.help]);
+    }
+    table
+}
+
+/// One line for each source.
+pub fn sources(sources: &[SourceStatus]) -> Table {
+    let mut table = Table::new(&["name", "reads", "errors", "last ms", "total s", "last error"]);
+    for source in sources {
+        table.row([
+            &source.name,
+            &source.reads.to_string(),
+            &source.errors.to_string(),
+            &format!("{:.3}", source.last_seconds * 1e3),
+            &format!("{:.3}", source.total_seconds),
+            &source.last_error,
+        ]);
+    }
+    table
+}
+
+fn join<T: ToString>(items: &[T]) -> String {
+    if items.is_empty() {
+        return "-".to_owned();
+    }
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn since(at_ns: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_nanos(at_ns)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::terminal::Style;
+    use crate::entities::Kind;
+    use crate::status::HookStatus;
+
+    fn shown(table: &Table) -> Vec<String> {
+        table.lines(Style::PLAIN).collect()
+    }
+
+    #[test]
+    fn an_entity_is_shown_by_name_namespace_id_and_age() {
+        let entity = Entity {
+            id: 3,
+            kind: Kind::Pod,
+            namespace: "web".into(),
+            name: "shop-1".into(),
+            cookie: 4242,
+            inode: 4026532000,
+            ips: vec!["10.0.0.7".parse().expect("address"), "fd00::7".parse().expect("address")],
+            pids: vec![],
+            path: "/proc/7/ns/net".into(),
+            since_ns: 1_700_000_000_000_000_000,
+        };
+        assert_eq!(
+            shown(&entities(&[entity])),
+            [
+                "NAME        KIND  ADDRESSES              NETNS  COOKIE  PIDS  SINCE",
+                "web/shop-1  pod   10.0.0.7,fd00::7  4026532000    4242     -  2023-11-14T22:13:20Z",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_probe_shows_which_hook_is_missing_and_why() {
+        let hook = HookStatus {
+            hook: "tp_btf/tcp_send_reset".into(),
+            program: String::new(),
+            state: "missing".into(),
+            reason: "the kernel lacks it: resets sent are not seen".into(),
+            run_count: 0,
+            run_time_ns: 0,
+        };
+        let probe = ProbeStatus {
+            name: "tcp-reset".into(),
+            state: "partial".into(),
+            reason: "1 of 2 hooks".into(),
+            schema: 1,
+            events: 12,
+            lost: 0,
+            hooks: vec![hook],
+        };
+        assert_eq!(
+            shown(&probes(&[probe])),
+            [
+                "NAME                     STATE    EVENTS  LOST  WHY",
+                "tcp-reset                partial      12     0  1 of 2 hooks",
+                "  tp_btf/tcp_send_reset  missing                the kernel lacks it: resets sent are not seen",
+            ]
+        );
+    }
+}

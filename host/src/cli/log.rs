@@ -1,0 +1,54 @@
+//! The agent's own log, on standard error.
+
+use std::io::{self, Write};
+
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, fmt, registry};
+
+use crate::config::{Log, LogFormat, LogLevel};
+use crate::escape::visible;
+
+/// Starts logging; to be called once, before anything else logs.
+pub fn start(log: &Log) {
+    let level = level(log.level);
+    // Libraries speak of themselves at every level; a person asked for this agent's words.
+    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("inspector", level);
+    let layer = match log.format {
+        LogFormat::Text => fmt::layer().with_ansi(false).with_target(false).with_writer(|| Escaped).boxed(),
+        LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(|| Escaped).boxed(),
+    };
+    registry().with(layer.with_filter(targets)).init();
+}
+
+fn level(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    }
+}
+
+/// Standard error, one event one line: names of processes, files and guests' own words are among
+/// what is logged, so whatever a terminal would obey is escaped here, once for all callers.
+#[derive(Debug)]
+struct Escaped;
+
+impl Write for Escaped {
+    /// The subscriber writes a whole event, with its line end, at once.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        let line = visible(text.strip_suffix('\n').unwrap_or(&text));
+        // A failure would be reported on standard error, which is what failed: an agent whose log
+        // nobody reads any more goes on.
+        let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! `inspector serve`: the agent itself. Turns flags and file into one [`Config`] and runs until
+//! it is told to stop.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use serde::de::DeserializeOwned;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error as ValueError, StrDeserializer};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::log;
+use crate::address::Address;
+use crate::agent;
+use crate::config::{self, Config, LogFormat, LogLevel};
+
+/// Run the agent: load probes, run analyzers, serve metrics and events
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A flag overrides the configuration file. Without a file every key has its default.
+
+Example:
+  inspector serve --plugin-dir /usr/lib/inspector/plugins --web.listen-address :9102")]
+pub struct Args {
+    /// Configuration file (TOML); deploy/inspector.toml documents every key
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of analyzers (*.wasm), watched while the agent runs; may be repeated
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    plugin_dirs: Vec<PathBuf>,
+    /// Value of the `node` label; the host name by default
+    #[arg(long = "node.name", value_name = "NAME", env = "NODE_NAME", hide_env_values = true)]
+    node_name: Option<String>,
+    /// Address to expose metrics on; may be repeated [default: :9102]
+    #[arg(long = "web.listen-address", value_name = "ADDR")]
+    web_listen: Vec<Address>,
+    /// Path of the metrics [default: /metrics]
+    #[arg(long = "web.telemetry-path", value_name = "PATH", value_parser = url_path)]
+    telemetry_path: Option<String>,
+    /// Address of the event server; may be repeated [default: 127.0.0.1:19102]
+    #[arg(long = "events.listen-address", value_name = "ADDR")]
+    events_listen: Vec<Address>,
+    /// The host's procfs [default: /proc]
+    #[arg(long = "path.procfs", value_name = "DIR")]
+    procfs: Option<PathBuf>,
+    /// error, warn, info, debug or trace [default: info]
+    #[arg(long = "log.level", value_name = "LEVEL", value_parser = named::<LogLevel>)]
+    log_level: Option<LogLevel>,
+    /// text or json [default: text]
+    #[arg(long = "log.format", value_name = "FORMAT", value_parser = named::<LogFormat>)]
+    log_format: Option<LogFormat>,
+}
+
+/// The configuration file could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read the configuration file {}", .path.display())]
+pub struct ConfigFile {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Runs the agent until SIGINT or SIGTERM.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let config = args.into_config()?;
+    log::start(&config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        // Nothing async computes: two threads keep a slow render from delaying an event.
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the async threads")?;
+    runtime.block_on(async {
+        let stop = stop_signal().context("cannot listen for signals")?;
+        agent::run(config, stop).await?;
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// Ready at the first SIGINT or SIGTERM; the second one ends the process at once.
+fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        let name = tokio::select! {
+            _ = interrupt.recv() => "SIGINT",
+            _ = terminate.recv() => "SIGTERM",
+        };
+        tracing::info!(signal = name, "stopping");
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            tracing::warn!("second signal: not waiting for an orderly end");
+            std::process::exit(1);
+        });
+    })
+}
+
+impl Args {
+    /// The file, with the flags over it.
+    fn into_config(self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => read_config(path)?,
+            None => Config::default(),
+        };
+        replace(&mut config.plugins.directories, self.plugin_dirs);
+        replace(&mut config.web.listen, self.web_listen);
+        replace(&mut config.events.listen, self.events_listen);
+        set(&mut config.web.telemetry_path, self.telemetry_path);
+        set(&mut config.paths.procfs, self.procfs);
+        set(&mut config.log.level, self.log_level);
+        set(&mut config.log.format, self.log_format);
+        set(&mut config.node.name, self.node_name);
+        if config.node.name.is_empty() {
+            let host = nix::unistd::gethostname().context("cannot read the host name")?;
+            config.node.name = host.to_string_lossy().into_owned();
+        }
+        Ok(config)
+    }
+}
+
+/// Reads and checks a configuration file.
+pub fn read_config(path: &Path) -> anyhow::Result<Config> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigFile { path: path.to_owned(), source })?;
+    Ok(Config::parse(&path.display().to_string(), &text)?)
+}
+
+fn set<T>(value: &mut T, flag: Option<T>) {
+    if let Some(flag) = flag {
+        *value = flag;
+    }
+}
+
+fn replace<T>(list: &mut Vec<T>, flags: Vec<T>) {
+    if !flags.is_empty() {
+        *list = flags;
+    }
+}
+
+/// A flag with the names that the configuration file has for the same thing.
+fn named<T: DeserializeOwned>(text: &str) -> Result<T, ValueError> {
+    let text: StrDeserializer<'_, ValueError> = text.into_deserializer();
+    T::deserialize(text)
+}
+
+fn url_path(text: &str) -> Result<String, &'static str> {
+    config::check_url_path(text)?;
+    Ok(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Flags {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn config(flags: &[&str]) -> anyhow::Result<Config> {
+        Flags::try_parse_from(["serve"].iter().chain(flags))?.args.into_config()
+    }
+
+    #[test]
+    fn a_flag_overrides_the_file_and_the_rest_of_the_file_stays() -> anyhow::Result<()> {
+        let dir = tempfile::tempdir()?;
+        let file = dir.path().join("x.toml");
+        std::fs::write(&file, "[web]\nlisten = [\":1\"]\n[sources]\ninterval = \"7s\"\n")?;
+        let file = file.to_str().context("utf-8")?;
+        let config = config(&["--config", file, "--web.listen-address", ":2", "--log.level", "debug"])?;
+        assert_eq!(config.web.listen, [Address::all(2)]);
+        assert_eq!(config.sources.interval.as_secs(), 7);
+        assert_eq!(config.log.level, LogLevel::Debug);
+        Ok(())
+    }
+
+    #[test]
+    fn a_node_without_a_name_is_called_as_its_host() -> anyhow::Result<()> {
+        assert!(!config(&[])?.node.name.is_empty());
+        assert_eq!(config(&["--node.name", "n1"])?.node.name, "n1");
+        Ok(())
+    }
+
+    #[test]
+    fn a_flag_is_checked_as_the_file_is() {
+        for (flag, value) in [
+            ("--web.listen-address", "9102"),
+            ("--web.telemetry-path", "metrics"),
+            ("--log.level", "loud"),
+            ("--log.format", "xml"),
+            ("--config", "/nonexistent/x.toml"),
+        ] {
+            let refusal = format!("{:#}", config(&[flag, value]).expect_err(flag));
+            assert!(refusal.contains(value), "{refusal}");
+        }
+    }
+}

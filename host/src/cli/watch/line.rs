@@ -1,0 +1,109 @@
+//! One line of a server's event stream.
+
+use serde::Deserialize;
+
+use crate::cli::terminal::{Colour, Style, ascii_json};
+use crate::event_line::EventLine;
+
+/// An event, and the line as the server wrote it.
+#[derive(Debug)]
+pub struct Event {
+    line: String,
+    /// What the line says.
+    pub fields: EventLine,
+}
+
+/// What a line of the stream can be.
+#[derive(Debug)]
+pub enum Line {
+    /// Nothing happened for a while; the connection lives.
+    KeepAlive,
+    /// So many events were dropped before this client could read them.
+    Lost(u64),
+    /// Something happened.
+    Event(Box<Event>),
+}
+
+#[derive(Deserialize)]
+struct Lost {
+    lost: u64,
+}
+
+impl Line {
+    /// Reads a line.
+    ///
+    /// # Errors
+    ///
+    /// If it is no line of an event stream.
+    pub fn read(line: String) -> Result<Self, serde_json::Error> {
+        if line.trim().is_empty() {
+            return Ok(Self::KeepAlive);
+        }
+        // In this order, because nearly every line is an event.
+        match serde_json::from_str(&line) {
+            Ok(fields) => Ok(Self::Event(Box::new(Event { line, fields }))),
+            Err(err) => serde_json::from_str(&line).map(|Lost { lost }| Self::Lost(lost)).map_err(|_| err),
+        }
+    }
+}
+
+impl Event {
+    /// For people: the level in its colour, the rest as it is.
+    pub fn text(&self, style: Style) -> String {
+        let text = self.fields.text();
+        let colour = match self.fields.severity {
+            0 => Colour::Green,
+            1 => Colour::Yellow,
+            _ => Colour::Red,
+        };
+        match text.split_once(' ') {
+            Some((level, rest)) => format!("{} {rest}", style.paint(colour, level)),
+            None => text,
+        }
+    }
+
+    /// For programs: the server's own JSON, with fields that this version does not know.
+    pub fn json(&self) -> String {
+        ascii_json(self.line.trim()).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &str = r#"{"time":"2023-02-03T09:01:03.402118044Z","level":"WARN","source":"tcp",
+        "msg":"TCPRESET_NOSOCK","meta":"","event":"","seq":7,"type":"TCPRESET_NOSOCK","severity":1,"count":1,
+        "message":"10.0.0.1:80 -> \u001b[2J","new":"\u009b","attrs":{},"entity":{"id":1,"kind":"netns",
+        "namespace":"","name":"web","node":"n1","netns":4026532417,"cookie":9}}"#;
+
+    fn event() -> Box<Event> {
+        match Line::read(EVENT.replace('\n', "")).expect("an event") {
+            Line::Event(event) => event,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_event_is_one_line_that_a_terminal_does_not_obey() {
+        let plain =
+            "WARN TCPRESET_NOSOCK Namespace= Pod=web Node=n1 Netns=4026532417 10.0.0.1:80 -> \\u{1b}[2J";
+        assert_eq!(event().text(Style::PLAIN), plain);
+        let coloured = event().text(Style { colour: true, width: None });
+        assert_eq!(coloured, plain.replace("WARN", "\u{1b}[33mWARN\u{1b}[0m"));
+    }
+
+    #[test]
+    fn a_field_that_this_version_does_not_know_stays_in_the_json() {
+        assert!(event().json().contains(r#""new":"\u009b""#), "{}", event().json());
+    }
+
+    #[test]
+    fn loss_and_silence_are_told_apart_from_events_and_from_nonsense() {
+        assert!(matches!(Line::read(String::new()), Ok(Line::KeepAlive)));
+        assert!(matches!(Line::read(r#"{"lost":12}"#.into()), Ok(Line::Lost(12))));
+        for nonsense in ["{}", "\u{1b}c", r#"{"lost":-1}"#, r#"{"seq":1}"#] {
+            assert!(Line::read(nonsense.into()).is_err(), "{nonsense}");
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One event on the wire and on the screen: a line of JSON, a line of text.
+//!
+//! The agent writes these lines and the command line reads them, possibly from a server that is
+//! broken or hostile: so the text escapes what it shows, whoever wrote it. `meta` and `event` keep
+//! the shape that the original exporter's users parse; structured fields stand beside them.
+
+use std::fmt::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use crate::escape::visible;
+use crate::events::Event;
+
+/// An event as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventLine {
+    /// When it happened: RFC 3339, UTC, nanoseconds.
+    pub time: String,
+    /// `INFO`, `WARN` or `ERROR`.
+    pub level: String,
+    /// Plugin that emitted it.
+    pub source: String,
+    /// Its type.
+    pub msg: String,
+    /// `namespace/pod node=n1 netns=ns4026531993 `.
+    pub meta: String,
+    /// `protocol=TCP saddr=… state:TCP_OTHER `.
+    pub event: String,
+    /// Number in its server's log.
+    pub seq: u64,
+    /// Its type once more, under the name by which it is filtered.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// 0 info, 1 warning, 2 critical.
+    pub severity: u8,
+    /// How many events it stands for.
+    pub count: u64,
+    /// What a person reads behind the entity.
+    pub message: String,
+    /// Where it happened.
+    pub entity: EventEntity,
+    /// The facts by name, in the order in which they are shown.
+    #[serde(with = "ordered_map")]
+    pub attrs: Vec<(String, String)>,
+}
+
+/// Where an event happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventEntity {
+    /// Id on that node; 0 = unknown.
+    pub id: u32,
+    /// `host`, `pod`, `netns`, `container`, `anonymous`, or `unknown`.
+    pub kind: String,
+    /// Kubernetes namespace, or empty.
+    pub namespace: String,
+    /// Pod or other name; empty for the host.
+    pub name: String,
+    /// The node.
+    pub node: String,
+    /// Inode number of the network namespace; 0 = unknown.
+    pub netns: u64,
+    /// Cookie of the network namespace; 0 = unknown.
+    pub cookie: u64,
+}
+
+impl EventLine {
+    /// The line of an event.
+    pub fn of(event: &Event) -> Self {
+        let entity = EventEntity::of(event);
+        let time = UNIX_EPOCH + Duration::from_nanos(event.time_ns);
+        Self {
+            time: humantime::format_rfc3339_nanos(time).to_string(),
+            level: level(event.severity).to_owned(),
+            source: event.plugin.clone(),
+            msg: event.kind.clone(),
+            meta: format!(
+                "{}/{} node={} netns=ns{} ",
+                entity.namespace, entity.name, entity.node, entity.netns
+            ),
+            event: facts(&event.attrs),
+            seq: event.seq,
+            kind: event.kind.clone(),
+            severity: event.severity,
+            count: event.count,
+            message: event.message.clone(),
+            entity,
+            attrs: event.attrs.clone(),
+        }
+    }
+
+    /// The event as one line of JSON, with its line feed.
+    pub fn to_json(&self) -> String {
+        let mut line = serde_json::to_string(self).expect("only strings and integers are in it");
+        line.push('\n');
+        line
+    }
+
+    /// The event as one line of text, without a line feed.
+    pub fn text(&self) -> String {
+        let at = &self.entity;
+        let mut line = format!(
+            "{} {} Namespace={} Pod={} Node={} Netns={} {}",
+            visible(&self.level),
+            visible(&self.msg),
+            visible(&at.namespace),
+            visible(&at.name),
+            visible(&at.node),
+            at.netns,
+            visible(&self.message),
+        );
+        if self.count > 1 {
+            write!(line, " count={}", self.count).expect("writing to a String cannot fail");
+        }
+        line
+    }
+}
+
+impl EventEntity {
+    fn of(event: &Event) -> Self {
+        let node = event.node.to_string();
+        let Some(who) = &event.who else {
+            return Self { id: event.entity, kind: "unknown".to_owned(), node, ..Self::default() };
+        };
+        Self {
+            id: event.entity,
+            kind: who.kind.as_str().to_owned(),
+            namespace: who.namespace.clone(),
+            name: who.name.clone(),
+            node,
+            netns: who.inode,
+            cookie: who.cookie,
+        }
+    }
+}
+
+/// Name of a severity.
+pub fn level(severity: u8) -> &'static str {
+    match severity {
+        0 => "INFO",
+        1 => "WARN",
+        _ => "ERROR",
+    }
+}
+
+fn facts(attrs: &[(String, String)]) -> String {
+    let fact = |(name, value): &(String, String)| match name.as_str() {
+        "state" => format!("state:{value} "),
+        _ => format!("{name}={value} "),
+    };
+    attrs.iter().map(fact).collect()
+}
+
+/// A JSON object that keeps its order, which serde_json's own map does not.
+mod ordered_map {
+    use std::fmt;
+
+    use serde::de::{MapAccess, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    type Pairs = Vec<(String, String)>;
+
+    pub(super) fn serialize<S: Serializer>(pairs: &Pairs, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(pairs.iter().map(|(name, value)| (name, value)))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Pairs, D::Error> {
+        struct PairsVisitor;
+
+        impl<'de> Visitor<'de> for PairsVisitor {
+            type Value = Pairs;
+
+            fn expecting(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+                to.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Pairs::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(pairs)
+            }
+        }
+
+        from.deserialize_map(PairsVisitor)
+    }
+}

@@ -1,0 +1,47 @@
+//! Standing inside another network namespace: the one door that other doors use, because
+//! `discover/` reads a namespace's cookie there and `source/` its counters.
+//!
+//! Entering changes the calling thread for good, so it belongs on threads that do nothing else.
+//! No namespace file is held open between visits: that would keep a deleted namespace alive.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+/// Moves the calling thread into the namespace behind `path` and tells its cookie and inode.
+///
+/// The cookie is `net->net_cookie` (`SO_NETNS_COOKIE`, 5.14 and later); before that the inode
+/// number, as the eBPF programs do.
+///
+/// # Errors
+/// The namespace is gone, or CAP_SYS_ADMIN is missing.
+pub fn enter(path: &Path) -> io::Result<(u64, u64)> {
+    let file = File::open(path)?;
+    let inode = file.metadata()?.ino();
+    setns(&file, CloneFlags::CLONE_NEWNET)?;
+    Ok((cookie().unwrap_or(inode), inode))
+}
+
+/// The cookie of the calling thread's namespace.
+fn cookie() -> Option<u64> {
+    let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as nix::libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which is that long; nix has
+    // no wrapper for SO_NETNS_COOKIE.
+    let status = unsafe {
+        nix::libc::getsockopt(
+            socket.as_raw_fd(),
+            nix::libc::SOL_SOCKET,
+            nix::libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    (status == 0).then_some(cookie)
+}

@@ -1,0 +1,192 @@
+//! One running guest: its Store, its exports, and the deadline on every call.
+//!
+//! A trap poisons the whole Store, so an instance that failed once is only good for dropping;
+//! [`super::worker`] does that.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::{Store, Trap};
+
+use super::bindings::exports::inspector::analyzer::{entity_watch, guest, snapshot, ticker};
+use super::imports::State;
+use super::prepare::{Prepared, cause, epochs};
+use super::{Context, Limits};
+use crate::batch::Batch;
+use crate::entities::EntityId;
+use crate::metrics::PluginSeries;
+use crate::table::Snapshot;
+
+/// Time `init`, `restore` and `save` may take: they are not on the event path.
+const SLOW_CALL: Duration = Duration::from_secs(1);
+
+/// How a call into a guest failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("no answer within {0:?}")]
+    Deadline(Duration),
+    #[error("trap: {0}")]
+    Trap(String),
+    /// The guest is intact and said no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// A guest that was initialised.
+pub(super) struct Instance {
+    store: Store<State>,
+    guest: guest::Guest,
+    ticker: Option<ticker::Guest>,
+    entity_watch: Option<entity_watch::Guest>,
+    snapshot: Option<snapshot::Guest>,
+    limits: Limits,
+    context: Arc<Context>,
+    /// Time spent inside the guest.
+    pub(super) busy: Duration,
+    /// Calls into the guest.
+    pub(super) calls: u64,
+}
+
+impl Instance {
+    /// Instantiates and initialises a plugin. `probes` are the granted subscriptions, in the order
+    /// of the description.
+    pub(super) fn new(
+        prepared: &Prepared,
+        context: &Arc<Context>,
+        limits: Limits,
+        series: PluginSeries,
+        probes: Vec<Option<guest::ProbeInfo>>,
+    ) -> Result<Self, Failure> {
+        let name: Arc<str> = prepared.description.name.as_str().into();
+        let sources = prepared.description.sources.clone();
+        let state = State::new(name, Arc::clone(context), limits, series, sources);
+        let mut store = Store::new(prepared.pre.engine(), state);
+        store.limiter(|state| &mut state.bounds);
+        store.set_hostcall_fuel(State::HOSTCALL_FUEL);
+        store.set_epoch_deadline(epochs(SLOW_CALL));
+        let running = context.epochs.call();
+        let instance = prepared.pre.instantiate(&mut store).map_err(|e| failure(&e, SLOW_CALL))?;
+        drop(running);
+        let exports = &prepared.exports;
+        let load = "an export that was found when the component was prepared";
+        let mut this = Self {
+            guest: exports.guest.load(&mut store, &instance).expect(load),
+            ticker: exports.ticker.as_ref().map(|i| i.load(&mut store, &instance).expect(load)),
+            entity_watch: exports.entity_watch.as_ref().map(|i| i.load(&mut store, &instance).expect(load)),
+            snapshot: exports.snapshot.as_ref().map(|i| i.load(&mut store, &instance).expect(load)),
+            store,
+            limits,
+            context: Arc::clone(context),
+            busy: Duration::ZERO,
+            calls: 0,
+        };
+        let (node, kernel) = (context.node.clone(), context.kernel.clone());
+        let args = guest::InitArgs { now: context.now_ns(), node, kernel, probes, config: String::new() };
+        this.call(SLOW_CALL, args.now, |this| this.guest.call_init(&mut this.store, &args))?
+            .map_err(|e| Failure::Refused(format!("init: {}: {}", e.code, e.message)))?;
+        Ok(this)
+    }
+
+    /// Hands over the selected records of a batch.
+    pub(super) fn batch(&mut self, batch: &Batch, lost: u64, words: &[u64]) -> Result<(), Failure> {
+        let count = (words.len() / batch.stride_words()) as u32;
+        let info = guest::Batch {
+            probe: batch.probe.id,
+            stride: batch.probe.stride,
+            count,
+            first_seq: batch.first_seq,
+            lost,
+            now: batch.now_ns,
+        };
+        self.call(self.limits.deadline, info.now, |this| this.guest.call_on_batch(&mut this.store, info, words))?
+            .map_err(|e| Failure::Refused(format!("on-batch: {}: {}", e.code, e.message)))
+    }
+
+    /// A new snapshot of the sources is there.
+    pub(super) fn tick(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Failure> {
+        let now = snapshot.taken_ns;
+        self.store.data_mut().snapshot = snapshot;
+        if self.ticker.is_none() {
+            return Ok(());
+        }
+        self.call(self.limits.deadline, now, |this| match &this.ticker {
+            Some(ticker) => ticker.call_tick(&mut this.store, now),
+            None => Ok(()),
+        })
+    }
+
+    /// Entities came and went.
+    pub(super) fn entities(&mut self, added: &[EntityId], removed: &[EntityId]) -> Result<(), Failure> {
+        if self.entity_watch.is_none() {
+            return Ok(());
+        }
+        let now = self.context.now_ns();
+        self.call(self.limits.deadline, now, |this| {
+            let Some(watch) = &this.entity_watch else { return Ok(()) };
+            if !added.is_empty() {
+                watch.call_added(&mut this.store, added)?;
+            }
+            if !removed.is_empty() {
+                watch.call_removed(&mut this.store, removed)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The guest's state, for its successor; nothing if it keeps none.
+    pub(super) fn save(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        if self.snapshot.is_none() {
+            return Ok(None);
+        }
+        let now = self.context.now_ns();
+        self.call(SLOW_CALL, now, |this| match &this.snapshot {
+            Some(snapshot) => snapshot.call_save(&mut this.store).map(Some),
+            None => Ok(None),
+        })
+    }
+
+    /// Gives the guest the state of its predecessor; it may refuse and start empty.
+    pub(super) fn restore(&mut self, from_version: &str, state: &[u8]) -> Result<(), Failure> {
+        let now = self.context.now_ns();
+        let answer = self.call(SLOW_CALL, now, |this| match &this.snapshot {
+            Some(snapshot) => snapshot.call_restore(&mut this.store, from_version, state),
+            None => Ok(Ok(())),
+        })?;
+        answer.map_err(|e| Failure::Refused(format!("restore: {}: {}", e.code, e.message)))
+    }
+
+    /// Bytes of linear memory the guest holds.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.store.data().bounds.memory_bytes as u64
+    }
+
+    /// From now on the guest writes to these series.
+    pub(super) fn set_series(&mut self, series: PluginSeries) {
+        self.store.data_mut().series = series;
+    }
+
+    fn call<T>(
+        &mut self,
+        limit: Duration,
+        now_ns: u64,
+        call: impl FnOnce(&mut Self) -> wasmtime::Result<T>,
+    ) -> Result<T, Failure> {
+        self.store.data_mut().now_ns = now_ns;
+        self.store.set_epoch_deadline(epochs(limit));
+        let context = Arc::clone(&self.context);
+        let running = context.epochs.call();
+        let start = Instant::now();
+        let answer = call(self);
+        self.busy += start.elapsed();
+        self.calls += 1;
+        drop(running);
+        answer.map_err(|e| failure(&e, limit))
+    }
+}
+
+fn failure(error: &wasmtime::Error, limit: Duration) -> Failure {
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => Failure::Deadline(limit),
+        _ => Failure::Trap(cause(error)),
+    }
+}

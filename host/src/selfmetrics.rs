@@ -1,0 +1,247 @@
+//! The agent's metrics about itself: build, loss, state and cost of every part, the process.
+//!
+//! Written with prometheus-client from copies of the other nouns at the moment of a scrape, so
+//! there is no second set of counters that could disagree with them. prometheus-client writes
+//! OpenMetrics only; [`to_text`] turns that into Prometheus text.
+
+use std::collections::BTreeMap;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType::{self, Counter, Gauge, Unknown};
+use prometheus_client::registry::Registry;
+
+use crate::events::EventCount;
+use crate::exposition::Format;
+use crate::loss::Stage;
+use crate::status::{Board, HookStatus, PluginStatus, ProbeStatus, SourceStatus};
+use crate::view::View;
+
+/// What the kernel says about this process; read by `http/`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Process {
+    /// User and system CPU time.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Address space.
+    pub virtual_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// Limit of open file descriptors.
+    pub max_fds: u64,
+    /// Start, seconds since the Unix epoch.
+    pub start_time_seconds: f64,
+}
+
+/// Appends the agent's own metrics.
+pub fn encode(out: &mut Vec<u8>, view: &View, process: &Process, format: Format) {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Snapshot::of(view, *process)));
+    let mut text = String::new();
+    encode_registry(&mut text, &registry).expect("writing to a String cannot fail");
+    match format {
+        Format::OpenMetrics => out.extend_from_slice(text.as_bytes()),
+        Format::Text => out.extend_from_slice(to_text(&text).as_bytes()),
+    }
+}
+
+/// Everything that is shown, at one moment.
+#[derive(Debug)]
+struct Snapshot {
+    node: String,
+    revision: &'static str,
+    board: Board,
+    lost: Vec<(Stage, String, u64)>,
+    events: Vec<EventCount>,
+    entities: BTreeMap<&'static str, u64>,
+    process: Process,
+}
+
+impl Snapshot {
+    fn of(view: &View, process: Process) -> Self {
+        let mut entities = BTreeMap::new();
+        for entity in view.entities.live() {
+            *entities.entry(entity.kind.as_str()).or_default() += 1;
+        }
+        Self {
+            node: view.node.clone(),
+            revision: view.revision,
+            board: view.status.snapshot(),
+            lost: view.loss.all(),
+            events: view.events.counts(),
+            entities,
+            process,
+        }
+    }
+
+    fn encode_agent(&self, to: &mut Families<'_>) -> std::fmt::Result {
+        let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", self.revision)];
+        to.family("inspector_build_info", "Version of this agent.", Gauge, [(build, Int(1))])?;
+        let lost =
+            self.lost.iter().map(|(stage, name, n)| ([("stage", stage.as_str()), ("name", name)], Int(*n)));
+        to.family("inspector_lost", "What did not reach its destination, and where.", Counter, lost)?;
+        let events = self.events.iter().map(|e| ([("type", e.kind.as_str()), ("plugin", &e.plugin)], Int(e.count)));
+        to.family("inspector_events", "Events that plugins emitted, with those folded.", Counter, events)?;
+        let entities = self.entities.iter().map(|(kind, n)| ([("kind", *kind)], Int(*n)));
+        to.family("inspector_entities", "Network namespaces that are known.", Gauge, entities)
+    }
+
+    fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {
+        // A probe that nobody subscribes to is neither up nor down, so it is left out.
+        let wanted = || self.board.probes.values().filter(|probe| probe.state != "idle");
+        let each = |value: fn(&ProbeStatus) -> Number| {
+            self.board.probes.values().map(move |probe| ([("probe", probe.name.as_str())], value(probe)))
+        };
+        let up = wanted().map(|p| ([("probe", p.name.as_str())], Int((p.state == "up").into())));
+        to.family("inspector_probe_up", "Every hook of a probe that is in use is attached.", Gauge, up)?;
+        let hooks = wanted().flat_map(|probe| probe.hooks.iter().map(move |hook| (probe, hook))).map(|(p, h)| {
+            ([("probe", p.name.as_str()), ("hook", h.hook.as_str())], Int((h.state == "attached").into()))
+        });
+        to.family("inspector_probe_hook_up", "A kernel hook is attached.", Gauge, hooks)?;
+        to.family("inspector_probe_events", "Records a probe delivered.", Counter, each(|p| Int(p.events)))?;
+        let help = "Runs of a probe's programs; only while kernel.bpf_stats_enabled is 1.";
+        to.family("inspector_probe_runs", help, Counter, each(|p| Int(runs(p).0)))?;
+        let help = "Time a probe's programs took in the kernel; only while kernel.bpf_stats_enabled is 1.";
+        to.family("inspector_probe_run_seconds", help, Counter, each(|p| Float(runs(p).1)))
+    }
+
+    fn encode_sources(&self, to: &mut Families<'_>) -> std::fmt::Result {
+        let each = |value: fn(&SourceStatus) -> Number| {
+            self.board.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
+        };
+        to.family("inspector_source_reads", "Tables read.", Counter, each(|s| Int(s.reads)))?;
+        to.family("inspector_source_errors", "Tables that could not be read.", Counter, each(|s| Int(s.errors)))?;
+        let help = "Time reading took in the last interval, over all entities.";
+        to.family("inspector_source_duration_seconds", help, Gauge, each(|s| Float(s.last_seconds)))?;
+        let help = "Time spent reading.";
+        to.family("inspector_source_read_seconds", help, Counter, each(|s| Float(s.total_seconds)))?;
+        let label = |name| [("node", self.node.as_str()), ("probe", name)];
+        let sources = self.board.sources.values().map(|s| (label(s.name.as_str()), Float(s.last_seconds)));
+        let probes = self.board.probes.values().map(|p| (label(p.name.as_str()), Float(mean_run(p))));
+        let help = "Seconds that one collection takes: the last read of a source, the mean run of a probe.";
+        to.family("inspector_runtime_collectlatency", help, Unknown, sources.chain(probes))
+    }
+
+    fn encode_plugins(&self, to: &mut Families<'_>) -> std::fmt::Result {
+        let plugins = || self.board.plugins.values();
+        let each = |value: fn(&PluginStatus) -> Number| {
+            plugins().map(move |plugin| ([("plugin", plugin.name.as_str())], value(plugin)))
+        };
+        let up = each(|p| Int((p.state == "running").into()));
+        to.family("inspector_plugin_up", "A plugin is running.", Gauge, up)?;
+        let info = plugins().map(|p| ([("plugin", p.name.as_str()), ("version", &p.version)], Int(1)));
+        to.family("inspector_plugin_info", "Version of a plugin.", Gauge, info)?;
+        let state = plugins().map(|p| ([("plugin", p.name.as_str()), ("state", &p.state)], Int(1)));
+        to.family("inspector_plugin_state", "What a plugin is doing.", Gauge, state)?;
+        to.family("inspector_plugin_events", "Events handed to a plugin.", Counter, each(|p| Int(p.events)))?;
+        to.family("inspector_plugin_calls", "Calls into a plugin.", Counter, each(|p| Int(p.calls)))?;
+        to.family("inspector_plugin_traps", "Traps and timeouts of a plugin.", Counter, each(|p| Int(p.traps)))?;
+        let help = "Time spent inside a plugin.";
+        to.family("inspector_plugin_cpu_seconds", help, Counter, each(|p| Float(p.seconds)))?;
+        let help = "Linear memory of a plugin.";
+        to.family("inspector_plugin_memory_bytes", help, Gauge, each(|p| Int(p.memory_bytes)))?;
+        to.family("inspector_plugin_series", "Samples a plugin exposes.", Gauge, each(|p| Int(p.series)))
+    }
+
+    fn encode_process(&self, to: &mut Families<'_>) -> std::fmt::Result {
+        let p = &self.process;
+        let one = |value| [([], value)];
+        to.family("process_cpu_seconds", "User and system CPU time.", Counter, one(Float(p.cpu_seconds)))?;
+        let resident = one(Int(p.resident_bytes));
+        to.family("process_resident_memory_bytes", "Resident memory.", Gauge, resident)?;
+        to.family("process_virtual_memory_bytes", "Address space.", Gauge, one(Int(p.virtual_bytes)))?;
+        to.family("process_open_fds", "Open file descriptors.", Gauge, one(Int(p.open_fds)))?;
+        to.family("process_max_fds", "Limit of open file descriptors.", Gauge, one(Int(p.max_fds)))?;
+        let help = "Start of the process, seconds since the Unix epoch.";
+        to.family("process_start_time_seconds", help, Gauge, one(Float(p.start_time_seconds)))
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let mut to = Families(encoder);
+        self.encode_agent(&mut to)?;
+        self.encode_probes(&mut to)?;
+        self.encode_sources(&mut to)?;
+        self.encode_plugins(&mut to)?;
+        self.encode_process(&mut to)
+    }
+}
+
+/// Whole numbers are written without a fraction.
+#[derive(Clone, Copy)]
+enum Number {
+    Int(u64),
+    Float(f64),
+}
+use Number::{Float, Int};
+
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    /// Writes one family; a counter's name comes without `_total`.
+    fn family<'l, const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        rows: impl IntoIterator<Item = ([(&'static str, &'l str); N], Number)>,
+    ) -> std::fmt::Result {
+        let counts = matches!(kind, Counter);
+        let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
+        for (labels, value) in rows {
+            let mut sample = metric.encode_family(&labels)?;
+            match (counts, value) {
+                (true, Int(n)) => sample.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
+                (true, Float(n)) => sample.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
+                (false, Int(n)) => sample.encode_gauge(&n)?,
+                (false, Float(n)) => sample.encode_gauge(&n)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs of a probe's programs and the seconds they took.
+fn runs(probe: &ProbeStatus) -> (u64, f64) {
+    let sum = |of: fn(&HookStatus) -> u64| probe.hooks.iter().map(of).sum::<u64>();
+    (sum(|hook| hook.run_count), sum(|hook| hook.run_time_ns) as f64 / 1e9)
+}
+
+fn mean_run(probe: &ProbeStatus) -> f64 {
+    let (count, seconds) = runs(probe);
+    if count == 0 { 0.0 } else { seconds / count as f64 }
+}
+
+/// OpenMetrics as prometheus-client writes it, as Prometheus text: a counter's HELP and TYPE carry
+/// `_total` like its samples, `unknown` is called `untyped`, and there is no UNIT.
+fn to_text(open: &str) -> String {
+    let mut text = String::with_capacity(open.len() + 1024);
+    let mut help: Option<(&str, &str)> = None;
+    for line in open.lines() {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            // HELP comes before TYPE, which tells what the family is called.
+            (Some("#"), Some("HELP"), Some(name), rest) => help = Some((name, rest.unwrap_or_default())),
+            (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
+                let (suffix, kind) = match kind {
+                    "counter" => ("_total", "counter"),
+                    "unknown" => ("", "untyped"),
+                    kind => ("", kind),
+                };
+                if let Some((_, help)) = help.take_if(|(named, _)| *named == name) {
+                    text.push_str(&format!("# HELP {name}{suffix} {help}\n"));
+                }
+                text.push_str(&format!("# TYPE {name}{suffix} {kind}\n"));
+            }
+            (Some("#"), ..) => {}
+            _ => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    text
+}

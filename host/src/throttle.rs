@@ -1,0 +1,95 @@
+//! How many events a plugin may emit: a token bucket, and folding of events that say the same.
+//!
+//! The first event of a key goes out at once; those of the same key that follow within the window
+//! become one event with a count, so a storm of one fault neither floods readers nor uses up the
+//! quota that other faults need.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::events::NewEvent;
+
+/// How long events of one key are folded together.
+pub const WINDOW: Duration = Duration::from_secs(1);
+/// At most so many keys of one plugin are known at a time; events of further keys are not folded.
+const MAX_KEYS: usize = 1024;
+
+/// State of one plugin's emissions.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    tokens: f64,
+    per_second: f64,
+    burst: f64,
+    refilled: Instant,
+    folds: HashMap<String, Fold>,
+}
+
+/// Events of one key since its window began.
+#[derive(Debug)]
+struct Fold {
+    since: Instant,
+    latest: Option<NewEvent>,
+    count: u64,
+}
+
+/// What becomes of an event.
+pub(crate) enum Verdict {
+    /// It goes out now.
+    Pass(NewEvent),
+    /// It goes out with others of its key, counted.
+    Folded,
+    /// The plugin is over its quota.
+    Refused,
+}
+
+impl Throttle {
+    pub(crate) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
+        let burst = f64::from(burst);
+        let (per_second, folds) = (f64::from(per_second), HashMap::new());
+        Self { tokens: burst, per_second, burst, refilled: now, folds }
+    }
+
+    pub(crate) fn take(&mut self, event: NewEvent, now: Instant) -> Verdict {
+        let fold = event.dedup_key.as_ref().and_then(|key| self.folds.get_mut(key));
+        if let Some(fold) = fold {
+            fold.latest = Some(event);
+            fold.count += 1;
+            return Verdict::Folded;
+        }
+        if !self.take_token(now) {
+            return Verdict::Refused;
+        }
+        if let (Some(key), true) = (&event.dedup_key, self.folds.len() < MAX_KEYS) {
+            self.folds.insert(key.clone(), Fold { since: now, latest: None, count: 0 });
+        }
+        Verdict::Pass(event)
+    }
+
+    /// The folded events of windows that have ended, by time. A key that had some starts a new
+    /// window, so that a fault that lasts is one event per window; one that had none is free.
+    pub(crate) fn due(&mut self, now: Instant) -> Vec<(NewEvent, u64)> {
+        let mut due = Vec::new();
+        self.folds.retain(|_, fold| {
+            if now.saturating_duration_since(fold.since) < WINDOW {
+                return true;
+            }
+            let Some(event) = fold.latest.take() else { return false };
+            due.push((event, std::mem::take(&mut fold.count)));
+            fold.since = now;
+            true
+        });
+        due.sort_by_key(|(event, _)| event.time_ns);
+        due
+    }
+
+    fn take_token(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.refilled).as_secs_f64();
+        self.tokens = (self.tokens + passed * self.per_second).min(self.burst);
+        self.refilled = now;
+        let enough = self.tokens >= 1.0;
+        if enough {
+            self.tokens -= 1.0;
+        }
+        enough
+    }
+}

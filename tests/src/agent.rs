@@ -1,0 +1,246 @@
+//! One running `inspector serve`, with its log.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http;
+use crate::plugins;
+use crate::scrape::Scrape;
+use crate::wait;
+
+/// How an agent is started; the default is the shipped configuration on free ports with the
+/// built-in analyzers.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Its configuration: TOML lines with dotted keys (`probes.ring_kib = 64`).
+    pub config: String,
+    /// Plugin directories; the built-in analyzers if there are none.
+    pub plugin_dirs: Vec<PathBuf>,
+    /// A command that runs the agent, such as `setpriv` with its arguments.
+    pub through: Vec<String>,
+    /// Further arguments of `serve`.
+    pub args: Vec<String>,
+}
+
+/// A running agent; stopped, and its log shown if the test fails, when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    /// Where it serves metrics.
+    pub web: SocketAddr,
+    /// Where it serves events.
+    pub events: SocketAddr,
+    process: Process,
+}
+
+impl Agent {
+    /// Starts an agent and waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// If it ends before, with its log.
+    pub fn start(settings: &Settings) -> Result<Self> {
+        let process = Process::spawn(settings, &["127.0.0.1:0"], "127.0.0.1:0")?;
+        let mut ended = None;
+        let ready = wait::until("the agent to be ready", || {
+            ended = process.ended();
+            let ready = process.log().iter().find_map(|line| ready(line));
+            ready.map(Some).or_else(|| ended.map(|_| None))
+        });
+        match ready {
+            Ok(Some((web, events))) => Ok(Self { web, events, process }),
+            _ => bail!("the agent is not ready ({ended:?}):\n{}", process.log().join("\n")),
+        }
+    }
+
+    /// Its log so far, one JSON object per line.
+    pub fn log(&self) -> Vec<String> {
+        self.process.log()
+    }
+
+    /// Waits until a line of its log holds all these words.
+    ///
+    /// # Errors
+    /// If none comes.
+    pub fn wait_for_log(&self, words: &[&str]) -> Result<String> {
+        wait::until(&format!("a log line with {words:?}"), || {
+            self.log().into_iter().find(|line| words.iter().all(|word| line.contains(word)))
+        })
+    }
+
+    /// Its metrics now.
+    ///
+    /// # Errors
+    /// If the page is not served or does not parse.
+    pub fn scrape(&self) -> Result<Scrape> {
+        Scrape::of(self.web)
+    }
+
+    /// A document of its event server, such as `/api/v1/plugins`.
+    ///
+    /// # Errors
+    /// If it is not served.
+    pub fn api(&self, path: &str) -> Result<Value> {
+        http::get_json(self.events, path)
+    }
+
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.process.child.lock().unwrap_or_else(PoisonError::into_inner).id()
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&self) -> bool {
+        self.process.ended().is_none()
+    }
+
+    /// Asks it to stop and waits for its end.
+    ///
+    /// # Errors
+    /// If it does not end in time.
+    pub fn stop(self) -> Result<ExitStatus> {
+        kill(Pid::from_raw(self.pid().cast_signed()), Signal::SIGTERM)?;
+        wait::until("the agent to stop", || self.process.ended())
+    }
+}
+
+/// What an agent that cannot run leaves.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Exit status.
+    pub status: ExitStatus,
+    /// Everything it wrote to standard error.
+    pub log: Vec<String>,
+}
+
+/// Starts an agent that is expected to refuse.
+///
+/// # Errors
+/// If it goes on running.
+pub fn refused(settings: &Settings, web: &[&str], events: &str) -> Result<Refusal> {
+    let process = Process::spawn(settings, web, events)?;
+    let status = wait::until("the agent to refuse", || process.ended())?;
+    process.finish_reading();
+    Ok(Refusal { status, log: process.log() })
+}
+
+/// The binary under test: `INSPECTOR_BIN`, or the one built beside this test.
+///
+/// # Errors
+/// If there is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("INSPECTOR_BIN") {
+        return Ok(path.into());
+    }
+    let exe = std::env::current_exe()?;
+    let found = exe.ancestors().skip(1).take(2).map(|dir| dir.join("inspector")).find(|path| path.is_file());
+    found.context("no `inspector` beside the tests; run `make build` or set INSPECTOR_BIN")
+}
+
+/// A child with its log read on a thread.
+#[derive(Debug)]
+struct Process {
+    child: Mutex<Child>,
+    log: Arc<Mutex<Vec<String>>>,
+    reader: Mutex<Option<JoinHandle<()>>>,
+    // Holds the configuration and the cache of compiled plugins as long as the agent runs.
+    _home: TempDir,
+}
+
+impl Process {
+    fn spawn(settings: &Settings, web: &[&str], events: &str) -> Result<Self> {
+        let home = tempfile::tempdir()?;
+        let config = home.path().join("inspector.toml");
+        // Whatever a test sets, compiled plugins stay in a directory of this agent's own.
+        let cache = format!("\nplugins.cache_dir = '{}'\n", home.path().join("cache").display());
+        std::fs::write(&config, settings.config.clone() + &cache)?;
+        open_to_all(home.path())?;
+        let mut command = command(settings)?;
+        command.arg("serve").arg("--config").arg(config).args(["--log.format", "json"]);
+        for at in web {
+            command.args(["--web.listen-address", at]);
+        }
+        command.args(["--events.listen-address", events]);
+        let built_in = [plugins::built_in()?];
+        let dirs = if settings.plugin_dirs.is_empty() { &built_in[..] } else { &settings.plugin_dirs };
+        for dir in dirs {
+            command.arg("--plugin-dir").arg(dir);
+        }
+        command.args(&settings.args).env("NO_COLOR", "1");
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let stderr = child.stderr.take().context("stderr is piped")?;
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let reader = std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+                }
+            }
+        });
+        Ok(Self { child: Mutex::new(child), log, reader: Mutex::new(Some(reader)), _home: home })
+    }
+
+    fn log(&self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn ended(&self) -> Option<ExitStatus> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner).try_wait().ok().flatten()
+    }
+
+    /// Waits for the end of standard error, after the end of the process.
+    fn finish_reading(&self) {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(reader.map(JoinHandle::join));
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.ended().is_none() {
+            let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+            // It may end by itself between the look and the signal.
+            drop(child.kill());
+            drop(child.wait());
+        }
+        if std::thread::panicking() {
+            eprintln!("log of the agent:\n{}", self.log().join("\n"));
+        }
+    }
+}
+
+/// The start of the command line, up to the agent's own arguments.
+fn command(settings: &Settings) -> Result<Command> {
+    let binary = binary()?;
+    let Some((through, args)) = settings.through.split_first() else { return Ok(Command::new(binary)) };
+    let mut command = Command::new(through);
+    command.args(args).arg(binary);
+    Ok(command)
+}
+
+/// An agent without privileges must be able to read its configuration.
+fn open_to_all(dir: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    Ok(std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))?)
+}
+
+/// The addresses in the line by which the agent says that it is ready.
+fn ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let fields = &line["fields"];
+    let address = |name: &str| {
+        // Several addresses are a list; the first one will do.
+        let text = fields[name].as_str()?.trim_matches(['[', ']', '"']);
+        text.split([',', ' ', '"']).next()?.parse().ok()
+    };
+    (fields["message"] == "ready").then(|| Some((address("web")?, address("events")?)))?
+}

@@ -1,0 +1,247 @@
+//! The import rules of the host crate, as a checker of source text.
+//!
+//! In `host/src` every file at the root is plain memory (a noun) and every folder is a door to one
+//! outside party that owns one outside library. A door never imports another door, a noun never
+//! imports a door and does no I/O; only `agent.rs` and `cli/` open doors. The one exception is
+//! `netns/`, without which `discover/` and `source/` cannot look. The checker reads paths (`use`
+//! items and inline ones) and knows nothing of types or macros.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+/// Folders of `host/src`.
+const DOORS: &[&str] = &["probe", "source", "discover", "netns", "plugin", "watch", "http", "cli"];
+
+/// The doors that may stand inside another namespace.
+const IN_NETNS: &[&str] = &["discover", "source"];
+
+/// Each outside library with the only places that may name it.
+const OWNERS: &[(&str, &[&str])] = &[
+    ("aya", &["probe"]),
+    ("aya_obj", &["probe"]),
+    ("wasmtime", &["plugin"]),
+    ("wasmtime_wasi", &["plugin"]),
+    ("notify", &["watch"]),
+    ("hyper", &["http"]),
+    ("hyper_util", &["http"]),
+    ("http_body_util", &["http"]),
+    ("kube", &["discover"]),
+    ("clap", &["cli"]),
+    ("prometheus_client", &["metrics.rs", "selfmetrics.rs"]),
+    ("toml", &["config.rs"]),
+];
+
+/// Paths that reach outside of the process; no noun may name one.
+const OUTSIDE: &[&str] = &[
+    "std::fs",
+    "std::process",
+    "std::net::TcpStream",
+    "std::net::TcpListener",
+    "std::net::UdpSocket",
+    "std::os::unix::net",
+    "tokio::fs",
+    "tokio::net",
+    "tokio::process",
+    "nix",
+];
+
+/// Everything in a source tree that breaks the rules, one line each.
+///
+/// # Errors
+/// If the tree cannot be read.
+pub fn violations_in(src: &Path) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for file in rust_files(src)? {
+        let relative = file.strip_prefix(src)?.to_string_lossy().into_owned();
+        found.extend(violations(&relative, &std::fs::read_to_string(&file)?));
+    }
+    Ok(found)
+}
+
+/// What one file breaks; `file` is its path relative to `host/src`.
+pub fn violations(file: &str, text: &str) -> Vec<String> {
+    let place = Place::of(file);
+    let mut found: Vec<String> = paths(&code_of(text), &place.module)
+        .into_iter()
+        .filter_map(|path| place.objection(&path).map(|why| format!("{file}: `{path}`: {why}")))
+        .collect();
+    if !place.known {
+        found.push(format!("{file}: a folder that is no door"));
+    }
+    found.dedup();
+    found
+}
+
+/// Where a file stands in the design.
+struct Place<'a> {
+    /// First part of its path: a door's folder or a file at the root.
+    name: &'a str,
+    /// Its module path below the crate.
+    module: Vec<&'a str>,
+    known: bool,
+}
+
+impl<'a> Place<'a> {
+    fn of(file: &'a str) -> Self {
+        let name = file.split('/').next().unwrap_or(file);
+        let module =
+            file.trim_end_matches(".rs").split('/').filter(|part| !matches!(*part, "mod" | "lib" | "main"));
+        let known = !file.contains('/') || DOORS.contains(&name) || name == "agent";
+        Self { name, module: module.collect(), known }
+    }
+
+    fn objection(&self, path: &str) -> Option<String> {
+        let first = path.split("::").next().unwrap_or(path);
+        if let Some((library, owners)) = OWNERS.iter().find(|(library, _)| *library == first) {
+            return (!owners.contains(&self.name))
+                .then(|| format!("only {} may use {library}", owners.join(" and ")));
+        }
+        if let Some(door) = path.strip_prefix("crate::").and_then(|rest| rest.split("::").next()) {
+            let shared = door == "netns" && IN_NETNS.contains(&self.name);
+            let opens = DOORS.contains(&door) && door != self.name && !shared && !self.may_open_doors();
+            return opens.then(|| format!("only agent.rs and cli/ open doors, not {}", self.name));
+        }
+        let outside = |prefix: &&&str| path == **prefix || path.starts_with(&format!("{prefix}::"));
+        let outside = OUTSIDE.iter().find(outside).filter(|_| self.is_noun());
+        outside.map(|prefix| format!("{} is plain memory and must not use {prefix}", self.name))
+    }
+
+    fn may_open_doors(&self) -> bool {
+        matches!(self.name, "agent.rs" | "agent" | "cli" | "main.rs")
+    }
+
+    fn is_noun(&self) -> bool {
+        !DOORS.contains(&self.name) && !self.may_open_doors()
+    }
+}
+
+/// All paths in `code` from their root: `crate::…`, or the name of an outside crate. `super` is
+/// resolved against the module of the file; modules inside of the file are not told apart.
+fn paths(code: &str, module: &[&str]) -> Vec<String> {
+    let tokens = tokens(code);
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < tokens.len() {
+        let starts = is_name(tokens[at]) && tokens.get(at + 1) == Some(&"::");
+        let single = is_name(tokens[at]) && at > 0 && tokens[at - 1] == "use";
+        if starts || single {
+            at = tree(&tokens, at, "", &mut found);
+        } else {
+            at += 1;
+        }
+    }
+    found.into_iter().map(|path| resolved(&path, module)).collect()
+}
+
+/// Reads one path or use tree from `at` on, and returns the index behind it.
+fn tree(tokens: &[&str], mut at: usize, prefix: &str, found: &mut Vec<String>) -> usize {
+    let mut path = prefix.to_owned();
+    while let Some(&token) = tokens.get(at) {
+        if token == "{" && path.ends_with("::") {
+            at += 1;
+            while tokens.get(at).is_some_and(|token| *token != "}") {
+                at = if tokens[at] == "," { at + 1 } else { tree(tokens, at, &path, found) };
+            }
+            return at + 1;
+        }
+        if !is_name(token) && token != "*" {
+            // Not part of a path; always step over it, so that the caller gets on.
+            found.push(path.trim_end_matches("::").to_owned());
+            return at + usize::from(path == prefix);
+        }
+        path.push_str(token);
+        at += 1;
+        if tokens.get(at) == Some(&"as") {
+            at += 2;
+        }
+        if tokens.get(at) != Some(&"::") {
+            break;
+        }
+        path.push_str("::");
+        at += 1;
+    }
+    found.push(path);
+    at
+}
+
+fn resolved(path: &str, module: &[&str]) -> String {
+    let mut parts: Vec<&str> = path.split("::").collect();
+    let supers = parts.iter().take_while(|part| **part == "super").count();
+    if supers == 0 {
+        return path.to_owned();
+    }
+    let kept = &module[..module.len().saturating_sub(supers)];
+    parts.splice(..supers, ["crate"].into_iter().chain(kept.iter().copied()));
+    parts.join("::")
+}
+
+fn tokens(code: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    let mut rest = code.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let name = |c: char| c.is_alphanumeric() || c == '_';
+        let length = match first {
+            _ if name(first) => rest.find(|c| !name(c)).unwrap_or(rest.len()),
+            ':' if rest.starts_with("::") => 2,
+            _ => first.len_utf8(),
+        };
+        tokens.push(&rest[..length]);
+        rest = rest[length..].trim_start();
+    }
+    tokens
+}
+
+fn is_name(token: &str) -> bool {
+    token.starts_with(|c: char| c.is_alphabetic() || c == '_') && token != "use"
+}
+
+/// The text without comments and without what stands in string literals.
+fn code_of(text: &str) -> String {
+    let mut code = String::new();
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let skipped = match first {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => rest.find("*/").map_or(rest.len(), |end| end + 2),
+            '"' => string_length(rest),
+            '\'' if rest.starts_with("'\"'") => 3,
+            'r' if rest.starts_with("r#\"") && !code.ends_with(|c: char| c.is_alphanumeric()) => {
+                rest.find("\"#").map_or(rest.len(), |end| end + 2)
+            }
+            _ => 0,
+        };
+        if skipped == 0 {
+            code.push(first);
+        }
+        rest = &rest[skipped.max(first.len_utf8())..];
+    }
+    code
+}
+
+fn string_length(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn rust_files(dir: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path)?);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}

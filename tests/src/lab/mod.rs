@@ -1,0 +1,20 @@
+//! A kernel lab: real packets between network namespaces of our own.
+//!
+//! - [`Namespace`]: one named namespace, and code run inside of it.
+//! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
+//! - [`faults`]: what goes wrong in the tests, one function per fault.
+//! - [`Connection`]: an established TCP connection between two namespaces.
+//!
+//! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
+//! not meet, and what a killed run left behind is removed by the next one.
+
+mod connection;
+pub mod faults;
+mod namespace;
+mod pair;
+mod tool;
+
+pub use connection::Connection;
+pub use namespace::Namespace;
+pub use pair::{Family, Pair};
+pub use tool::{feed, run};
