@@ -36,6 +36,9 @@ const DETAILS: u32 = 500;
 /// The same for noise, which must not take the place of drops that matter.
 const NOISE_DETAILS: u32 = 10;
 
+/// The totals of busy entities change with every batch; so often they are published.
+const PUBLISH_NS: u64 = 1_000_000_000;
+
 /// The analyzer.
 #[derive(Debug)]
 pub struct PacketLoss {
@@ -43,6 +46,7 @@ pub struct PacketLoss {
     /// One per name in [`TOTALS`].
     published: Vec<Gauge>,
     totals: Totals,
+    published_at: Timestamp,
     /// Empty between batches; kept for its memory.
     tally: Tally,
     places: Places,
@@ -78,6 +82,7 @@ impl Analyzer for PacketLoss {
             drops: Counter::declared(DROPS)?,
             published: published.collect::<Result<_, _>>()?,
             totals: Totals::default(),
+            published_at: 0,
             tally: Tally::default(),
             places: Places::default(),
             details: Budget::per_second(DETAILS),
@@ -106,6 +111,9 @@ impl Analyzer for PacketLoss {
         }
         self.tally.put(run);
         self.settle();
+        if batch.now.saturating_sub(self.published_at) >= PUBLISH_NS {
+            self.publish(batch.now);
+        }
         Ok(())
     }
 
@@ -113,13 +121,16 @@ impl Analyzer for PacketLoss {
         for (entity, cause, n) in self.details.held_back() {
             summary(entity, cause, n, now).emit();
         }
-        // A total that starts at 0 lets `rate()` see the first drop.
-        self.totals.start(&entities::all());
-        for (entity, totals) in self.totals.changed() {
-            for (gauge, total) in self.published.iter_mut().zip(totals) {
-                gauge.set(entity, (), total as f64);
-            }
+        self.publish(now);
+        if self.totals.is_crowded() {
+            self.totals.keep(&entities::all());
         }
+    }
+
+    fn added(&mut self, ids: &[EntityId]) {
+        // A total that starts at 0 lets `rate()` see the first drop.
+        self.totals.start(ids);
+        self.publish(self.published_at);
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
@@ -147,6 +158,16 @@ impl PacketLoss {
             self.totals.add(entity, count.place, count.drops);
             if count.drops > count.shown {
                 self.details.hold_back(entity, cause, count.drops - count.shown);
+            }
+        }
+    }
+
+    /// Publishes the totals that changed.
+    fn publish(&mut self, now: Timestamp) {
+        self.published_at = now;
+        for (entity, totals) in self.totals.changed() {
+            for (gauge, total) in self.published.iter_mut().zip(totals) {
+                gauge.set(entity, (), total as f64);
             }
         }
     }

@@ -9,8 +9,8 @@ use inspector_sdk::{EntityId, Error};
 
 use crate::place::{Place, Stage};
 
-/// Entities kept beyond those that exist: drops that came late for vanished ones.
-const LATE: usize = 4_096;
+/// More entities than a node has at a time.
+const CROWD: usize = 4_096;
 
 /// One metric of the contract.
 #[derive(Debug)]
@@ -86,15 +86,22 @@ impl Totals {
         }
     }
 
-    /// Starts those that are new among the entities that exist at zero, and forgets what came
-    /// late for vanished ones, once it is much. Entity 0 is "unknown" and never among the former.
-    pub fn start(&mut self, live: &[EntityId]) {
-        if self.by_entity.len() > live.len() + LATE {
-            self.by_entity.retain(|entity, _| *entity == 0 || live.contains(entity));
-        }
-        for entity in live {
+    /// Starts entities at zero, unless they have totals already.
+    pub fn start(&mut self, entities: &[EntityId]) {
+        for entity in entities {
             self.by_entity.entry(*entity).or_insert(Kept { changed: true, ..Kept::default() });
         }
+    }
+
+    /// Whether it is time to [`Totals::keep`] only what exists.
+    pub fn is_crowded(&self) -> bool {
+        self.by_entity.len() > CROWD
+    }
+
+    /// Forgets all but these, and entity 0, which is "unknown": drops that come late for a
+    /// vanished entity start it again, and nobody reports it as vanished twice.
+    pub fn keep(&mut self, live: &[EntityId]) {
+        self.by_entity.retain(|entity, _| *entity == 0 || live.contains(entity));
     }
 
     /// Takes those that changed since the last time, in the order of [`TOTALS`].
@@ -180,7 +187,8 @@ mod tests {
         for entity in 0..10_000 {
             totals.add(entity, classify("NO_SOCKET", "x", false), 1);
         }
-        totals.start(&[5]);
+        assert!(totals.is_crowded());
+        totals.keep(&[5]);
         assert_eq!(sorted(&mut totals).len(), 2, "5, and 0 for unknown");
     }
 }

@@ -148,7 +148,7 @@ fn a_batch_costs_one_call_and_names_are_asked_for_once() {
 #[test]
 fn an_entity_starts_at_zero_and_a_vanished_one_afresh() {
     let mut host = start();
-    tick(&mut host);
+    host.hook(|analyzer| analyzer.added(&[1, 2]));
     assert_eq!(host.value("inspector_pod_packetloss_total", 2, &[]), Some(0.0));
     host.batch(5, &[drop(NO_SOCKET, UDP_RCV)]);
     host.removed(&[1]);
