@@ -7,7 +7,7 @@
 //! - [`entities`], [`names`]: who is it, and what the running kernel calls things.
 //! - [`metrics`], [`declaration`], [`series`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
-//! - [`selfmetrics`], [`exposition`], [`view`], [`escape`]: how all of it is shown.
+//! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
 //! - [`bell`]: how one thread waits for another.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
@@ -34,6 +34,7 @@ pub mod event_line;
 pub mod events;
 pub mod exposition;
 pub mod http;
+pub mod identity;
 pub mod loss;
 pub mod metrics;
 pub mod names;
