@@ -6,7 +6,6 @@
 //! tombstone and its successor) are one line each, so a scrape never has a duplicate.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::sync::Arc;
 
 use crate::declaration::{Decl, MAX_HELP, MetricKind};
@@ -149,7 +148,7 @@ fn encode_head(out: &mut Vec<u8>, decl: &Decl, format: Format) {
 
 /// The parts of a family's lines that are the same in every line.
 struct Lines<'a> {
-    name: &'a [u8],
+    name: &'a str,
     /// Histogram: `,le="…"} ` of each bucket, `+Inf` last.
     bounds: Vec<String>,
 }
@@ -158,16 +157,14 @@ impl<'a> Lines<'a> {
     fn new(decl: &'a Decl) -> Self {
         let finite = decl.buckets.iter().map(|bound| format!(",le=\"{bound:?}\"}} "));
         let bounds = finite.chain([",le=\"+Inf\"} ".to_owned()]).collect();
-        Self { name: decl.name.as_bytes(), bounds }
+        Self { name: &decl.name, bounds }
     }
 
     fn push(&self, out: &mut Vec<u8>, identity: &str, labels: &str, value: &Value) {
         match value {
             Value::Number(number) => {
-                self.sample(out, b"", identity, labels);
-                out.extend_from_slice(b"} ");
-                push_number(out, *number);
-                out.push(b'\n');
+                self.begin(out, "", identity, labels);
+                end(out, "} ", *number);
             }
             Value::Histogram(histogram) => self.push_histogram(out, identity, labels, histogram),
         }
@@ -177,55 +174,56 @@ impl<'a> Lines<'a> {
         let mut count = 0;
         for (bound, in_bucket) in self.bounds.iter().zip(&histogram.counts) {
             count += in_bucket;
-            self.sample(out, b"_bucket", identity, labels);
-            out.extend_from_slice(bound.as_bytes());
-            push_integer(out, count);
-            out.push(b'\n');
+            self.begin(out, "_bucket", identity, labels);
+            end(out, bound, count as f64);
         }
-        self.sample(out, b"_sum", identity, labels);
-        out.extend_from_slice(b"} ");
-        push_number(out, histogram.sum);
-        out.push(b'\n');
-        self.sample(out, b"_count", identity, labels);
-        out.extend_from_slice(b"} ");
-        push_integer(out, count);
-        out.push(b'\n');
+        self.begin(out, "_sum", identity, labels);
+        end(out, "} ", histogram.sum);
+        self.begin(out, "_count", identity, labels);
+        end(out, "} ", count as f64);
     }
 
-    fn sample(&self, out: &mut Vec<u8>, suffix: &[u8], identity: &str, labels: &str) {
-        out.extend_from_slice(self.name);
-        out.extend_from_slice(suffix);
+    fn begin(&self, out: &mut Vec<u8>, suffix: &str, identity: &str, labels: &str) {
+        out.extend_from_slice(self.name.as_bytes());
+        // Most lines have neither suffix nor labels, and a copy of nothing is not free.
+        if !suffix.is_empty() {
+            out.extend_from_slice(suffix.as_bytes());
+        }
         out.extend_from_slice(identity.as_bytes());
-        out.extend_from_slice(labels.as_bytes());
-    }
-}
-
-fn push_number(out: &mut Vec<u8>, number: f64) {
-    // Whole numbers below 2^53 are exact, and most values are such.
-    if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 {
-        if number < 0.0 {
-            out.push(b'-');
+        if !labels.is_empty() {
+            out.extend_from_slice(labels.as_bytes());
         }
-        return push_integer(out, number.abs() as u64);
-    }
-    match number {
-        f64::INFINITY => out.extend_from_slice(b"+Inf"),
-        f64::NEG_INFINITY => out.extend_from_slice(b"-Inf"),
-        number => write!(out, "{number:?}").expect("writing to a Vec cannot fail"),
     }
 }
 
-fn push_integer(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut first = digits.len();
+/// Ends a line with what comes between its labels and its value, and the value.
+fn end(out: &mut Vec<u8>, between: &str, number: f64) {
+    // Whole numbers below 2^53 are exact, and most values are such.
+    if number.fract() != 0.0 || number.abs() >= 9_007_199_254_740_992.0 {
+        let text = match number {
+            f64::INFINITY => "+Inf".to_owned(),
+            f64::NEG_INFINITY => "-Inf".to_owned(),
+            number => format!("{number:?}"),
+        };
+        return out.extend_from_slice(format!("{between}{text}\n").as_bytes());
+    }
+    out.extend_from_slice(between.as_bytes());
+    let mut digits = [b'\n'; 24];
+    let mut first = digits.len() - 1;
+    let mut rest = number.abs() as u64;
     loop {
         first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[first..]);
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
         }
     }
+    if number < 0.0 {
+        first -= 1;
+        digits[first] = b'-';
+    }
+    out.extend_from_slice(&digits[first..]);
 }
 
 /// The `q` of a media range; 1 if it has none.
@@ -414,8 +412,8 @@ wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
     fn numbers_are_exact() {
         let shown = |number| {
             let mut out = Vec::new();
-            push_number(&mut out, number);
-            String::from_utf8(out).expect("ASCII")
+            end(&mut out, "", number);
+            String::from_utf8(out).expect("ASCII").trim_end().to_owned()
         };
         for number in [0.0, 1.0, -1.0, 0.1, -2.5, 9_007_199_254_740_991.0, 1e300, 5e-324, u64::MAX as f64] {
             assert_eq!(shown(number).parse(), Ok(number));
@@ -453,6 +451,7 @@ wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
         render.sort();
         copy.sort();
         let series = view.metrics.series_count("p");
-        println!("{series} series, {size} bytes: render {:?}, copy {:?}", render[7], copy[7]);
+        let (least, median) = (render[0], render[7]);
+        println!("{series} series, {size} bytes: render {least:?} to {median:?}, copy {:?} to {:?}", copy[0], copy[7]);
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct Store {
     families: Vec<Option<Box<Family>>>,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// The label text of all series without labels: one, so that reading it is no cache miss.
+    no_labels: Arc<str>,
     /// Live handles of the plugin's instances.
     handles: u32,
     /// Samples that this plugin exposes, and may expose.
@@ -112,8 +114,17 @@ pub(crate) struct Interned {
 
 impl Store {
     pub(crate) fn new(max_samples: u64, all_samples: Arc<AtomicU64>, max_all_samples: u64) -> Self {
-        let (families, slots, free) = (Vec::new(), Vec::new(), Vec::new());
-        Self { families, slots, free, handles: 0, samples: 0, max_samples, all_samples, max_all_samples }
+        Self {
+            families: Vec::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            no_labels: "".into(),
+            handles: 0,
+            samples: 0,
+            max_samples,
+            all_samples,
+            max_all_samples,
+        }
     }
 
     pub(crate) fn samples(&self) -> u64 {
@@ -176,7 +187,7 @@ impl Store {
         if values.len() != decl.labels.len() {
             return Err(SeriesError::Invalid);
         }
-        let labels = label_text(&decl.labels, values.iter().map(String::as_str));
+        let labels = self.label_text(&decl.labels, values.iter().map(String::as_str));
         if let Some(id) = self.find(number, entity, &labels) {
             return Ok(Interned { id, folded: false });
         }
@@ -188,7 +199,7 @@ impl Store {
         if values.is_empty() {
             return Err(SeriesError::Quota);
         }
-        let labels = label_text(&decl.labels, values.iter().map(|_| OTHER));
+        let labels = self.label_text(&decl.labels, values.iter().map(|_| OTHER));
         if let Some(id) = self.find(number, entity, &labels) {
             return Ok(Interned { id, folded: true });
         }
@@ -247,6 +258,18 @@ impl Store {
     fn find(&self, number: u32, entity: EntityId, labels: &Arc<str>) -> Option<u32> {
         let slot = *self.family(number)?.by_labels.get(&(entity, Arc::clone(labels)))?;
         Some(self.slots[slot as usize].generation << SLOT_BITS | slot)
+    }
+
+    fn label_text<'a>(&self, names: &[String], values: impl Iterator<Item = &'a str>) -> Arc<str> {
+        if names.is_empty() {
+            return Arc::clone(&self.no_labels);
+        }
+        let mut text = String::new();
+        for (name, value) in names.iter().zip(values) {
+            text.push(',');
+            push_label(&mut text, name, value);
+        }
+        text.into()
     }
 
     fn has_room(&self, weight: u32, reserve: Reserve) -> bool {
@@ -342,15 +365,6 @@ impl Family {
             _ => Value::Number(0.0),
         }
     }
-}
-
-fn label_text<'a>(names: &[String], values: impl Iterator<Item = &'a str>) -> Arc<str> {
-    let mut text = String::new();
-    for (name, value) in names.iter().zip(values) {
-        text.push(',');
-        push_label(&mut text, name, value);
-    }
-    text.into()
 }
 
 /// Appends `name="value"`; the value is cut, and no character of it can end it early.
