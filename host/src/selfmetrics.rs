@@ -245,3 +245,41 @@ fn to_text(open: &str) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::declaration::{Decl, DeclError, MetricKind};
+
+    fn text(view: &View, format: Format) -> String {
+        let mut out = Vec::new();
+        encode(&mut out, view, &Process::default(), format);
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn both_formats_say_the_same_in_their_own_words() {
+        let view = View::test();
+        view.loss.cell(Stage::Ring, "skb-drop\"\\").add(7);
+        let open = text(&view, Format::OpenMetrics);
+        assert!(open.contains("# TYPE inspector_lost counter\n"), "{open}");
+        assert!(open.contains("# TYPE inspector_runtime_collectlatency unknown\n"), "{open}");
+        let text = text(&view, Format::Text);
+        assert!(text.contains("# HELP inspector_lost_total What"), "{text}");
+        assert!(text.contains("# TYPE inspector_lost_total counter\n"), "{text}");
+        assert!(text.contains("# TYPE inspector_runtime_collectlatency untyped\n"), "{text}");
+        for text in [open, text] {
+            assert!(text.contains("inspector_lost_total{stage=\"ring\",name=\"skb-drop\\\"\\\\\"} 7\n"), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_plugin_can_take_a_name_of_the_agent() {
+        let text = text(&View::test(), Format::Text);
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        for name in names {
+            let refused = Decl::test(name, MetricKind::Unknown, &[]).check();
+            assert!(matches!(refused, Err(DeclError::Reserved(_))), "{name}");
+        }
+    }
+}
