@@ -100,6 +100,8 @@ impl Snapshot {
             ([("probe", p.name.as_str()), ("hook", h.hook.as_str())], Int((h.state == "attached").into()))
         });
         to.family("inspector_probe_hook_up", "A kernel hook is attached.", Gauge, hooks)?;
+        let help = "Records a probe's programs wanted to deliver: those delivered and those lost.";
+        to.family("inspector_probe_produced", help, Counter, each(|p| Int(p.produced)))?;
         to.family("inspector_probe_events", "Records a probe delivered.", Counter, each(|p| Int(p.events)))?;
         let help = "Runs of a probe's programs; only while kernel.bpf_stats_enabled is 1.";
         to.family("inspector_probe_runs", help, Counter, each(|p| Int(runs(p).0)))?;
