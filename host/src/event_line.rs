@@ -195,7 +195,8 @@ mod tests {
     use crate::view::View;
 
     fn reset() -> NewEvent {
-        let attrs = [("protocol", "TCP"), ("saddr", "10.1.16.255"), ("sport", "43186"), ("state", "TCP_ESTABLISHED")];
+        let attrs =
+            [("protocol", "TCP"), ("saddr", "10.1.16.255"), ("sport", "43186"), ("state", "TCP_ESTABLISHED")];
         NewEvent {
             time_ns: 1_675_414_863_402_118_044,
             severity: 0,
@@ -241,7 +242,9 @@ mod tests {
         assert!(json.starts_with(
             r#"{"time":"2023-02-03T09:01:03.402118044Z","level":"INFO","source":"tcp","msg":"TCP_RCV_RST_ESTAB","meta":"kube-system/kube-proxy-worker-tbv5s node=n1 netns=ns4026531993 ","event":"protocol=TCP saddr=10.1.16.255 sport=43186 state:TCP_ESTABLISHED ","seq":1,"type":"TCP_RCV_RST_ESTAB","#
         ), "{json}");
-        assert!(json.contains(r#""attrs":{"protocol":"TCP","saddr":"10.1.16.255","sport":"43186","state":"TCP_ESTABLISHED"}"#));
+        assert!(json.contains(
+            r#""attrs":{"protocol":"TCP","saddr":"10.1.16.255","sport":"43186","state":"TCP_ESTABLISHED"}"#
+        ));
         let read: EventLine = serde_json::from_str(&json).expect("what is written can be read");
         assert_eq!(read, line(reset()));
     }

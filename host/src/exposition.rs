@@ -4,6 +4,7 @@
 //! are a contract, knows only OpenMetrics and is too slow for 100 000 series: here a line is a
 //! few copies of text that was escaped when the series was made. Two entities of one name (a
 //! tombstone and its successor) are one line each, so a scrape never has a duplicate.
+//! Half of this file is its test, an independent reader of both formats.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,9 +12,9 @@ use std::sync::Arc;
 use crate::declaration::{Decl, MAX_HELP, MetricKind};
 use crate::entities::EntityId;
 use crate::escape;
+use crate::family::{Family, Histogram, Series, Value};
 use crate::identity::Identities;
 use crate::metrics::Metrics;
-use crate::series::{Family, Histogram, Series, Value};
 
 /// A text format that scrapers understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,10 +93,7 @@ fn encode_family(out: &mut Vec<u8>, family: &Family, identities: &mut Identities
 
 /// One value per label set: counters and histograms are added up, of the others the one of the
 /// newest entity is taken.
-fn merge(
-    family: &Family,
-    identities: &mut Identities<'_>,
-) -> BTreeMap<(u32, Arc<str>), (EntityId, Value)> {
+fn merge(family: &Family, identities: &mut Identities<'_>) -> BTreeMap<(u32, Arc<str>), (EntityId, Value)> {
     let mut merged: BTreeMap<(u32, Arc<str>), (EntityId, Value)> = BTreeMap::new();
     for Series { entity, labels, value, .. } in &family.series {
         let Some(number) = identities.number(*entity) else { continue };
@@ -237,8 +235,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::family::MAX_LABEL_VALUE;
     use crate::selfmetrics::Process;
-    use crate::series::MAX_LABEL_VALUE;
     use crate::view::View;
 
     type Labels = BTreeMap<String, String>;
@@ -350,7 +348,8 @@ mod tests {
         }
         let samples = read(&scrape(&view, Format::Text));
         let value = |name: &str, le: Option<&str>| {
-            let web = samples.iter().filter(|(n, l, _)| n == name && l.get("pod").is_some_and(|p| p == "web"));
+            let web =
+                samples.iter().filter(|(n, l, _)| n == name && l.get("pod").is_some_and(|p| p == "web"));
             web.filter(|(_, l, _)| l.get("le").map(String::as_str) == le).map(|s| s.2).collect::<Vec<_>>()
         };
         assert_eq!(value("c_total", None), [1.05]);
@@ -371,21 +370,26 @@ mod tests {
         decls[1].help = "Says \"why\".\n\\".into();
         let series = view.metrics.register("p", &decls).expect("valid");
         let web = view.test_entity(9, "web");
-        let ids = [series.series(0, web, vec![]), series.series(1, 0, vec!["x".into()])].map(|id| id.expect("room"));
+        let ids = [series.series(0, web, vec![]), series.series(1, 0, vec!["x".into()])]
+            .map(|id| id.expect("room"));
         series.apply(&ids, &[3.0, 0.25]);
         let text = scrape(&view, Format::Text);
-        assert!(text.starts_with(
-            r#"# HELP inspector_pod_tcppassiveopens Help.
+        assert!(
+            text.starts_with(
+                r#"# HELP inspector_pod_tcppassiveopens Help.
 # TYPE inspector_pod_tcppassiveopens untyped
 inspector_pod_tcppassiveopens{namespace="",pod="web",node="n1"} 3
 # HELP wait_seconds_total Says "why".\\n\\
 # TYPE wait_seconds_total counter
 wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
 "#
-        ), "{text}");
+            ),
+            "{text}"
+        );
         let open = scrape(&view, Format::OpenMetrics);
-        assert!(open.starts_with(
-            r#"# HELP inspector_pod_tcppassiveopens Help.
+        assert!(
+            open.starts_with(
+                r#"# HELP inspector_pod_tcppassiveopens Help.
 # TYPE inspector_pod_tcppassiveopens unknown
 inspector_pod_tcppassiveopens{namespace="",pod="web",node="n1"} 3
 # HELP wait_seconds Says \"why\".\\n\\
@@ -393,7 +397,9 @@ inspector_pod_tcppassiveopens{namespace="",pod="web",node="n1"} 3
 # UNIT wait_seconds seconds
 wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
 "#
-        ), "{open}");
+            ),
+            "{open}"
+        );
         assert!(open.ends_with("\n# EOF\n") && !text.contains("EOF"));
     }
 
@@ -402,8 +408,13 @@ wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
         let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
                           text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         assert_eq!(Format::negotiate(prometheus), Format::OpenMetrics);
-        for accept in ["", "*/*", "text/html", "text/plain, application/openmetrics-text;q=0.5",
-                       "application/openmetrics-text; q=0"] {
+        for accept in [
+            "",
+            "*/*",
+            "text/html",
+            "text/plain, application/openmetrics-text;q=0.5",
+            "application/openmetrics-text; q=0",
+        ] {
             assert_eq!(Format::negotiate(accept), Format::Text, "{accept}");
         }
     }
@@ -452,6 +463,9 @@ wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
         copy.sort();
         let series = view.metrics.series_count("p");
         let (least, median) = (render[0], render[7]);
-        println!("{series} series, {size} bytes: render {least:?} to {median:?}, copy {:?} to {:?}", copy[0], copy[7]);
+        println!(
+            "{series} series, {size} bytes: render {least:?} to {median:?}, copy {:?} to {:?}",
+            copy[0], copy[7]
+        );
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::entities::{Entities, EntityId, Kind};
 use crate::exposition::LabelNames;
-use crate::series::push_label;
+use crate::family::push_label;
 
 /// The host's labels of each entity, looked up once per scrape.
 #[derive(Debug)]

@@ -5,7 +5,7 @@
 //!
 //! - [`batch`], [`table`]: what comes in: packed event records, kernel counter tables.
 //! - [`entities`], [`names`]: who is it, and what the running kernel calls things.
-//! - [`metrics`], [`declaration`], [`series`]: what plugins count.
+//! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
 //! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
 //! - [`bell`]: how one thread waits for another.
@@ -33,6 +33,7 @@ pub mod escape;
 pub mod event_line;
 pub mod events;
 pub mod exposition;
+pub mod family;
 pub mod http;
 pub mod identity;
 pub mod loss;

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::declaration::{Decl, DeclError, MetricKind};
 use crate::entities::{Entities, EntityId};
+use crate::family::{Family, Refused};
 use crate::loss::{Loss, Lost, Stage};
 pub use crate::series::SeriesError;
-use crate::series::{Family, Refused, Store};
+use crate::series::Store;
 
 /// How many samples a scrape may show.
 #[derive(Debug, Clone, Copy)]
@@ -374,7 +375,8 @@ mod tests {
         let view = View::test();
         let decls = [counter(&[]), Decl::test("x", MetricKind::Histogram, &[])];
         let series = view.metrics.register("p", &decls).expect("valid");
-        let (hits, x) = (series.series(0, 0, vec![]).expect("room"), series.series(1, 0, vec![]).expect("room"));
+        let (hits, x) =
+            (series.series(0, 0, vec![]).expect("room"), series.series(1, 0, vec![]).expect("room"));
         let values = [-1.0, f64::NAN, f64::INFINITY, 1.0, f64::NAN, 0.5];
         assert_eq!(series.apply(&[hits, hits, hits, hits, x, x, x], &values), 5);
         assert_eq!(count(&view), "1");

@@ -104,7 +104,10 @@ async fn readiness_is_told_apart_from_life() {
 async fn what_is_not_there_or_not_allowed_is_said_so() {
     let server = events_server();
     let answer = server.get("/api/v1/nothing", "").await;
-    assert!(answer.starts_with("HTTP/1.1 404") && answer.ends_with(r#"{"error":"no such path"}"#), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 404") && answer.ends_with(r#"{"error":"no such path"}"#),
+        "{answer}"
+    );
     let post = "POST /api/v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     assert!(server.ask(post).await.starts_with("HTTP/1.1 405"));
     let error = client::get_json::<serde_json::Value>(&server.address, "/api/v1/events?severity=x").await;
