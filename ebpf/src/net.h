@@ -186,6 +186,16 @@ static __always_inline void socket_addresses(struct head *head, const struct soc
 	head->flags |= FLAG_SOCKET | FLAG_PORTS;
 }
 
+/* As above for a TCP socket that may be closed: it has given its port back, but kept a copy. */
+static __always_inline void tcp_addresses(struct head *head, const struct sock *sk)
+{
+	const struct tcp_sock *tp = bpf_skc_to_tcp_sock((void *)sk);
+
+	socket_addresses(head, sk, false);
+	if (tp)
+		head->sport = bpf_ntohs(tp->inet_conn.icsk_inet.inet_sport);
+}
+
 static __always_inline bool has_ports(__u8 proto)
 {
 	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == IPPROTO_SCTP ||

@@ -60,7 +60,7 @@ static __always_inline int sent(const struct sock *sk, const struct sk_buff *skb
 		record->has_socket = 1;
 		record->head.tcp_state = sk->__sk_common.skc_state;
 		if (!(record->head.flags & FLAG_PACKET))
-			socket_addresses(&record->head, sk, false);
+			tcp_addresses(&record->head, sk);
 	}
 	record->head.proto = IPPROTO_TCP;
 	SUBMIT(record);
@@ -97,7 +97,7 @@ int BPF_PROG(tcp_receive_reset, const struct sock *sk)
 	record->head.proto = IPPROTO_TCP;
 	record->head.tcp_state = sk->__sk_common.skc_state;
 	record->has_socket = 1;
-	socket_addresses(&record->head, sk, false);
+	tcp_addresses(&record->head, sk);
 	SUBMIT(record);
 	return 0;
 }

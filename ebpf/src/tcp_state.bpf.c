@@ -97,7 +97,7 @@ int BPF_PROG(inet_sock_set_state, const struct sock *sk, const int old_state, co
 	record->head.kind = kind;
 	record->head.proto = IPPROTO_TCP;
 	record->head.tcp_state = new_state;
-	socket_addresses(&record->head, sk, false);
+	tcp_addresses(&record->head, sk);
 	/* A handshake that a listener answers is a request until it ends: no socket to time it by. */
 	record->duration_ns = kind == KIND_ACCEPTED ? 0 : duration;
 	record->error = sk->sk_err;

@@ -35,6 +35,8 @@ pub struct ProbeStatus {
     pub reason: String,
     /// Schema number of its records.
     pub schema: u16,
+    /// Records that the kernel side wanted to deliver since start.
+    pub produced: u64,
     /// Records delivered since start.
     pub events: u64,
     /// Records lost in the kernel since start (full ring and limit).

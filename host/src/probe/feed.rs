@@ -1,0 +1,224 @@
+//! One probe as the reader sees it: from packed records in its ring to a stamped batch.
+//!
+//! What must stay true, once everything is drained and counted: delivered + lost = produced.
+//! For skb-drop, whose suppressed drops come back as summaries, it is the sum of `count` of all
+//! delivered records that takes the place of the delivered and the suppressed ones.
+
+use std::sync::Arc;
+
+use inspector_ebpf::Probe;
+
+use super::clock::{self, Clock};
+use super::load::{Counters, Loaded};
+use super::summary;
+use crate::batch::Batch;
+use crate::entities::{Entities, EntityId};
+use crate::loss::{Loss, Lost, Stage};
+use crate::status::{HookStatus, ProbeStatus, Status};
+
+/// At most so many records in one batch.
+pub const MAX_BATCH: usize = 4096;
+/// Word 1 of a record is `head.netns`, word 2 begins with `head.entity`.
+const NETNS_WORD: usize = 1;
+const ENTITY_WORD: usize = 2;
+
+/// A probe's side of the reader; it lives as long as the reader, loaded or not.
+pub struct Feed {
+    probe: &'static Probe,
+    /// Present while the probe is loaded.
+    pub loaded: Option<Loaded>,
+    next_seq: u64,
+    /// What the last look at the counters showed, of the present load.
+    counted: Counters,
+    /// Records produced before the present load.
+    produced_before: u64,
+    /// Lost since the last batch, to be told with the next one.
+    untold: u64,
+    lost: u64,
+    ring: Lost,
+    limit: Lost,
+    /// How many records came last time, so that a batch is allocated once.
+    expected: usize,
+}
+
+impl Feed {
+    /// A probe that is not loaded yet.
+    pub fn new(probe: &'static Probe, loss: &Loss) -> Feed {
+        Feed {
+            probe,
+            loaded: None,
+            next_seq: 0,
+            counted: Counters::default(),
+            produced_before: 0,
+            untold: 0,
+            lost: 0,
+            ring: loss.cell(Stage::Ring, probe.name),
+            limit: loss.cell(Stage::Limit, probe.name),
+            expected: 0,
+        }
+    }
+
+    /// Takes over a probe that was just loaded.
+    pub fn attach(&mut self, loaded: Loaded, status: &Status) {
+        self.counted = Counters::default();
+        let hooks = loaded.hooks.clone();
+        self.loaded = Some(loaded);
+        show_hooks(self.probe, hooks, status);
+    }
+
+    /// Everything that waits in the ring, at most [`MAX_BATCH`] records.
+    pub fn drain(&mut self, clock: &Clock, stamps: &mut Stamps) -> Option<Batch> {
+        let ring = &mut self.loaded.as_mut()?.ring;
+        let stride = usize::from(self.probe.stride) / 8;
+        let mut words: Vec<u64> = Vec::new();
+        let mut count = 0;
+        while count < MAX_BATCH {
+            let Some(record) = ring.next() else { break };
+            if words.capacity() == 0 {
+                words.reserve((self.expected.next_power_of_two() * stride).min(MAX_BATCH * stride));
+            }
+            // Records are multiples of 8 bytes at addresses that are, so nothing is left over.
+            let bytes = record.chunks_exact(8);
+            words.extend(
+                bytes.map(|word| u64::from_le_bytes(word.try_into().expect("chunks are 8 bytes long"))),
+            );
+            count += 1;
+        }
+        self.expected = count;
+        (count > 0).then(|| self.batch(words, clock, stamps))
+    }
+
+    /// What the limit suppressed in the epoch that ended with the last call; `all` of it when no
+    /// program runs any more.
+    pub fn summaries(&mut self, all: bool, clock: &Clock, stamps: &mut Stamps) -> Option<Batch> {
+        let loaded = self.loaded.as_mut()?;
+        let suppressed = loaded.suppressed.as_mut()?;
+        let current = (!all).then(|| loaded.control.epoch());
+        let records = suppressed.take(current, clock::boot_ns());
+        loaded.control.flip_epoch();
+        (!records.is_empty()).then(|| self.batch(summary::words(&records), clock, stamps))
+    }
+
+    fn batch(&mut self, mut words: Vec<u64>, clock: &Clock, stamps: &mut Stamps) -> Batch {
+        let now_ns = clock.wall_ns();
+        let stride = usize::from(self.probe.stride) / 8;
+        for record in words.chunks_exact_mut(stride) {
+            record[0] = record[0].wrapping_add(clock.offset_ns());
+            let entity = stamps.entity(record[NETNS_WORD], now_ns);
+            record[ENTITY_WORD] = record[ENTITY_WORD] & !0xffff_ffff | u64::from(entity);
+        }
+        let count = (words.len() / stride) as u32;
+        let first_seq = self.next_seq;
+        self.next_seq += u64::from(count);
+        Batch { probe: self.probe, count, first_seq, lost: std::mem::take(&mut self.untold), now_ns, words }
+    }
+
+    /// Reads the programs' counters and spreads the news.
+    pub fn count(&mut self, status: &Status) {
+        let Some(loaded) = &self.loaded else { return };
+        let Ok(cpus) = loaded.counters.get(&0, 0) else { return };
+        let now = cpus.iter().fold(Counters::default(), |sum, cpu| Counters {
+            produced: sum.produced + cpu.produced,
+            lost_ring: sum.lost_ring + cpu.lost_ring,
+            lost_limit: sum.lost_limit + cpu.lost_limit,
+        });
+        let ring = now.lost_ring - self.counted.lost_ring;
+        let limit = now.lost_limit - self.counted.lost_limit;
+        self.ring.add(ring);
+        self.limit.add(limit);
+        self.lost += ring + limit;
+        // Suppressed drops lost their details only; summaries deliver their number.
+        self.untold += if loaded.suppressed.is_some() { ring } else { ring + limit };
+        self.counted = now;
+        if let Some(shown) = status.update().probes.get_mut(self.probe.name) {
+            shown.events = self.next_seq;
+            shown.lost = self.lost;
+            shown.produced = self.produced_before + now.produced;
+        }
+    }
+
+    /// Shows what the programs cost, where the kernel measures it.
+    pub fn show_cost(&self, status: &Status) {
+        let Some(loaded) = &self.loaded else { return };
+        let mut board = status.update();
+        let Some(shown) = board.probes.get_mut(self.probe.name) else { return };
+        for hook in &mut shown.hooks {
+            let program = loaded.programs.program(&hook.program);
+            if let Some(info) = program.and_then(|program| program.info().ok()) {
+                hook.run_count = info.run_count();
+                hook.run_time_ns = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+            }
+        }
+    }
+
+    /// Lets go of a probe whose last records are drained.
+    pub fn detach(&mut self, status: &Status) {
+        self.produced_before += std::mem::take(&mut self.counted).produced;
+        self.loaded = None;
+        let mut board = status.update();
+        let Some(shown) = board.probes.get_mut(self.probe.name) else { return };
+        "idle".clone_into(&mut shown.state);
+        "no plugin subscribes to it".clone_into(&mut shown.reason);
+        for hook in shown.hooks.iter_mut().filter(|hook| hook.state == "attached") {
+            "idle".clone_into(&mut hook.state);
+        }
+    }
+}
+
+/// Puts a probe's hooks on the board, and sums them up.
+pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status) {
+    let attached = hooks.iter().filter(|hook| hook.state == "attached").count();
+    let state = match attached {
+        0 => "down",
+        n if n < hooks.len() => "partial",
+        _ => "up",
+    };
+    let reasons = hooks.iter().filter(|hook| hook.state != "attached").map(|hook| hook.reason.as_str());
+    let reason = reasons.collect::<Vec<_>>().join("; ");
+    show(probe, state, reason, hooks, status);
+}
+
+/// Puts a probe on the board; what it has delivered and lost so far stays.
+pub fn show(probe: &'static Probe, state: &str, reason: String, hooks: Vec<HookStatus>, status: &Status) {
+    let mut board = status.update();
+    let shown = board.probes.entry(probe.name.to_owned()).or_insert_with(|| ProbeStatus {
+        name: probe.name.to_owned(),
+        state: String::new(),
+        reason: String::new(),
+        schema: probe.schema,
+        produced: 0,
+        events: 0,
+        lost: 0,
+        hooks: Vec::new(),
+    });
+    state.clone_into(&mut shown.state);
+    shown.reason = reason;
+    shown.hooks = hooks;
+}
+
+/// Entity ids of the namespaces seen last, so that a record seldom costs a lookup.
+pub struct Stamps {
+    entities: Arc<Entities>,
+    /// Cookie and id, at the cookie modulo the number of slots.
+    slots: [(u64, EntityId); 64],
+}
+
+impl Stamps {
+    /// Nothing seen yet.
+    pub fn new(entities: Arc<Entities>) -> Stamps {
+        Stamps { entities, slots: [(0, 0); 64] }
+    }
+
+    /// Forgets all, since the table may have forgotten some.
+    pub fn clear(&mut self) {
+        self.slots = [(0, 0); 64];
+    }
+
+    fn entity(&mut self, cookie: u64, now_ns: u64) -> EntityId {
+        let slot = &mut self.slots[(cookie % 64) as usize];
+        if slot.0 != cookie {
+            *slot = (cookie, self.entities.stamp(cookie, now_ns));
+        }
+        slot.1
+    }
+}

@@ -1,0 +1,175 @@
+//! Loads one probe: its object, its maps, and each of its programs on its own, so that a hook
+//! which fails costs its own signal and nothing else.
+
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::{BtfTracePoint, Program, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use inspector_ebpf::{Hook, Probe};
+
+use super::btf::Btf;
+use super::control::Control;
+use super::summary::Suppressed;
+use super::{Error, hooks};
+use crate::status::HookStatus;
+
+/// Per-CPU counters of one object: `struct counters` of record.h.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Records that its programs wanted to deliver.
+    pub produced: u64,
+    /// … of which there was no room for.
+    pub lost_ring: u64,
+    /// … of which the limit suppressed.
+    pub lost_limit: u64,
+}
+
+// SAFETY: three integers without padding, so any bytes are a value of it.
+unsafe impl aya::Pod for Counters {}
+
+/// A loaded probe.
+pub struct Loaded {
+    /// Its catalog line.
+    pub probe: &'static Probe,
+    /// Its programs and their links, for what they cost.
+    pub programs: Ebpf,
+    /// Its records.
+    pub ring: RingBuf<MapData>,
+    /// What it shares with the reader.
+    pub control: Control,
+    /// What became of its records.
+    pub counters: PerCpuArray<MapData, Counters>,
+    /// Counts of what its limit suppressed, if it keeps any.
+    pub suppressed: Option<Suppressed>,
+    /// What became of each hook.
+    pub hooks: Vec<HookStatus>,
+}
+
+/// The `const volatile` globals of record.h, and the size of the ring.
+#[derive(Debug, Clone, Copy)]
+pub struct Tunables {
+    /// Bytes of a ring.
+    pub ring_bytes: u32,
+    /// Records per second and namespace, 0 = no limit.
+    pub limit_per_second: u32,
+    /// Records at once after a quiet time.
+    pub limit_burst: u32,
+    /// Fill of the ring that wakes the reader early.
+    pub wake_bytes: u32,
+    /// 0: lockdown forbids `bpf_probe_read_kernel`.
+    pub may_read_kernel: u32,
+}
+
+impl Loaded {
+    /// Takes its programs off their hooks; its ring and counters stay readable.
+    pub fn detach(&mut self) {
+        for (_, program) in self.programs.programs_mut() {
+            if let Program::BtfTracePoint(program) = program {
+                // Fails for a variant that was never loaded.
+                let _ = program.unload();
+            }
+        }
+    }
+}
+
+/// Gets probes into this kernel; made once for several, since it parses the kernel's types.
+pub struct Loader<'a> {
+    aya: EbpfLoader<'a>,
+    /// For relocation and for the ids of hooks.
+    types: &'a aya::Btf,
+    /// For the choice of programs.
+    kernel: &'a Btf<'a>,
+}
+
+impl<'a> Loader<'a> {
+    /// Programs of this loader get these options.
+    pub fn new(kernel: &'a Btf<'a>, types: &'a aya::Btf, tunables: &'a Tunables) -> Loader<'a> {
+        let mut aya = EbpfLoader::new();
+        aya.btf(Some(types))
+            .map_max_entries("events", tunables.ring_bytes)
+            .override_global("limit_per_second", &tunables.limit_per_second, true)
+            .override_global("limit_burst", &tunables.limit_burst, true)
+            .override_global("wake_bytes", &tunables.wake_bytes, true)
+            .override_global("may_read_kernel", &tunables.may_read_kernel, false);
+        Loader { aya, types, kernel }
+    }
+
+    /// Loads a probe and attaches every hook that this kernel has.
+    ///
+    /// # Errors
+    ///
+    /// If its object or maps are refused. A refused program is no error but a hook's state.
+    pub fn load(&mut self, probe: &'static Probe) -> Result<Loaded, Error> {
+        let loaded = self.aya.load(probe.object);
+        let mut programs =
+            loaded.map_err(|source| Error::Load { probe: probe.name, source: Box::new(source) })?;
+        // Before any map is taken out: until a program is loaded it knows its maps by descriptor only.
+        let hooks =
+            probe.hooks.iter().map(|hook| attach(&mut programs, hook, self.kernel, self.types)).collect();
+        let ring =
+            RingBuf::try_from(take(&mut programs, probe, "events")?).map_err(map_error(probe, "events"))?;
+        let control = match take(&mut programs, probe, "control")? {
+            Map::Array(data) => {
+                Control::map(data.fd()).map_err(|source| Error::Control { probe: probe.name, source })
+            }
+            _ => Err(Error::Object { probe: probe.name, map: "control" }),
+        }?;
+        let counters = PerCpuArray::try_from(take(&mut programs, probe, "counters")?)
+            .map_err(map_error(probe, "counters"))?;
+        let suppressed = match programs.take_map("suppressed") {
+            Some(map) => {
+                Some(Suppressed::new(HashMap::try_from(map).map_err(map_error(probe, "suppressed"))?))
+            }
+            None => None,
+        };
+        Ok(Loaded { probe, programs, ring, control, counters, suppressed, hooks })
+    }
+}
+
+fn attach(programs: &mut Ebpf, hook: &'static Hook, kernel: &Btf<'_>, types: &aya::Btf) -> HookStatus {
+    let variant = match hooks::choose(hook, kernel) {
+        Ok(variant) => variant,
+        Err(reason) => return hooks::status(hook, "", "missing", &reason),
+    };
+    match attach_program(programs, variant.program, hook.tracepoint, types) {
+        Ok(()) => hooks::status(hook, variant.program, "attached", ""),
+        Err(error) => {
+            let reason = format!("{}; without it: no {}", in_one_line(&error), hook.gives);
+            hooks::status(hook, variant.program, "failed", &reason)
+        }
+    }
+}
+
+fn attach_program(
+    programs: &mut Ebpf,
+    name: &str,
+    tracepoint: &str,
+    types: &aya::Btf,
+) -> Result<(), ProgramError> {
+    let program = programs.program_mut(name).ok_or(ProgramError::NotLoaded)?;
+    let program: &mut BtfTracePoint = program.try_into()?;
+    program.load(tracepoint, types)?;
+    program.attach()?;
+    Ok(())
+}
+
+/// The verifier's log is pages long; its last words say what it refused.
+fn in_one_line(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else {
+        return super::with_causes(error);
+    };
+    let log = verifier_log.to_string();
+    let complaint = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
+    match complaint {
+        Some(line) => format!("the kernel refuses it: {io_error}: {line}"),
+        None => format!("the kernel refuses it: {io_error}"),
+    }
+}
+
+fn take(programs: &mut Ebpf, probe: &'static Probe, map: &'static str) -> Result<Map, Error> {
+    programs.take_map(map).ok_or(Error::Object { probe: probe.name, map })
+}
+
+fn map_error(probe: &'static Probe, map: &'static str) -> impl FnOnce(aya::maps::MapError) -> Error {
+    move |source| Error::Map { probe: probe.name, map, source: Box::new(source) }
+}

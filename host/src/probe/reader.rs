@@ -1,0 +1,243 @@
+//! The one loop that drains all rings.
+//!
+//! While records come it looks every millisecond and asks for no wake-up; a ring that fills past
+//! its threshold wakes it early. After [`IDLE_ROUNDS`] looks in vain it asks to be woken, looks
+//! once more (a record that was being written then did not know), and sleeps until a record or
+//! the next second. So there are at most a thousand wake-ups a second, and one when idle.
+//!
+//! Everything runs on this thread: no lock is held while the sink runs, and nothing is allocated
+//! per record.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::EventFd;
+
+use super::clock::Clock;
+use super::feed::{Feed, MAX_BATCH, Stamps};
+use super::load::Loaded;
+use crate::batch::Batch;
+use crate::entities::Entities;
+use crate::loss::Loss;
+use crate::status::Status;
+
+/// Looks in vain before the reader goes to sleep.
+const IDLE_ROUNDS: u32 = 8;
+/// Between two looks while awake.
+const ROUND_MS: u8 = 1;
+/// Between two looks at the counters while awake.
+const COUNT_EVERY: Duration = Duration::from_millis(100);
+/// Between two rounds of everything that is done by the clock; also bounds a missed wake-up.
+const TICK: Duration = Duration::from_secs(1);
+/// What an epoll event is about; which ring does not matter, as all are looked at.
+const BELL: u64 = 0;
+const RING: u64 = 1;
+
+/// What the loading thread tells the reader.
+pub enum Command {
+    /// Read this probe too.
+    Load(Box<Loaded>),
+    /// Detach the probe with this id, and deliver its last records.
+    Unload(u16),
+    /// Detach all, deliver their last records, and end.
+    Stop,
+}
+
+/// See the module.
+pub struct Reader<S> {
+    /// By probe id.
+    feeds: Vec<Feed>,
+    commands: Receiver<Command>,
+    /// Rung with every command.
+    bell: Arc<EventFd>,
+    epoll: Epoll,
+    clock: Clock,
+    stamps: Stamps,
+    status: Arc<Status>,
+    sink: S,
+    /// Looks in vain so far.
+    idle: u32,
+    counted: Instant,
+    ticked: Instant,
+}
+
+/// What one look at all rings found.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Found {
+    Nothing,
+    Records,
+    /// A ring had more than fits a batch.
+    More,
+}
+
+impl<S: FnMut(Arc<Batch>)> Reader<S> {
+    /// A reader without probes.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no descriptors left.
+    pub fn new(
+        commands: Receiver<Command>,
+        bell: Arc<EventFd>,
+        entities: Arc<Entities>,
+        loss: &Loss,
+        status: Arc<Status>,
+        sink: S,
+    ) -> io::Result<Reader<S>> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        let now = Instant::now();
+        Ok(Reader {
+            feeds: inspector_ebpf::PROBES.iter().map(|probe| Feed::new(probe, loss)).collect(),
+            commands,
+            bell,
+            epoll,
+            clock: Clock::new(),
+            stamps: Stamps::new(entities),
+            status,
+            sink,
+            idle: 0,
+            counted: now,
+            ticked: now,
+        })
+    }
+
+    /// Runs until [`Command::Stop`].
+    pub fn run(mut self) {
+        while !self.obey() {
+            let found = self.drain_all();
+            let now = Instant::now();
+            self.by_the_clock(now);
+            match found {
+                Found::More => {}
+                Found::Records => {
+                    self.wake_up();
+                    self.wait(ROUND_MS.into());
+                }
+                Found::Nothing => self.doze(),
+            }
+        }
+    }
+
+    /// Follows the commands; true if it is over.
+    fn obey(&mut self) -> bool {
+        let commands: Vec<Command> = self.commands.try_iter().collect();
+        for command in commands {
+            match command {
+                Command::Load(loaded) => self.load(*loaded),
+                Command::Unload(id) => self.unload(usize::from(id)),
+                Command::Stop => {
+                    (0..self.feeds.len()).for_each(|id| self.unload(id));
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    fn load(&mut self, loaded: Loaded) {
+        // Edge-triggered: a ring with records in it is "ready" all the time, which is no news.
+        let edge = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, RING);
+        if let Err(error) = self.epoll.add(loaded.ring.as_fd(), edge) {
+            tracing::warn!(probe = loaded.probe.name, %error, "its records come up to a second late");
+        }
+        let id = usize::from(loaded.probe.id);
+        self.feeds[id].attach(loaded, &self.status);
+        self.wake_up();
+    }
+
+    /// Detaches first, then waits until no program runs any more: what is drained then is all.
+    fn unload(&mut self, id: usize) {
+        let Some(loaded) = self.feeds[id].loaded.as_mut() else { return };
+        loaded.detach();
+        super::wait_for_running_programs();
+        while let Some(batch) = self.feeds[id].drain(&self.clock, &mut self.stamps) {
+            (self.sink)(Arc::new(batch));
+        }
+        self.feeds[id].count(&self.status);
+        if let Some(batch) = self.feeds[id].summaries(true, &self.clock, &mut self.stamps) {
+            (self.sink)(Arc::new(batch));
+        }
+        self.feeds[id].count(&self.status);
+        self.feeds[id].detach(&self.status);
+    }
+
+    fn drain_all(&mut self) -> Found {
+        let mut found = Found::Nothing;
+        for feed in &mut self.feeds {
+            let Some(batch) = feed.drain(&self.clock, &mut self.stamps) else { continue };
+            let full = batch.count as usize == MAX_BATCH;
+            found = found.max(if full { Found::More } else { Found::Records });
+            (self.sink)(Arc::new(batch));
+        }
+        found
+    }
+
+    fn by_the_clock(&mut self, now: Instant) {
+        if now.duration_since(self.counted) >= COUNT_EVERY {
+            self.count_all(now);
+        }
+        if now.duration_since(self.ticked) < TICK {
+            return;
+        }
+        self.ticked = now;
+        self.clock.refresh(now);
+        self.stamps.clear();
+        for feed in &mut self.feeds {
+            if let Some(batch) = feed.summaries(false, &self.clock, &mut self.stamps) {
+                (self.sink)(Arc::new(batch));
+            }
+            feed.show_cost(&self.status);
+        }
+    }
+
+    fn count_all(&mut self, now: Instant) {
+        self.counted = now;
+        for feed in &mut self.feeds {
+            feed.count(&self.status);
+        }
+    }
+
+    /// One more look in vain.
+    fn doze(&mut self) {
+        self.idle = self.idle.saturating_add(1);
+        if self.idle < IDLE_ROUNDS {
+            return self.wait(ROUND_MS.into());
+        }
+        if self.idle == IDLE_ROUNDS {
+            self.count_all(Instant::now());
+            self.loaded().for_each(|loaded| loaded.control.set_asleep(true));
+            return self.wait(ROUND_MS.into());
+        }
+        if self.loaded().next().is_none() {
+            return self.wait(EpollTimeout::NONE);
+        }
+        let left = TICK.saturating_sub(self.ticked.elapsed());
+        self.wait(EpollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(EpollTimeout::ZERO));
+    }
+
+    fn wake_up(&mut self) {
+        if self.idle >= IDLE_ROUNDS {
+            self.loaded().for_each(|loaded| loaded.control.set_asleep(false));
+        }
+        self.idle = 0;
+    }
+
+    fn loaded(&self) -> impl Iterator<Item = &Loaded> {
+        self.feeds.iter().filter_map(|feed| feed.loaded.as_ref())
+    }
+
+    fn wait(&self, timeout: EpollTimeout) {
+        let mut ready = [EpollEvent::empty(); 8];
+        // An interrupted wait is a short one.
+        let ready = self.epoll.wait(&mut ready, timeout).map_or(&[][..], |n| &ready[..n]);
+        if ready.iter().any(|event| event.data() == BELL) {
+            // Only resets it: the commands are in the channel.
+            let _ = self.bell.read();
+        }
+    }
+}
