@@ -27,6 +27,8 @@ pub const MAX_ATTRS: usize = 32;
 pub const MAX_NAME: usize = 64;
 /// At most so many bytes has an attribute's value; a longer one is cut.
 pub const MAX_ATTR_VALUE: usize = 256;
+/// At most so many bytes of events are kept, by estimate.
+pub const MAX_BYTES: usize = 16 << 20;
 /// At most so many types are counted for one plugin; what is beyond is counted as `other`.
 const MAX_KINDS: usize = 256;
 
@@ -94,10 +96,8 @@ impl Event {
 /// Size of the log and rate of each plugin.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Events that are kept.
-    pub events: usize,
-    /// Bytes that are kept, as an estimate.
-    pub bytes: usize,
+    /// Events that are kept, within [`MAX_BYTES`].
+    pub backlog: usize,
     /// Events per second that a plugin may emit in the long run.
     pub per_second: u32,
     /// Events that it may emit at once.
@@ -106,7 +106,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { events: 16_384, bytes: 16 << 20, per_second: 1_000, burst: 5_000 }
+        Self { backlog: 16_384, per_second: 1_000, burst: 5_000 }
     }
 }
 
@@ -182,7 +182,7 @@ pub struct Read {
 
 impl EventLog {
     /// An empty log.
-    pub fn new(limits: Limits, node: &str, entities: Arc<Entities>, loss: Arc<Loss>) -> Self {
+    pub fn new(limits: Limits, entities: Arc<Entities>, loss: Arc<Loss>, node: &str) -> Self {
         let missed = loss.cell(Stage::Stream, "events");
         let (log, head) = (Mutex::default(), watch::Sender::new(1));
         Self { log, head, limits, node: node.into(), entities, loss, missed }
@@ -235,16 +235,14 @@ impl EventLog {
         log.plugins.iter().flat_map(each).collect()
     }
 
-    /// A reader that starts with the oldest event still kept, and the number of the next event.
-    pub fn oldest(&self) -> (Cursor, u64) {
-        let log = self.lock();
-        (Cursor { next: log.oldest(), head: self.head.subscribe() }, log.last + 1)
+    /// A reader that starts with the oldest event still kept.
+    pub fn oldest(&self) -> Cursor {
+        Cursor { next: self.lock().oldest(), head: self.head.subscribe() }
     }
 
     /// A reader that starts with the next event.
     pub fn newest(&self) -> Cursor {
-        let log = self.lock();
-        Cursor { next: log.last + 1, head: self.head.subscribe() }
+        Cursor { next: self.lock().last + 1, head: self.head.subscribe() }
     }
 
     /// The next events for a reader, at most `max`; none if it has seen all.
@@ -304,7 +302,7 @@ impl EventLog {
         };
         log.bytes += event.bytes();
         log.events.push_back(Arc::new(event));
-        while log.events.len() > self.limits.events || log.bytes > self.limits.bytes {
+        while log.events.len() > self.limits.backlog || log.bytes > MAX_BYTES {
             let Some(oldest) = log.events.pop_front() else { break };
             log.bytes -= oldest.bytes();
         }

@@ -53,13 +53,11 @@ enum Command {
     Version(version::Args),
 }
 
-/// How a command prints.
+/// How a command prints: for people or for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 enum Output {
-    /// For people.
     #[default]
     Text,
-    /// For programs.
     Json,
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 /// Flags that choose events; an event must pass all of them.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub struct Filter {
-    /// Only events of this type, as `inspector list event` names it
+    /// Only events of this type, as `inspector list event` names it; may be repeated
     #[arg(long = "type", value_name = "TYPE")]
-    kind: Option<String>,
+    kinds: Vec<String>,
     /// Only events of this Kubernetes namespace
     #[arg(long)]
     namespace: Option<String>,
@@ -27,16 +27,11 @@ impl Filter {
     /// Path and query of the stream; `since` overrides what the flag says.
     pub fn path(&self, since: Option<Duration>) -> String {
         let mut path = String::from("/api/v1/events?follow=true");
-        let parameters = [
-            ("type", &self.kind),
-            ("namespace", &self.namespace),
-            ("pod", &self.pod),
-            ("entity", &self.entity),
-        ];
-        for (name, value) in parameters {
-            if let Some(value) = value {
-                write!(path, "&{name}={}", percent_encoded(value)).expect("writing to a String cannot fail");
-            }
+        let kinds = self.kinds.iter().map(|kind| ("type", kind));
+        let others = [("namespace", &self.namespace), ("pod", &self.pod), ("entity", &self.entity)];
+        let others = others.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        for (name, value) in kinds.chain(others) {
+            write!(path, "&{name}={}", percent_encoded(value)).expect("writing to a String cannot fail");
         }
         if let Some(since) = since.or(self.since) {
             write!(path, "&since={}ms", since.as_millis()).expect("writing to a String cannot fail");
@@ -64,8 +59,9 @@ mod tests {
 
     #[test]
     fn a_flag_cannot_smuggle_in_another_parameter() {
-        let filter = Filter { pod: Some("a&type=x y".into()), ..Filter::default() };
-        assert_eq!(filter.path(None), "/api/v1/events?follow=true&pod=a%26type%3Dx%20y");
+        let kinds = vec!["A".to_owned(), "B".to_owned()];
+        let filter = Filter { kinds, pod: Some("a&type=x y".into()), ..Filter::default() };
+        assert_eq!(filter.path(None), "/api/v1/events?follow=true&type=A&type=B&pod=a%26type%3Dx%20y");
     }
 
     #[test]

@@ -172,3 +172,107 @@ fn chain(err: &client::Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(err), |cause| cause.source());
     causes.fold(err.to_string(), |text, cause| format!("{text}: {cause}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::TcpListener;
+    use std::thread::{self, JoinHandle};
+
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// Gives each connection one answer, then closes it; returns the paths that were asked for.
+    fn server(answers: Vec<String>) -> anyhow::Result<(Address, JoinHandle<Vec<String>>)> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?.to_string().parse()?;
+        let answer_all = move || {
+            let answer = |text: &String| {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
+                let request = lines.next().expect("a request").expect("text");
+                while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+                stream.write_all(text.as_bytes()).expect("the client reads");
+                request
+            };
+            answers.iter().map(answer).collect()
+        };
+        Ok((address, thread::spawn(answer_all)))
+    }
+
+    fn stream(lines: &[String]) -> String {
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+        lines.iter().fold(head.to_owned(), |text, line| text + line + "\n")
+    }
+
+    fn event(second: u32, seq: u64) -> String {
+        serde_json::json!({
+            "time": format!("2023-02-03T09:01:{second:02}.000000000Z"), "level": "INFO", "source": "tcp",
+            "msg": "X", "meta": "", "event": "", "seq": seq, "type": "X", "severity": 0, "count": 1,
+            "message": "", "attrs": {}, "entity": {
+                "id": 1, "kind": "host", "namespace": "", "name": "", "node": "n", "netns": 1, "cookie": 1,
+            },
+        })
+        .to_string()
+    }
+
+    /// What a follower says of a server, in short, until it ends or has said `count` things.
+    async fn said(server: &Address, count: usize) -> Vec<String> {
+        let (out, mut messages) = mpsc::channel(16);
+        tokio::spawn(Follower::new(server, Filter::default(), out).run());
+        let mut said = Vec::new();
+        while said.len() < count {
+            let next = timeout(Duration::from_secs(10), messages.recv()).await.expect("in time");
+            let Some((_, message)) = next else { break };
+            said.push(match message {
+                Message::Event(event) => format!("event {}", event.fields.seq),
+                Message::Broken(why, _) => format!("broken: {why}"),
+                other => other.to_string(),
+            });
+        }
+        said
+    }
+
+    #[tokio::test]
+    async fn a_reconnect_shows_what_happened_meanwhile_and_nothing_twice() -> anyhow::Result<()> {
+        let first = [event(1, 1), event(2, 2), String::new()];
+        // An event that is older than its predecessor, and a server that was restarted.
+        let second = [event(1, 1), event(2, 2), event(1, 3), event(9, 1)];
+        let (address, answered) = server(vec![stream(&first), stream(&second)])?;
+        assert_eq!(
+            said(&address, 7).await,
+            [
+                "connected",
+                "event 1",
+                "event 2",
+                "broken: the server ended the stream",
+                "connected",
+                "event 3",
+                "event 1"
+            ]
+        );
+        let paths = answered.join().expect("the server does not panic");
+        assert!(!paths[0].contains("since=") && paths[1].contains("since="), "{paths:?}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_refusal_ends_it() -> anyhow::Result<()> {
+        let refusal = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n{\"error\":\"bad type\"}";
+        let (address, _) = server(vec![refusal.to_owned()])?;
+        assert_eq!(said(&address, 9).await, ["the server answered 400: bad type"]);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn loss_and_nonsense_are_told_and_the_stream_goes_on() -> anyhow::Result<()> {
+        let lines = ["{\"lost\":5}".to_owned(), "\u{1b}c".to_owned(), event(1, 1)];
+        let (address, _) = server(vec![stream(&lines)])?;
+        let said = said(&address, 4).await;
+        assert_eq!(said[1], "5 events lost: this client did not keep up");
+        assert!(said[2].starts_with("a line that is no event: "), "{said:?}");
+        assert_eq!(said[3], "event 1");
+        Ok(())
+    }
+}

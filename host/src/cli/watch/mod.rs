@@ -74,8 +74,17 @@ async fn watch(mut args: Args) -> anyhow::Result<ExitCode> {
                 Output::Json => terminal::print_line(&event.json())?,
             },
             Message::Connected if !args.debug => {}
-            state => terminal::complain(&format!("{server}: {state}")),
+            state => complain(&server, &state.to_string()),
         }
     }
     Ok(ExitCode::FAILURE)
+}
+
+/// Says something about a server, which most errors of a connection name themselves.
+fn complain(server: &str, text: &str) {
+    if text.contains(server) {
+        terminal::complain(text);
+    } else {
+        terminal::complain(&format!("{server}: {text}"));
+    }
 }

@@ -1,0 +1,80 @@
+//! The event server: `/api/v1/…`, the stream of events and the state of every part as JSON.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::Bound;
+use super::body::{self, Body, error};
+use super::events;
+use super::query::EventQuery;
+use super::server;
+use super::web::method_not_allowed;
+use crate::view::View;
+
+/// At most so many clients are connected.
+const MAX_CONNECTIONS: usize = 128;
+/// At most so many of them follow events.
+const MAX_STREAMS: usize = 64;
+
+/// Serves events and state on all listeners until `shutdown` is ready.
+pub async fn serve_events(listeners: Vec<Bound>, view: Arc<View>, shutdown: impl Future<Output = ()>) {
+    let api = Arc::new(Api { view, streams: Arc::new(Semaphore::new(MAX_STREAMS)) });
+    let handler = move |request| {
+        let api = Arc::clone(&api);
+        async move { api.answer(&request) }
+    };
+    server::serve(listeners, MAX_CONNECTIONS, handler, shutdown).await;
+}
+
+struct Api {
+    view: Arc<View>,
+    streams: Arc<Semaphore>,
+}
+
+impl Api {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return method_not_allowed();
+        }
+        let view = &self.view;
+        match request.uri().path() {
+            "/api/v1/events" => self.events(request.uri().query().unwrap_or_default()),
+            "/api/v1/event-types" => ok(&view.events.types()),
+            "/api/v1/entities" => ok(&view.entities.live()),
+            "/api/v1/metrics" => ok(&view.metrics.families()),
+            "/api/v1/probes" => ok(&view.status.snapshot().probes.into_values().collect::<Vec<_>>()),
+            "/api/v1/plugins" => ok(&view.status.snapshot().plugins.into_values().collect::<Vec<_>>()),
+            "/api/v1/sources" => ok(&view.status.snapshot().sources.into_values().collect::<Vec<_>>()),
+            "/api/v1/version" => ok(&json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "revision": view.revision,
+                "node": view.node,
+            })),
+            _ => error(StatusCode::NOT_FOUND, "no such path"),
+        }
+    }
+
+    fn events(&self, query: &str) -> Response<Body> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let query = match EventQuery::parse(query, now) {
+            Ok(query) => query,
+            Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.to_string()),
+        };
+        match Arc::clone(&self.streams).try_acquire_owned() {
+            Ok(permit) => {
+                let lines = events::stream(Arc::clone(&self.view.events), query, permit);
+                body::chunks("application/x-ndjson", lines)
+            }
+            Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "64 clients follow events already"),
+        }
+    }
+}
+
+fn ok(value: &impl serde::Serialize) -> Response<Body> {
+    body::json(StatusCode::OK, value)
+}

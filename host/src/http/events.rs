@@ -1,0 +1,125 @@
+//! Streams events to one client as lines of JSON.
+//!
+//! Lines are events, `{"lost":n}` for events that the log had dropped before this client read
+//! them, and blank lines that keep an idle connection alive. A client that does not read holds
+//! up its own task only: at most [`CHUNK`] events wait for it, the log does not.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::query::EventQuery;
+use crate::events::{Cursor, Event, EventLog};
+
+/// A client that hears nothing for so long gets a blank line.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// Events per chunk.
+const CHUNK: usize = 128;
+
+/// Starts a task that writes what the query asks for; it ends with the receiver.
+pub(super) fn stream(
+    log: Arc<EventLog>,
+    query: EventQuery,
+    permit: OwnedSemaphorePermit,
+) -> mpsc::Receiver<Bytes> {
+    let (lines, receiver) = mpsc::channel(1);
+    // The position is taken now: what happens from here on is in the answer.
+    let stream = Stream { start: start(&log, &query), log, query, lines };
+    tokio::spawn(async move {
+        stream.run().await;
+        drop(permit);
+    });
+    receiver
+}
+
+struct Stream {
+    log: Arc<EventLog>,
+    query: EventQuery,
+    start: Start,
+    lines: mpsc::Sender<Bytes>,
+}
+
+/// Where a client begins: kept events first, then from the cursor on.
+struct Start {
+    kept: VecDeque<Arc<Event>>,
+    lost: u64,
+    cursor: Cursor,
+}
+
+fn start(log: &EventLog, query: &EventQuery) -> Start {
+    let mut start = Start { kept: VecDeque::new(), lost: 0, cursor: log.newest() };
+    if query.backlog == 0 {
+        return start;
+    }
+    start.cursor = log.oldest();
+    loop {
+        let read = log.read(&mut start.cursor, CHUNK);
+        start.lost += read.lost;
+        if read.events.is_empty() {
+            return start;
+        }
+        for event in read.events {
+            if query.matches(&event) {
+                start.kept.push_back(event);
+            }
+        }
+        let surplus = start.kept.len().saturating_sub(query.backlog);
+        start.kept.drain(..surplus);
+    }
+}
+
+impl Stream {
+    async fn run(self) {
+        let Start { mut kept, lost, mut cursor } = self.start;
+        let mut missed = lost;
+        while !kept.is_empty() || missed > 0 {
+            let some: Vec<_> = kept.drain(..CHUNK.min(kept.len())).collect();
+            if send(&self.lines, std::mem::take(&mut missed), some.iter()).await.is_none() {
+                return;
+            }
+        }
+        while self.query.follow {
+            let read = self.log.read(&mut cursor, CHUNK);
+            let matching = read.events.iter().filter(|event| self.query.matches(event));
+            if send(&self.lines, read.lost, matching).await.is_none() {
+                return;
+            }
+            if read.events.is_empty() && self.idle(&mut cursor).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Waits for news; `None` if the client or the log is gone.
+    async fn idle(&self, cursor: &mut Cursor) -> Option<()> {
+        tokio::select! {
+            news = cursor.wait() => news.then_some(()),
+            () = self.lines.closed() => None,
+            () = tokio::time::sleep(KEEP_ALIVE) => {
+                self.lines.send(Bytes::from_static(b"\n")).await.ok()
+            }
+        }
+    }
+}
+
+/// Sends one chunk, if there is anything to say; `None` if the client is gone.
+async fn send(
+    lines: &mpsc::Sender<Bytes>,
+    lost: u64,
+    events: impl Iterator<Item = &Arc<Event>>,
+) -> Option<()> {
+    let mut chunk = String::new();
+    if lost > 0 {
+        chunk.push_str(&format!("{{\"lost\":{lost}}}\n"));
+    }
+    for event in events {
+        chunk.push_str(event.json_line());
+    }
+    if chunk.is_empty() {
+        return Some(());
+    }
+    lines.send(chunk.into()).await.ok()
+}
