@@ -98,7 +98,7 @@ struct Core {
     probes: Arc<Probes>,
     plugins: Arc<Plugins>,
     followers: Vec<Follower>,
-    _watchers: Vec<Watcher>,
+    watchers: Vec<Watcher>,
 }
 
 /// A thread and the bell that ends it.
@@ -115,7 +115,7 @@ impl Core {
         let entities = Arc::new(Entities::default());
         let budget = Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total };
         let metrics = Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss)));
-        let events = Arc::new(EventLog::new(event_limits(config), &config.node.name, Arc::clone(&entities), Arc::clone(&loss)));
+        let events = Arc::new(EventLog::new(event_limits(config), Arc::clone(&entities), Arc::clone(&loss), &config.node.name));
         let tables = source::Reader::new(Arc::clone(&status));
         let nouns = Nouns {
             node: config.node.name.clone(),
@@ -132,21 +132,21 @@ impl Core {
 
         let unknown = Arc::new(Bell::default());
         let probes = {
-            let (plugins, entities, unknown) = (Arc::clone(&plugins), Arc::clone(&entities), Arc::clone(&unknown));
+            let (plugins, table, unknown) = (Arc::clone(&plugins), Arc::clone(&entities), Arc::clone(&unknown));
             let sink = move |batch| {
                 plugins.deliver(&batch);
-                if entities.take_unnamed() {
+                if table.take_unnamed() {
                     unknown.ring();
                 }
             };
-            let (entities, loss, status) = (Arc::clone(&entities), Arc::clone(&loss), Arc::clone(&status));
-            Arc::new(Probes::start(probe_options(config), entities, loss, status, sink)?)
+            let (table, loss, status) = (Arc::clone(&entities), Arc::clone(&loss), Arc::clone(&status));
+            Arc::new(Probes::start(probe_options(config), table, loss, status, sink)?)
         };
         let labels = LabelNames::default();
         let (node, revision) = (config.node.name.clone(), crate::REVISION);
         let view = Arc::new(View { metrics, events, entities, status, loss, node, revision, labels });
 
-        let mut core = Self { view, probes, plugins, followers: Vec::new(), _watchers: Vec::new() };
+        let mut core = Self { view, probes, plugins, followers: Vec::new(), watchers: Vec::new() };
         core.follow_namespaces(config, unknown)?;
         core.follow_plugin_files(config)?;
         core.follow_sources(config, tables)?;
@@ -228,7 +228,7 @@ impl Core {
     fn watch(&mut self, directory: &Path, bell: &Arc<Bell>) {
         let bell = Arc::clone(bell);
         match watch::directory(directory, move || bell.ring()) {
-            Ok(watcher) => self._watchers.push(watcher),
+            Ok(watcher) => self.watchers.push(watcher),
             Err(e) => tracing::warn!(error = %e, "changes there are not noticed at once"),
         }
     }
@@ -280,10 +280,9 @@ fn scan_namespaces(places: &Places, view: &View, plugins: &Plugins) {
 
 fn event_limits(config: &Config) -> events::Limits {
     events::Limits {
-        events: config.events.backlog as usize,
+        backlog: config.events.backlog as usize,
         per_second: config.plugins.events_per_second,
         burst: config.plugins.events_burst,
-        ..events::Limits::default()
     }
 }
 

@@ -27,9 +27,10 @@ pub(super) fn stream(
 ) -> mpsc::Receiver<Bytes> {
     let (lines, receiver) = mpsc::channel(1);
     // The position is taken now: what happens from here on is in the answer.
-    let stream = Stream { start: start(&log, &query), log, query, lines };
+    let start = start(&log, &query);
+    let stream = Stream { log, query, lines };
     tokio::spawn(async move {
-        stream.run().await;
+        stream.run(start).await;
         drop(permit);
     });
     receiver
@@ -38,7 +39,6 @@ pub(super) fn stream(
 struct Stream {
     log: Arc<EventLog>,
     query: EventQuery,
-    start: Start,
     lines: mpsc::Sender<Bytes>,
 }
 
@@ -72,16 +72,18 @@ fn start(log: &EventLog, query: &EventQuery) -> Start {
 }
 
 impl Stream {
-    async fn run(self) {
-        let Start { mut kept, lost, mut cursor } = self.start;
-        let mut missed = lost;
+    async fn run(self, start: Start) {
+        let Start { mut kept, lost: mut missed, mut cursor } = start;
         while !kept.is_empty() || missed > 0 {
             let some: Vec<_> = kept.drain(..CHUNK.min(kept.len())).collect();
             if send(&self.lines, std::mem::take(&mut missed), some.iter()).await.is_none() {
                 return;
             }
         }
-        while self.query.follow {
+        if !self.query.follow {
+            return;
+        }
+        loop {
             let read = self.log.read(&mut cursor, CHUNK);
             let matching = read.events.iter().filter(|event| self.query.matches(event));
             if send(&self.lines, read.lost, matching).await.is_none() {

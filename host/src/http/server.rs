@@ -65,12 +65,13 @@ where
         Err(error) => return tracing::error!(%address, %error, "cannot serve"),
     };
     let mut connections = JoinSet::new();
+    let closing = closed.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => match Arc::clone(&slots).try_acquire_owned() {
                     Ok(slot) => {
-                        connections.spawn(connection(stream, slot, handler.clone(), closed.clone()));
+                        connections.spawn(connection(stream, slot, handler.clone(), closing.clone()));
                     }
                     Err(_) => refuse(&stream),
                 },
@@ -80,7 +81,7 @@ where
                 }
             },
             Some(_) = connections.join_next() => {}
-            _ = closed.wait_for(|closed| *closed) => break,
+            _ = closed.changed() => break,
         }
     }
     drop(listener);
@@ -113,7 +114,7 @@ async fn connection<H, F>(
     tokio::select! {
         // Its errors are the client's: it went away, was too slow, or speaks no HTTP.
         _ = connection.as_mut() => return,
-        _ = closed.wait_for(|closed| *closed) => connection.as_mut().graceful_shutdown(),
+        _ = closed.changed() => connection.as_mut().graceful_shutdown(),
     }
     let _ = tokio::time::timeout(GRACE, connection).await;
 }

@@ -61,11 +61,6 @@ pub(super) struct Component {
 }
 
 /// File name without `.wasm`.
-pub(super) fn stem(&self) -> String {
-        stem(&self.path)
-    }
-}
-
 pub(super) fn stem(path: &Path) -> String {
     path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
 }
