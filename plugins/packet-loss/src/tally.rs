@@ -1,58 +1,82 @@
-//! Counts the drops of a batch by entity and site, without a name, a host call or an allocation
+//! Counts the drops of one batch by entity and site, without a name, a host call or an allocation
 //! per drop.
+//!
+//! Drops come in runs of one key. The loop over a batch holds the count of its run by value, so
+//! that it stays in registers, and comes here only when the key changes.
 
 use inspector_sdk::EntityId;
 use inspector_sdk::map::Map;
+use inspector_sdk::probes::SkbDrop;
 
-use crate::place::Site;
+use crate::place::{Cause, Place, Places, Site};
 
-type Key = (EntityId, Site);
+/// Whose drops, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Whose they are.
+    pub entity: EntityId,
+    /// Where they were dropped.
+    pub site: Site,
+}
 
-/// Drops of one entity at one site.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+impl Key {
+    /// The key of a drop.
+    pub fn of(drop: &SkbDrop) -> Self {
+        Self { entity: drop.head.entity, site: Site::of(drop) }
+    }
+}
+
+/// Drops of one key in this batch.
+#[derive(Debug, Clone, Copy)]
 pub struct Count {
+    /// What they have in common.
+    pub key: Key,
+    /// What their site means.
+    pub place: Place,
     /// All of them.
     pub drops: u64,
     /// Those shown one by one.
     pub shown: u64,
+    /// The entity's budget has details left in this batch, as far as is known.
+    pub details_left: bool,
+    at: usize,
+}
+
+impl Count {
+    /// The labels of these drops.
+    pub fn cause(&self) -> Cause {
+        self.key.site.cause(self.place)
+    }
 }
 
 /// The counts of one batch.
 #[derive(Debug, Default)]
 pub struct Tally {
-    counts: Map<Key, Count>,
-    /// Drops come in runs of one key; a run costs the map one lookup.
-    run: Option<(Key, Count)>,
+    counts: Vec<Count>,
+    /// Position of each count.
+    index: Map<Key, usize>,
 }
 
 impl Tally {
-    /// Counts drops of one entity at one site.
-    pub fn add(&mut self, entity: EntityId, site: Site, drops: u64, shown: u64) {
-        let key = (entity, site);
-        match &mut self.run {
-            Some((current, count)) if *current == key => {
-                count.drops += drops;
-                count.shown += shown;
-            }
-            _ => {
-                self.end_run();
-                self.run = Some((key, Count { drops, shown }));
-            }
-        }
+    /// The count of a key so far; to be given back by [`Tally::put`].
+    pub fn take(&mut self, key: Key, places: &mut Places) -> Count {
+        let at = *self.index.entry(key).or_insert_with(|| {
+            let (place, at) = (places.of(key.site), self.counts.len());
+            self.counts.push(Count { key, place, drops: 0, shown: 0, details_left: true, at });
+            at
+        });
+        self.counts[at]
     }
 
-    /// Takes the counts; the tally is empty then and keeps its memory.
-    pub fn drain(&mut self) -> impl Iterator<Item = (Key, Count)> {
-        self.end_run();
-        self.counts.drain()
+    /// Gives a count back.
+    pub fn put(&mut self, count: Count) {
+        self.counts[count.at] = count;
     }
 
-    fn end_run(&mut self) {
-        if let Some((key, count)) = self.run.take() {
-            let total = self.counts.entry(key).or_default();
-            total.drops += count.drops;
-            total.shown += count.shown;
-        }
+    /// Ends the batch: the tally is empty then and keeps its memory.
+    pub fn drain(&mut self) -> impl Iterator<Item = Count> {
+        self.index.clear();
+        self.counts.drain(..)
     }
 }
 
@@ -62,16 +86,16 @@ mod tests {
 
     #[test]
     fn interleaved_runs_add_up_and_are_given_out_once() {
-        let site = |reason| Site { reason, location: 9, with_socket: false };
-        let mut tally = Tally::default();
-        for (entity, reason, drops, shown) in [(1, 3, 1, 1), (1, 3, 1, 0), (2, 3, 1, 0), (1, 3, 40, 0)] {
-            tally.add(entity, site(reason), drops, shown);
+        let (mut tally, mut places) = (Tally::default(), Places::default());
+        let key = |entity, reason| Key { entity, site: Site { reason, location: 9, with_socket: false } };
+        for (entity, reason, drops) in [(1, 3, 1), (1, 3, 1), (2, 3, 1), (1, 4, 7), (1, 3, 40)] {
+            let mut run = tally.take(key(entity, reason), &mut places);
+            run.drops += drops;
+            tally.put(run);
         }
-        let mut counts: Vec<_> = tally.drain().collect();
-        counts.sort_by_key(|((entity, _), _)| *entity);
-        let expected =
-            [((1, site(3)), Count { drops: 42, shown: 1 }), ((2, site(3)), Count { drops: 1, shown: 0 })];
-        assert_eq!(counts, expected);
+        let counts: Vec<_> = tally.drain().map(|c| (c.key.entity, c.cause().reason, c.drops)).collect();
+        assert_eq!(counts, [(1, 3, 42), (2, 3, 1), (1, 4, 7)]);
         assert_eq!(tally.drain().count(), 0);
+        assert_eq!(tally.take(key(1, 3), &mut places).drops, 0, "the next batch starts at zero");
     }
 }

@@ -20,8 +20,6 @@ const TOPICS: usize = 1_024;
 pub struct Budget<T> {
     per_second: u32,
     spent: Map<EntityId, Spent>,
-    /// An entity without budget, and until when: a storm costs a comparison per event.
-    broke: Option<(EntityId, Timestamp)>,
     held_back: Map<(EntityId, T), u64>,
 }
 
@@ -34,27 +32,19 @@ struct Spent {
 impl<T: Eq + Hash> Budget<T> {
     /// So many details per entity and second.
     pub fn per_second(events: u32) -> Self {
-        Self { per_second: events, spent: Map::default(), broke: None, held_back: Map::default() }
+        Self { per_second: events, spent: Map::default(), held_back: Map::default() }
     }
 
-    /// Whether one more detail of this entity fits. `now` is the batch's time.
+    /// Whether one more detail of this entity fits. `now` is the batch's time, so
+    /// once it does not fit, nothing more fits in that batch.
     pub fn take(&mut self, entity: EntityId, now: Timestamp) -> bool {
-        if let Some((broke, until)) = self.broke
-            && broke == entity
-            && now < until
-        {
-            return false;
-        }
         let spent = self.spent.entry(entity).or_insert(Spent { since: now, events: 0 });
         if now.saturating_sub(spent.since) >= SECOND_NS {
             *spent = Spent { since: now, events: 0 };
         }
-        if spent.events == self.per_second {
-            self.broke = Some((entity, spent.since.saturating_add(SECOND_NS)));
-            return false;
-        }
-        spent.events += 1;
-        true
+        let fits = spent.events < self.per_second;
+        spent.events += u32::from(fits);
+        fits
     }
 
     /// Counts `n` events of which no detail is shown.

@@ -53,12 +53,12 @@ impl Analyzer for Tcp {
         listen::describe(connection::describe(retransmit::describe(reset::describe(description))))
     }
 
-    fn init(_: &InitArgs) -> Result<Self, Error> {
+    fn init(args: &InitArgs) -> Result<Self, Error> {
         Ok(Self {
             resets: Resets::new()?,
             retransmits: Retransmits::new()?,
             connections: Connections::new()?,
-            listeners: Listeners::new(),
+            listeners: Listeners::new(args.now),
             shown: Shown(Budget::per_second(DETAILS)),
         })
     }

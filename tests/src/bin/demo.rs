@@ -33,7 +33,8 @@ fn main() -> ExitCode {
             let Ok(signal) = signals.wait() else { return };
             eprintln!("\n{signal}: cleaning up");
             for pid in started.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+                let _ =
+                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
             }
             Namespace::remove_own();
             std::process::exit(130);
@@ -56,7 +57,7 @@ fn demo(started: &Mutex<Vec<u32>>) -> Result<()> {
     }
     let start = Instant::now();
     let pair = step("making two namespaces and a link between them", Pair::new)?;
-    let settings = Settings { config: "[sources]\ninterval = \"1s\"\n".to_owned(), ..Settings::default() };
+    let settings = Settings { config: "sources.interval = \"1s\"\n".to_owned(), ..Settings::default() };
     let agent = step("starting the agent: probes, analyzers, servers", || Agent::start(&settings))?;
     started.lock().unwrap_or_else(PoisonError::into_inner).push(agent.pid());
     probes_are_up(&agent)?;
@@ -67,12 +68,19 @@ fn demo(started: &Mutex<Vec<u32>>) -> Result<()> {
     println!("  server  {:<22} {}", pair.server.name(), pair.server_ip(Family::V4));
     println!("  agent   metrics http://{}/metrics, events {}", agent.web, agent.events);
 
-    let scene = Scene { agent: &agent, watch: &watch, style, server: pair.server.name(), client: pair.client.name() };
+    let scene =
+        Scene { agent: &agent, watch: &watch, style, server: pair.server.name(), client: pair.client.name() };
     scene.closed_port(&pair)?;
     scene.firewall_drop(&pair)?;
     scene.full_accept_queue(&pair)?;
 
-    println!("\n{}", style.bold(&format!("All three faults were seen and named, in {:.0} s.", start.elapsed().as_secs_f64())));
+    println!(
+        "\n{}",
+        style.bold(&format!(
+            "All three faults were seen and named, in {:.0} s.",
+            start.elapsed().as_secs_f64()
+        ))
+    );
     println!("Try `make run` and `target/release/inspector watch` on your own traffic.");
     Ok(())
 }
@@ -155,7 +163,10 @@ impl Scene<'_> {
             std::thread::sleep(Duration::from_millis(50));
         }
         let log = self.agent.log();
-        bail!("waited {PATIENCE:?} in vain for {what}; the agent's log ends with\n{}", log[log.len().saturating_sub(10)..].join("\n"))
+        bail!(
+            "waited {PATIENCE:?} in vain for {what}; the agent's log ends with\n{}",
+            log[log.len().saturating_sub(10)..].join("\n")
+        )
     }
 }
 

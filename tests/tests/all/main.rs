@@ -1,6 +1,24 @@
 //! The product against its promises, one module each. See `inspector_tests` for the lab and the
-//! harness. Tests run as root and in parallel; those that count the whole kernel take their turn
-//! (`quiet`).
+//! harness. Tests run as root and in parallel; those that load the whole machine take turns.
 
+mod accounting;
+mod bad_input;
+mod clients;
+mod entities;
+mod freshness;
 mod import_rules;
+mod kernel_tests;
 mod lab;
+mod layout;
+mod observer;
+mod plugins;
+mod prometheus;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The turn of a test that keeps a CPU busy for seconds. Two of them at once would measure each
+/// other; a failed one does not fail the next.
+fn heavy() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,162 @@
+//! Promise: nothing is lost silently. Produced = delivered + lost, at every stage.
+//!
+//! The machine's other traffic also makes drops, and loss is counted per probe, not per namespace.
+//! Where a ring loses, a second observer that loses nothing tells how much that may be; on a quiet
+//! machine it is nothing, and the sums below are exact.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, ensure};
+use inspector::loss::Stage;
+use inspector::probe::Options;
+use inspector_ebpf::skb_drop::{KIND_DROP, KIND_SUMMARY};
+use inspector_ebpf::{SkbDrop, TcpReset};
+use inspector_tests::agent::{Agent, Settings};
+use inspector_tests::http::EventStream;
+use inspector_tests::lab::{Family, Pair, faults};
+use inspector_tests::wait;
+
+use crate::heavy;
+use crate::observer::Observer;
+
+const UNLIMITED: Options = Options { ring_bytes: 64 << 20, limit_per_second: 0, limit_burst: 0 };
+
+/// Records of what a test makes: packets for want of a socket in a namespace. A young namespace
+/// also drops a few multicast packets of its own.
+fn own(observer: &Observer, netns: u64) -> Vec<SkbDrop> {
+    let mut records = observer.records::<SkbDrop>();
+    let no_socket = |drop: &SkbDrop| observer.names.drop_reason(drop.reason) == "NO_SOCKET";
+    records.retain(|drop| drop.head.netns == netns && no_socket(drop));
+    records
+}
+
+/// Packets that they stand for.
+fn packets(observer: &Observer, netns: u64) -> u64 {
+    own(observer, netns).iter().map(|drop| drop.count).sum()
+}
+
+#[test]
+fn what_a_full_ring_loses_is_counted_exactly() -> Result<()> {
+    let _turn = heavy();
+    let pair = Pair::new()?;
+    let netns = pair.server.cookie()?;
+    let mut reference = Observer::of(&["skb-drop"], UNLIMITED)?;
+    let mut tiny = Observer::of(&["skb-drop"], Options { ring_bytes: 64 << 10, ..UNLIMITED })?;
+    let sent = 100_000;
+    let stalled = tiny.stall();
+    faults::send_udp(&pair.client, pair.server_at(Family::V4, faults::CLOSED_PORT), sent, 1)?;
+    drop(stalled);
+    tiny.unload();
+    reference.unload();
+
+    assert_eq!((packets(&reference, netns), reference.lost(Stage::Ring, "skb-drop")), (sent, 0));
+    let (delivered, lost) = (packets(&tiny, netns), tiny.lost(Stage::Ring, "skb-drop"));
+    let sum = delivered + lost;
+    let most = reference.records::<SkbDrop>().len() as u64;
+    println!("sent {sent} = delivered {delivered} + lost {lost} (others' at most {})", most - sent);
+    assert!(lost > 0, "the ring did not fill: this test proves nothing");
+    assert!((sent..=most).contains(&sum), "{delivered} + {lost} is not in {sent}..={most}");
+    Ok(())
+}
+
+#[test]
+fn drops_whose_details_the_limit_suppresses_are_still_counted() -> Result<()> {
+    let _turn = heavy();
+    let pair = Pair::new()?;
+    let netns = pair.server.cookie()?;
+    let mut limited =
+        Observer::of(&["skb-drop"], Options { limit_per_second: 100, limit_burst: 50, ..UNLIMITED })?;
+    let sent = 50_000;
+    faults::send_udp(&pair.client, pair.server_at(Family::V6, faults::CLOSED_PORT), sent, 1)?;
+    limited.unload();
+
+    let own = own(&limited, netns);
+    let details = own.iter().filter(|drop| drop.head.kind == KIND_DROP).count() as u64;
+    let summed: u64 = own.iter().filter(|d| d.head.kind == KIND_SUMMARY).map(|d| d.count).sum();
+    println!("sent {sent} = details {details} + summed up {summed}");
+    assert_eq!(details + summed, sent);
+    assert!((50..sent / 10).contains(&details), "{details} details");
+    assert!(limited.lost(Stage::Limit, "skb-drop") >= summed);
+    for drop in own.iter().filter(|drop| drop.head.kind == KIND_SUMMARY) {
+        assert_eq!(drop.ethertype, Family::V6.ethertype());
+    }
+    Ok(())
+}
+
+#[test]
+fn resets_that_the_limit_suppresses_are_counted() -> Result<()> {
+    let _turn = heavy();
+    let pair = Pair::new()?;
+    let netns = pair.server.cookie()?;
+    let mut reference = Observer::of(&["tcp-reset"], UNLIMITED)?;
+    let mut limited =
+        Observer::of(&["tcp-reset"], Options { limit_per_second: 50, limit_burst: 10, ..UNLIMITED })?;
+    let refusals = 1000;
+    for _ in 0..refusals {
+        faults::connect_to_closed_port(&pair.client, pair.server_at(Family::V4, faults::CLOSED_PORT))?;
+    }
+    limited.unload();
+    reference.unload();
+
+    let own = |observer: &Observer| {
+        observer.records::<TcpReset>().iter().filter(|r| r.head.netns == netns).count() as u64
+    };
+    assert_eq!(own(&reference), refusals);
+    // The client's namespace received each of them, and suppressed as many: it counts as well.
+    let (all, lost) = (limited.records::<TcpReset>().len() as u64, limited.lost(Stage::Limit, "tcp-reset"));
+    let produced = reference.records::<TcpReset>().len() as u64;
+    println!("produced {produced} = delivered {all} + lost {lost}");
+    // Between the two loads and unloads, others may have made a few.
+    assert!(own(&limited) < refusals / 2);
+    assert!(all + lost >= 2 * refusals && all + lost <= produced, "{all} + {lost} of {produced}");
+    Ok(())
+}
+
+#[test]
+fn a_storm_in_one_namespace_costs_another_one_nothing() -> Result<()> {
+    let _turn = heavy();
+    let (storm, calm) = (Pair::new()?, Pair::new()?);
+    let agent = Agent::start(&Settings::default())?;
+    let query = format!("type=PACKETLOSS&pod={}", calm.server.name());
+    let stream = EventStream::open(agent.events, &query)?;
+    let (million, over) = (1_000_000, AtomicBool::new(false));
+
+    let to = calm.server_at(Family::V4, faults::CLOSED_PORT);
+    let quiet = std::thread::scope(|scope| {
+        let calm = scope.spawn(|| {
+            let going = |sent| sent < 300 || !over.load(Ordering::Relaxed);
+            faults::send_udp_evenly(&calm.client, to, 100, 50, going)
+        });
+        let to = storm.server_at(Family::V4, faults::CLOSED_PORT);
+        // Many flows, so that no folding of equal events helps.
+        let stormed =
+            (0..100).try_for_each(|_| faults::send_udp(&storm.client, to, million / 100, 1).map(drop));
+        over.store(true, Ordering::Relaxed);
+        let quiet = calm.join().expect("sending does not panic");
+        stormed.and(quiet)
+    })?;
+
+    let seen = || stream.received().iter().filter_map(|event| event["count"].as_u64()).sum::<u64>();
+    let arrived = wait::until("every event of the calm namespace", || (seen() == quiet).then_some(()));
+    arrived.inspect_err(|_| eprintln!("{} of {quiet} arrived", seen()))?;
+    assert!(stream.received().iter().all(|event| event.get("lost").is_none()));
+
+    let total = |pod: &str| {
+        agent.scrape().ok()?.sum("inspector_pod_packetloss_total", &[("pod", pod)]).map(|total| total as u64)
+    };
+    let settled = wait::until("every drop of the storm", || {
+        (total(storm.server.name()) == Some(million)).then_some(())
+    });
+    let scrape = agent.scrape()?;
+    let lost: Vec<_> = scrape.find("inspector_lost_total", &[]).filter(|lost| lost.value > 0.0).collect();
+    println!("storm {:?}, calm {quiet}, lost {lost:?}", total(storm.server.name()));
+    settled?;
+    ensure!(total(calm.server.name()) == Some(quiet), "calm: {:?}", total(calm.server.name()));
+    let limited = scrape.sum("inspector_lost_total", &[("stage", "limit"), ("name", "skb-drop")]);
+    assert!(limited.is_some_and(|n| n > 900_000.0), "the limit held back {limited:?}");
+    for stage in ["ring", "queue", "quota", "stream"] {
+        assert_eq!(scrape.sum("inspector_lost_total", &[("stage", stage)]).unwrap_or(0.0), 0.0, "{stage}");
+    }
+    assert!(agent.stop()?.success());
+    Ok(())
+}

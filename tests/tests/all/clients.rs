@@ -1,0 +1,72 @@
+//! Promise: a client that does not read costs nobody anything.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use inspector_tests::agent::{Agent, Settings};
+use inspector_tests::http::EventStream;
+use inspector_tests::lab::{Family, Pair, faults};
+use inspector_tests::wait;
+use nix::sys::socket::{setsockopt, sockopt};
+use serde_json::Value;
+
+/// A client that asks for everything and then reads nothing.
+fn stalled(agent: &Agent) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(agent.events)?;
+    // The least that the kernel allows, so that the server notices soon.
+    setsockopt(&stream, sockopt::RcvBuf, &2048)?;
+    write!(stream, "GET /api/v1/events HTTP/1.1\r\nHost: stalled\r\n\r\n")?;
+    // Its answer has begun, so what happens from now on is for it.
+    stream.peek(&mut [0])?;
+    Ok(stream)
+}
+
+#[test]
+fn clients_that_do_not_read_are_not_noticed_by_one_that_does() -> Result<()> {
+    let (pair, agent) = (Pair::new()?, Agent::start(&Settings::default())?);
+    let mut clients = (0..40).map(|_| stalled(&agent)).collect::<Result<Vec<_>>>()?;
+    let healthy = EventStream::open(agent.events, &format!("type=PACKETLOSS&pod={}", pair.server.name()))?;
+
+    let to = pair.server_at(Family::V4, faults::CLOSED_PORT);
+    let sent = faults::send_udp_evenly(&pair.client, to, 400, 400, |sent| sent < 2000)?;
+    let seen = || healthy.received().iter().filter_map(|event| event["count"].as_u64()).sum::<u64>();
+    let all = wait::until("every event at the healthy client", || (seen() == sent).then_some(()));
+    all.inspect_err(|_| eprintln!("{} of {sent} events came", seen()))?;
+    assert!(
+        healthy.received().iter().all(|event| event.get("lost").is_none()),
+        "a healthy client lost events"
+    );
+    assert!(agent.scrape().is_ok(), "metrics are served meanwhile");
+
+    // One of the stalled ones wakes up: what it missed is said in its stream, event for event.
+    let client = clients.pop().context("there are forty")?;
+    let newest = healthy.received().last().and_then(|event| event["seq"].as_u64()).context("a number")?;
+    read_without_gaps(client, newest)
+}
+
+/// Reads up to event `newest`; numbers that are missing must be announced as lost.
+fn read_without_gaps(client: TcpStream, newest: u64) -> Result<()> {
+    client.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let (mut expected, mut announced) = (None, 0);
+    for line in BufReader::new(client).lines() {
+        let line = line?;
+        // Everything but the lines of JSON is HTTP's.
+        let Some(event) = line.starts_with('{').then(|| serde_json::from_str::<Value>(&line)) else {
+            continue;
+        };
+        let event = event?;
+        if let Some(lost) = event["lost"].as_u64() {
+            announced += lost;
+            continue;
+        }
+        let seq = event["seq"].as_u64().context("a number")?;
+        assert_eq!(seq, expected.unwrap_or(seq) + announced, "a gap that nobody announced");
+        (expected, announced) = (Some(seq + 1), 0);
+        if seq >= newest {
+            return Ok(());
+        }
+    }
+    anyhow::bail!("the stream ended before event {newest}")
+}

@@ -1,0 +1,81 @@
+//! Promise: everything is said of the right namespace, also of one that comes and goes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use inspector_tests::agent::{Agent, Settings};
+use inspector_tests::http::EventStream;
+use inspector_tests::lab::{Family, Pair, faults};
+use inspector_tests::wait;
+use serde_json::Value;
+
+/// A vanished namespace has lost its series by then.
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn entity(agent: &Agent, name: &str) -> Option<Value> {
+    let entities = agent.api("/api/v1/entities").ok()?;
+    entities.as_array()?.iter().find(|entity| entity["name"] == name).cloned()
+}
+
+#[test]
+fn a_namespace_that_comes_and_goes_is_followed() -> Result<()> {
+    let agent =
+        Agent::start(&Settings { config: "sources.interval = '1s'".to_owned(), ..Settings::default() })?;
+    let pair = Pair::new()?;
+    let (name, cookie) = (pair.server.name().to_owned(), pair.server.cookie()?);
+
+    let found = wait::until("the new namespace", || entity(&agent, &name))?;
+    assert_eq!(found["kind"], "netns");
+    assert_eq!(
+        (found["cookie"].as_u64(), found["inode"].as_u64()),
+        (Some(cookie), Some(pair.server.inode()?))
+    );
+    let ips = wait::until("its addresses", || {
+        let ips = entity(&agent, &name)?["ips"].as_array()?.clone();
+        (ips.len() == 2).then_some(ips)
+    })?;
+    for family in Family::BOTH {
+        assert!(ips.contains(&Value::from(pair.server_ip(family).to_string())), "{ips:?}");
+    }
+    let series = || {
+        agent.scrape().ok().map(|page| page.find("inspector_pod_tcpactiveopens", &[("pod", &name)]).count())
+    };
+    wait::until("its series", || (series()? == 1).then_some(()))?;
+
+    drop(pair);
+    let gone = Instant::now();
+    wait::within(MINUTE, "its series to vanish", || {
+        let page = agent.scrape().ok()?;
+        let own = page.samples.iter().filter(|sample| sample.labels.get("pod") == Some(&name));
+        (own.count() == 0).then_some(())
+    })?;
+    println!("the series went {:?} after their namespace", gone.elapsed());
+    assert!(entity(&agent, &name).is_none());
+    Ok(())
+}
+
+#[test]
+fn an_event_of_a_namespace_as_young_as_itself_has_its_name_and_cookie() -> Result<()> {
+    let agent = Agent::start(&Settings::default())?;
+    let stream = EventStream::open(agent.events, "type=PACKETLOSS")?;
+    for _ in 0..5 {
+        let pair = Pair::new()?;
+        let from = faults::send_udp(&pair.client, pair.server_at(Family::V6, faults::CLOSED_PORT), 1, 1)?;
+        let cookie = pair.server.cookie()?;
+        let event = wait::until("the event", || {
+            let own = |event: &&Value| {
+                event["attrs"]["sport"] == from.port().to_string() && event["entity"]["cookie"] == cookie
+            };
+            stream.received().iter().find(own).cloned()
+        })?;
+        // Its name may come after it, but never another one's.
+        let name = event["entity"]["name"].as_str().context("a name")?;
+        assert!(name == pair.server.name() || name == format!("netns-{cookie}"), "{event:#}");
+        wait::until("its name in the table", || entity(&agent, pair.server.name()))?;
+        let series = [("pod", pair.server.name())];
+        wait::until("its series under its name", || {
+            agent.scrape().ok()?.sum("inspector_drops_total", &series)
+        })?;
+    }
+    Ok(())
+}
