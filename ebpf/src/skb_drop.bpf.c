@@ -8,7 +8,7 @@
  *
  * Left out: packets that never were on a network (netlink, unix), and consumed ones.
  */
-#include "net.h"
+#include "packet.h"
 
 #define KIND_DROP 1
 

@@ -5,7 +5,7 @@
  * A received reset is seen once the socket has accepted it. Before 6.10 a sent one is seen only
  * if there was a socket, so not for a closed port, and without a reason.
  */
-#include "net.h"
+#include "packet.h"
 
 #define KIND_SENT 1
 #define KIND_RECEIVED 2
