@@ -2,7 +2,7 @@
 //!
 //! Written with prometheus-client from copies of the other nouns at the moment of a scrape, so
 //! there is no second set of counters that could disagree with them. prometheus-client writes
-//! OpenMetrics only; [`to_text`] turns that into Prometheus text.
+//! OpenMetrics only; `to_text` turns that into Prometheus text.
 
 use std::collections::BTreeMap;
 
