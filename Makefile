@@ -32,6 +32,8 @@ define put
 cmp -s $(1) $(2) || { cp $(1) $(2).tmp && mv -f $(2).tmp $(2); }
 endef
 
+# Targets build on each other in the order in which they are named.
+.NOTPARALLEL:
 .PHONY: help setup build demo run test test-kernels bench bench-quick lint image
 
 help: ## list these targets
@@ -60,8 +62,8 @@ run: build ## run the agent on this machine with the built analyzers (root); ARG
 	$(SUDO) target/release/inspector serve --plugin-dir target/plugins $(ARGS)
 
 test: setup build ## every test, with real packets in network namespaces (root)
+	cargo test --release --no-fail-fast -p inspector-sdk $(addprefix -p ,$(PLUGINS))
 	cargo test --release --no-fail-fast
-	cargo test --release --no-fail-fast --lib -p inspector-sdk $(addprefix -p ,$(PLUGINS))
 
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
 	@$(call install,$(KERNEL_PACKAGES))

@@ -73,15 +73,15 @@ struct transport {
 };
 
 /*
- * Whether argument n of the tracepoint is NULL, asked of memory. Kernels from 6.2 until the fix
- * of CVE-2024-56702 believe that no argument ever is, delete the program's own check, and then
- * oops; what a helper wrote they cannot reason about.
+ * Whether argument n of the tracepoint is NULL, asked of memory where the program's own check is
+ * not enough. Kernels from 6.2 until the fix of CVE-2024-56702 believe that no argument ever is,
+ * delete the check, and then oops; what a helper wrote they cannot reason about.
  */
 static __always_inline bool argument_is_null(const void *ctx, int n)
 {
 	__u64 argument = 0;
 
-	if (!may_read_kernel)
+	if (bpf_core_type_exists(struct bpf_raw_tp_null_args) || !may_read_kernel)
 		return false;
 	bpf_probe_read_kernel(&argument, sizeof(argument), (const __u64 *)ctx + n);
 	return !argument;

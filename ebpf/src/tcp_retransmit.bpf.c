@@ -51,7 +51,8 @@ static __always_inline __u8 classify(__u8 state, __u8 ca_state, __u8 pending)
 }
 
 /* A record with what the socket tells, or NULL. */
-static __always_inline struct tcp_retransmit *begin(const struct sock *sk, const struct tcp_sock *tp, __u16 kind)
+static __always_inline struct tcp_retransmit *begin(const struct sock *sk, const struct tcp_sock *tp,
+						    __u16 kind)
 {
 	struct tcp_retransmit *record = RESERVE(tcp_retransmit, socket_net(sk));
 

@@ -230,7 +230,10 @@ mod tests {
         assert!(matches!(decl("hits", MetricKind::Counter, &[]), Err(DeclError::Counter(_))));
         assert!(matches!(decl("process_x", MetricKind::Gauge, &[]), Err(DeclError::Reserved(_))));
         for label in ["namespace", "pod", "node", "le", "__x", "a-b", "1a", ""] {
-            assert!(matches!(decl("x", MetricKind::Gauge, &[label]), Err(DeclError::Label { .. })), "{label}");
+            assert!(
+                matches!(decl("x", MetricKind::Gauge, &[label]), Err(DeclError::Label { .. })),
+                "{label}"
+            );
         }
         assert!(matches!(decl("x", MetricKind::Gauge, &["a", "a"]), Err(DeclError::Label { .. })));
         let eleven = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];

@@ -186,3 +186,82 @@ mod ordered_map {
         from.deserialize_map(PairsVisitor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entities::{Kind, Sighting};
+    use crate::events::NewEvent;
+    use crate::view::View;
+
+    fn reset() -> NewEvent {
+        let attrs =
+            [("protocol", "TCP"), ("saddr", "10.1.16.255"), ("sport", "43186"), ("state", "TCP_ESTABLISHED")];
+        NewEvent {
+            time_ns: 1_675_414_863_402_118_044,
+            severity: 0,
+            kind: "TCP_RCV_RST_ESTAB".into(),
+            message: "10.1.16.255:43186 -> 100.100.27.15:3128".into(),
+            attrs: attrs.map(|(name, value)| (name.into(), value.into())).into(),
+            ..NewEvent::default()
+        }
+    }
+
+    fn line(event: NewEvent) -> EventLine {
+        let view = View::test();
+        let pod = Sighting {
+            cookie: 42,
+            inode: 4_026_531_993,
+            kind: Kind::Pod,
+            namespace: "kube-system".into(),
+            name: "kube-proxy-worker-tbv5s".into(),
+            ips: vec![],
+            pids: vec![],
+            path: Default::default(),
+        };
+        view.entities.seen(vec![pod], 1, std::time::Instant::now());
+        let mut cursor = view.events.oldest();
+        view.events.emit("tcp", vec![NewEvent { entity: view.entities.stamp(42, 1), ..event }]);
+        EventLine::of(&view.events.read(&mut cursor, 1).events[0])
+    }
+
+    #[test]
+    fn the_text_is_that_of_the_original_command_line() {
+        assert_eq!(
+            line(reset()).text(),
+            "INFO TCP_RCV_RST_ESTAB Namespace=kube-system Pod=kube-proxy-worker-tbv5s Node=n1 \
+             Netns=4026531993 10.1.16.255:43186 -> 100.100.27.15:3128"
+        );
+        let folded = EventLine { count: 7, severity: 1, level: level(1).into(), ..line(reset()) };
+        assert!(folded.text().starts_with("WARN ") && folded.text().ends_with(":3128 count=7"));
+    }
+
+    #[test]
+    fn the_json_keeps_the_original_shape_beside_structured_fields() {
+        let json = line(reset()).to_json();
+        assert!(json.starts_with(
+            r#"{"time":"2023-02-03T09:01:03.402118044Z","level":"INFO","source":"tcp","msg":"TCP_RCV_RST_ESTAB","meta":"kube-system/kube-proxy-worker-tbv5s node=n1 netns=ns4026531993 ","event":"protocol=TCP saddr=10.1.16.255 sport=43186 state:TCP_ESTABLISHED ","seq":1,"type":"TCP_RCV_RST_ESTAB","#
+        ), "{json}");
+        assert!(json.contains(
+            r#""attrs":{"protocol":"TCP","saddr":"10.1.16.255","sport":"43186","state":"TCP_ESTABLISHED"}"#
+        ));
+        let read: EventLine = serde_json::from_str(&json).expect("what is written can be read");
+        assert_eq!(read, line(reset()));
+    }
+
+    #[test]
+    fn no_control_character_of_a_guest_or_a_server_is_shown() {
+        let evil = "x\u{1b}[2J\r\n\u{202e}";
+        let event = NewEvent {
+            kind: evil.into(),
+            message: evil.into(),
+            attrs: vec![(evil.into(), evil.into())],
+            ..reset()
+        };
+        let written = line(event);
+        assert_eq!(written.message, r"x\u{1b}[2J\r\n\u{202e}");
+        assert_eq!(written.to_json().chars().filter(|c| c.is_control()).collect::<Vec<_>>(), ['\n']);
+        let hostile = EventLine { level: evil.into(), message: evil.into(), ..line(reset()) };
+        assert!(!hostile.text().contains(char::is_control));
+    }
+}

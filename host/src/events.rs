@@ -376,3 +376,98 @@ impl NewEvent {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::view::View;
+
+    fn events(kind: &str, count: usize) -> Vec<NewEvent> {
+        vec![NewEvent { kind: kind.to_owned(), time_ns: 1, ..NewEvent::default() }; count]
+    }
+
+    #[test]
+    fn a_reader_that_falls_behind_is_told_how_many_it_missed() {
+        let view = View::test();
+        let mut cursor = view.events.newest();
+        assert_eq!(view.events.emit("p", events("A", 250)), 250);
+        let read = view.events.read(&mut cursor, 60);
+        assert_eq!((read.lost, read.events[0].seq, read.events.len()), (150, 151, 60));
+        let read = view.events.read(&mut cursor, 60);
+        assert_eq!((read.lost, read.events[0].seq, read.events.len()), (0, 211, 40));
+        assert_eq!(view.loss.cell(Stage::Stream, "events").get(), 150);
+        let read = view.events.read(&mut view.events.oldest(), 1);
+        assert_eq!((read.lost, read.events[0].seq), (0, 151));
+    }
+
+    #[test]
+    fn the_log_is_bounded_in_bytes() {
+        let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
+        let limits = Limits { backlog: usize::MAX, per_second: 0, burst: u32::MAX };
+        let log = EventLog::new(limits, entities, loss, "n1");
+        let big = NewEvent { message: "x".repeat(MAX_MESSAGE), ..NewEvent::default() };
+        log.emit("p", vec![big; 10_000]);
+        let state = log.lock();
+        assert!(state.bytes <= MAX_BYTES && state.events.len() > 1000);
+        assert_eq!(state.bytes, state.events.iter().map(|event| event.bytes()).sum::<usize>());
+    }
+
+    #[test]
+    fn what_is_over_quota_is_refused_and_counted() {
+        let view = View::test();
+        let now = Instant::now();
+        assert_eq!(view.events.emit_at("p", events("A", 6000), now), 5000);
+        assert_eq!(view.loss.cell(Stage::Quota, "p").get(), 1000);
+        assert_eq!(view.events.emit_at("q", events("A", 1), now), 1, "another plugin has its own");
+        let counts = view.events.counts().into_iter().map(|c| (c.plugin, c.count)).collect::<Vec<_>>();
+        assert_eq!(counts, [("p".to_owned(), 5000), ("q".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn folded_events_come_once_with_their_count() {
+        let view = View::test();
+        let mut cursor = view.events.newest();
+        let (now, same) = (Instant::now(), |event| NewEvent { dedup_key: Some("k".into()), ..event });
+        let folded: Vec<_> = events("A", 10_000).into_iter().map(same).collect();
+        assert_eq!(view.events.emit_at("p", folded, now), 10_000);
+        view.events.flush(now + Duration::from_secs(1));
+        let read = view.events.read(&mut cursor, 10);
+        assert_eq!(read.events.iter().map(|event| event.count).collect::<Vec<_>>(), [1, 9_999]);
+        assert_eq!(view.loss.cell(Stage::Quota, "p").get(), 0);
+    }
+
+    #[test]
+    fn what_a_guest_writes_is_bounded() {
+        let long = "x".repeat(1 << 20);
+        let attrs = (0..1000).map(|i| (format!("{}{long}", i % 40), long.clone())).collect();
+        let event = NewEvent {
+            severity: 200,
+            kind: long.clone(),
+            message: long.clone(),
+            attrs,
+            dedup_key: Some(long),
+            ..NewEvent::default()
+        };
+        let event = event.admit();
+        assert_eq!((event.severity, event.kind.len(), event.message.len()), (2, MAX_NAME, MAX_MESSAGE));
+        assert_eq!(event.attrs.len(), MAX_ATTRS);
+        assert!(event.attrs.iter().all(|(n, v)| n.len() <= MAX_NAME && v.len() <= MAX_ATTR_VALUE));
+        let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
+        assert_eq!(NewEvent { attrs: twice, ..NewEvent::default() }.admit().attrs.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_is_woken_by_each_batch() {
+        let view = View::test();
+        let mut cursor = view.events.newest();
+        for _ in 0..3 {
+            view.events.emit("p", events("A", 2));
+            assert!(tokio::time::timeout(Duration::from_secs(5), cursor.wait()).await.expect("woken"));
+            assert_eq!(view.events.read(&mut cursor, 10).events.len(), 2);
+        }
+        let idle = tokio::time::timeout(Duration::from_millis(50), cursor.wait()).await;
+        assert!(idle.is_err(), "nothing happened");
+    }
+}

@@ -4,17 +4,17 @@
 //! are a contract, knows only OpenMetrics and is too slow for 100 000 series: here a line is a
 //! few copies of text that was escaped when the series was made. Two entities of one name (a
 //! tombstone and its successor) are one line each, so a scrape never has a duplicate.
+//! Half of this file is its test, an independent reader of both formats.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
-use std::io::Write as _;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::declaration::{Decl, MAX_HELP, MetricKind};
-use crate::entities::{Entities, EntityId, Kind};
+use crate::entities::EntityId;
 use crate::escape;
+use crate::family::{Family, Histogram, Series, Value};
+use crate::identity::Identities;
 use crate::metrics::Metrics;
-use crate::series::{Family, Histogram, Series, Value, push_label};
 
 /// A text format that scrapers understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,70 +69,6 @@ pub fn encode(out: &mut Vec<u8>, metrics: &Metrics, identities: &mut Identities<
     }
 }
 
-/// The host's labels of each entity, looked up once per scrape.
-#[derive(Debug)]
-pub struct Identities<'a> {
-    entities: &'a Entities,
-    node: &'a str,
-    names: &'a LabelNames,
-    by_entity: HashMap<EntityId, Option<u32>, BuildHasherDefault<IdHasher>>,
-    /// `{namespace="…",pod="…",node="…"`, and whether several entities are called so.
-    known: Vec<Identity>,
-    by_labels: HashMap<Arc<str>, u32>,
-}
-
-#[derive(Debug)]
-struct Identity {
-    labels: Arc<str>,
-    shared: bool,
-}
-
-impl<'a> Identities<'a> {
-    /// Nobody is looked up yet.
-    pub fn new(entities: &'a Entities, node: &'a str, names: &'a LabelNames) -> Self {
-        let (by_entity, known, by_labels) = (HashMap::default(), Vec::new(), HashMap::new());
-        Self { entities, node, names, by_entity, known, by_labels }
-    }
-
-    /// `None` for an entity that is forgotten: what is left of it is not shown.
-    fn number(&mut self, id: EntityId) -> Option<u32> {
-        if let Some(number) = self.by_entity.get(&id) {
-            return *number;
-        }
-        let number = self.labels(id).map(|labels| {
-            let next = self.known.len() as u32;
-            let number = *self.by_labels.entry(Arc::clone(&labels)).or_insert(next);
-            match self.known.get_mut(number as usize) {
-                Some(identity) => identity.shared = true,
-                None => self.known.push(Identity { labels, shared: false }),
-            }
-            number
-        });
-        self.by_entity.insert(id, number);
-        number
-    }
-
-    fn labels(&self, id: EntityId) -> Option<Arc<str>> {
-        let entity = if id == 0 { None } else { Some(self.entities.get(id)?) };
-        let (namespace, pod) = match &entity {
-            None => ("", "unknown"),
-            Some(host) if host.kind == Kind::Host => ("", ""),
-            Some(entity) => (entity.namespace.as_str(), entity.name.as_str()),
-        };
-        let mut labels = String::from("{");
-        push_label(&mut labels, &self.names.namespace, namespace);
-        labels.push(',');
-        push_label(&mut labels, &self.names.pod, pod);
-        labels.push(',');
-        push_label(&mut labels, &self.names.node, self.node);
-        Some(labels.into())
-    }
-
-    fn identity(&self, number: u32) -> &Identity {
-        &self.known[number as usize]
-    }
-}
-
 fn encode_family(out: &mut Vec<u8>, family: &Family, identities: &mut Identities<'_>, format: Format) {
     if family.series.is_empty() {
         return;
@@ -157,10 +93,7 @@ fn encode_family(out: &mut Vec<u8>, family: &Family, identities: &mut Identities
 
 /// One value per label set: counters and histograms are added up, of the others the one of the
 /// newest entity is taken.
-fn merge(
-    family: &Family,
-    identities: &mut Identities<'_>,
-) -> BTreeMap<(u32, Arc<str>), (EntityId, Value)> {
+fn merge(family: &Family, identities: &mut Identities<'_>) -> BTreeMap<(u32, Arc<str>), (EntityId, Value)> {
     let mut merged: BTreeMap<(u32, Arc<str>), (EntityId, Value)> = BTreeMap::new();
     for Series { entity, labels, value, .. } in &family.series {
         let Some(number) = identities.number(*entity) else { continue };
@@ -213,7 +146,7 @@ fn encode_head(out: &mut Vec<u8>, decl: &Decl, format: Format) {
 
 /// The parts of a family's lines that are the same in every line.
 struct Lines<'a> {
-    name: &'a [u8],
+    name: &'a str,
     /// Histogram: `,le="…"} ` of each bucket, `+Inf` last.
     bounds: Vec<String>,
 }
@@ -222,16 +155,14 @@ impl<'a> Lines<'a> {
     fn new(decl: &'a Decl) -> Self {
         let finite = decl.buckets.iter().map(|bound| format!(",le=\"{bound:?}\"}} "));
         let bounds = finite.chain([",le=\"+Inf\"} ".to_owned()]).collect();
-        Self { name: decl.name.as_bytes(), bounds }
+        Self { name: &decl.name, bounds }
     }
 
     fn push(&self, out: &mut Vec<u8>, identity: &str, labels: &str, value: &Value) {
         match value {
             Value::Number(number) => {
-                self.sample(out, b"", identity, labels);
-                out.extend_from_slice(b"} ");
-                push_number(out, *number);
-                out.push(b'\n');
+                self.begin(out, "", identity, labels);
+                end(out, "} ", *number);
             }
             Value::Histogram(histogram) => self.push_histogram(out, identity, labels, histogram),
         }
@@ -241,55 +172,56 @@ impl<'a> Lines<'a> {
         let mut count = 0;
         for (bound, in_bucket) in self.bounds.iter().zip(&histogram.counts) {
             count += in_bucket;
-            self.sample(out, b"_bucket", identity, labels);
-            out.extend_from_slice(bound.as_bytes());
-            push_integer(out, count);
-            out.push(b'\n');
+            self.begin(out, "_bucket", identity, labels);
+            end(out, bound, count as f64);
         }
-        self.sample(out, b"_sum", identity, labels);
-        out.extend_from_slice(b"} ");
-        push_number(out, histogram.sum);
-        out.push(b'\n');
-        self.sample(out, b"_count", identity, labels);
-        out.extend_from_slice(b"} ");
-        push_integer(out, count);
-        out.push(b'\n');
+        self.begin(out, "_sum", identity, labels);
+        end(out, "} ", histogram.sum);
+        self.begin(out, "_count", identity, labels);
+        end(out, "} ", count as f64);
     }
 
-    fn sample(&self, out: &mut Vec<u8>, suffix: &[u8], identity: &str, labels: &str) {
-        out.extend_from_slice(self.name);
-        out.extend_from_slice(suffix);
+    fn begin(&self, out: &mut Vec<u8>, suffix: &str, identity: &str, labels: &str) {
+        out.extend_from_slice(self.name.as_bytes());
+        // Most lines have neither suffix nor labels, and a copy of nothing is not free.
+        if !suffix.is_empty() {
+            out.extend_from_slice(suffix.as_bytes());
+        }
         out.extend_from_slice(identity.as_bytes());
-        out.extend_from_slice(labels.as_bytes());
-    }
-}
-
-fn push_number(out: &mut Vec<u8>, number: f64) {
-    // Whole numbers below 2^53 are exact, and most values are such.
-    if number.fract() == 0.0 && number.abs() < 9_007_199_254_740_992.0 {
-        if number < 0.0 {
-            out.push(b'-');
+        if !labels.is_empty() {
+            out.extend_from_slice(labels.as_bytes());
         }
-        return push_integer(out, number.abs() as u64);
-    }
-    match number {
-        f64::INFINITY => out.extend_from_slice(b"+Inf"),
-        f64::NEG_INFINITY => out.extend_from_slice(b"-Inf"),
-        number => write!(out, "{number:?}").expect("writing to a Vec cannot fail"),
     }
 }
 
-fn push_integer(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut first = digits.len();
+/// Ends a line with what comes between its labels and its value, and the value.
+fn end(out: &mut Vec<u8>, between: &str, number: f64) {
+    // Whole numbers below 2^53 are exact, and most values are such.
+    if number.fract() != 0.0 || number.abs() >= 9_007_199_254_740_992.0 {
+        let text = match number {
+            f64::INFINITY => "+Inf".to_owned(),
+            f64::NEG_INFINITY => "-Inf".to_owned(),
+            number => format!("{number:?}"),
+        };
+        return out.extend_from_slice(format!("{between}{text}\n").as_bytes());
+    }
+    out.extend_from_slice(between.as_bytes());
+    let mut digits = [b'\n'; 24];
+    let mut first = digits.len() - 1;
+    let mut rest = number.abs() as u64;
     loop {
         first -= 1;
-        digits[first] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return out.extend_from_slice(&digits[first..]);
+        digits[first] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
         }
     }
+    if number < 0.0 {
+        first -= 1;
+        digits[first] = b'-';
+    }
+    out.extend_from_slice(&digits[first..]);
 }
 
 /// The `q` of a media range; 1 if it has none.
@@ -298,23 +230,242 @@ fn quality_of(range: &str) -> f64 {
     q.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0))
 }
 
-/// Spreads consecutive ids. The default hasher's protection against chosen keys costs more than the
-/// rest of a line and is not needed: the agent itself assigns ids, and `metrics` takes no others.
-#[derive(Debug, Default)]
-struct IdHasher(u64);
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-impl Hasher for IdHasher {
-    fn finish(&self) -> u64 {
-        self.0
+    use super::*;
+    use crate::family::MAX_LABEL_VALUE;
+    use crate::selfmetrics::Process;
+    use crate::view::View;
+
+    type Labels = BTreeMap<String, String>;
+
+    fn scrape(view: &View, format: Format) -> String {
+        String::from_utf8(view.scrape(&Process::default(), format, 0)).expect("UTF-8")
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
+    /// Reads one sample as the formats define it, sharing nothing with the encoder.
+    fn parse(line: &str) -> (String, Labels, f64) {
+        let (name, rest) = line.split_at(line.find(['{', ' ']).expect("a name"));
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{line}");
+        let mut labels = Labels::new();
+        let mut rest = rest.strip_prefix('{').map_or(rest, |inside| {
+            let mut inside = inside;
+            while !inside.starts_with('}') {
+                let (label, quoted) = inside.split_once("=\"").expect(line);
+                let mut value = String::new();
+                let mut chars = quoted.char_indices();
+                let end = loop {
+                    match chars.next().expect(line) {
+                        (_, '\\') => match chars.next().expect(line).1 {
+                            'n' => value.push('\n'),
+                            c @ ('"' | '\\') => value.push(c),
+                            c => panic!("escape {c} in {line}"),
+                        },
+                        (end, '"') => break end,
+                        (_, c) => value.push(c),
+                    }
+                };
+                assert_eq!(labels.insert(label.to_owned(), value), None, "label twice: {line}");
+                inside = &quoted[end + 1..];
+                inside = inside.strip_prefix(',').unwrap_or(inside);
+            }
+            &inside[1..]
+        });
+        rest = rest.strip_prefix(' ').expect(line);
+        (name.to_owned(), labels, rest.replace("Inf", "inf").parse().expect(line))
+    }
+
+    /// All samples; fails on whatever would make a scraper refuse the whole scrape.
+    fn read(text: &str) -> Vec<(String, Labels, f64)> {
+        let (mut families, mut seen, mut samples) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let mut family = String::new();
+        for line in text.lines() {
+            if let Some(of) = line.strip_prefix("# TYPE ") {
+                family = of.split(' ').next().expect(line).to_owned();
+                assert!(families.insert(family.clone()), "family twice: {line}");
+            } else if !line.starts_with('#') {
+                let sample = parse(line);
+                assert!(sample.0.starts_with(&family), "{line} is outside of its family {family}");
+                assert!(seen.insert((sample.0.clone(), sample.1.clone())), "sample twice: {line}");
+                samples.push(sample);
+            }
+        }
+        samples
+    }
+
+    /// A text of characters that formats, terminals and parsers stumble over.
+    fn arbitrary(seed: &mut u64) -> String {
+        const CHARS: [char; 16] =
+            ['"', '\\', '\n', '\r', '\0', '\u{1b}', '{', '}', ',', '=', ' ', '#', 'a', 'é', '\u{202e}', '𝄞'];
+        let mut next = || {
+            *seed ^= *seed << 13;
+            *seed ^= *seed >> 7;
+            *seed ^= *seed << 17;
+            *seed as usize
+        };
+        let length = next() % 80;
+        (0..length).map(|_| CHARS[next() % CHARS.len()]).collect()
+    }
+
+    #[test]
+    fn arbitrary_label_values_and_names_are_read_back() {
+        let view = View::test();
+        let decl = Decl::test("x_total", MetricKind::Counter, &["a", "b"]);
+        let series = view.metrics.register("p", &[decl]).expect("valid");
+        let mut expected = BTreeMap::new();
+        let mut seed = 0x9e37_79b9;
+        for i in 1..400_u32 {
+            let [pod, a, b] = [(); 3].map(|()| arbitrary(&mut seed));
+            let entity = view.test_entity(i.into(), &pod);
+            let id = series.series(0, entity, vec![a.clone(), b.clone()]).expect("room");
+            series.apply(&[id], &[f64::from(i)]);
+            let shown = [pod, a, b].map(|text| escape::admit(text, MAX_LABEL_VALUE));
+            *expected.entry(shown).or_default() += f64::from(i);
+        }
+        for format in [Format::Text, Format::OpenMetrics] {
+            let samples = read(&scrape(&view, format));
+            let ours = samples.into_iter().filter(|(name, ..)| name == "x_total");
+            let got = ours.map(|(_, l, value)| (["pod", "a", "b"].map(|name| l[name].clone()), value));
+            assert_eq!(got.collect::<BTreeMap<_, _>>(), expected);
         }
     }
 
-    fn write_u32(&mut self, id: u32) {
-        self.0 = (self.0 ^ u64::from(id)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    #[test]
+    fn two_entities_of_one_name_are_one_line() {
+        let view = View::test();
+        let decls = [
+            Decl::test("c_total", MetricKind::Counter, &[]),
+            Decl::test("g", MetricKind::Gauge, &[]),
+            Decl::test("h", MetricKind::Histogram, &[]),
+        ];
+        let series = view.metrics.register("p", &decls).expect("valid");
+        for (cookie, name, value) in [(1, "web", 1.0), (2, "db", 5.0), (3, "web", 0.05)] {
+            let entity = view.test_entity(cookie, name);
+            let ids: Vec<u32> = (0..3).map(|m| series.series(m, entity, vec![]).expect("room")).collect();
+            series.apply(&ids, &[value; 3]);
+        }
+        let samples = read(&scrape(&view, Format::Text));
+        let value = |name: &str, le: Option<&str>| {
+            let web =
+                samples.iter().filter(|(n, l, _)| n == name && l.get("pod").is_some_and(|p| p == "web"));
+            web.filter(|(_, l, _)| l.get("le").map(String::as_str) == le).map(|s| s.2).collect::<Vec<_>>()
+        };
+        assert_eq!(value("c_total", None), [1.05]);
+        assert_eq!(value("g", None), [0.05]);
+        assert_eq!(value("h_bucket", Some("0.1")), [1.0]);
+        assert_eq!(value("h_bucket", Some("+Inf")), [2.0]);
+        assert_eq!((value("h_count", None), value("h_sum", None)), (vec![2.0], vec![1.05]));
+    }
+
+    #[test]
+    fn each_format_has_its_own_names_and_types() {
+        let view = View::test();
+        let mut decls = [
+            Decl::test("inspector_pod_tcppassiveopens", MetricKind::Unknown, &[]),
+            Decl::test("wait_seconds_total", MetricKind::Counter, &["why"]),
+        ];
+        decls[1].unit = Some("seconds".into());
+        decls[1].help = "Says \"why\".\n\\".into();
+        let series = view.metrics.register("p", &decls).expect("valid");
+        let web = view.test_entity(9, "web");
+        let ids = [series.series(0, web, vec![]), series.series(1, 0, vec!["x".into()])]
+            .map(|id| id.expect("room"));
+        series.apply(&ids, &[3.0, 0.25]);
+        let text = scrape(&view, Format::Text);
+        assert!(
+            text.starts_with(
+                r#"# HELP inspector_pod_tcppassiveopens Help.
+# TYPE inspector_pod_tcppassiveopens untyped
+inspector_pod_tcppassiveopens{namespace="",pod="web",node="n1"} 3
+# HELP wait_seconds_total Says "why".\\n\\
+# TYPE wait_seconds_total counter
+wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
+"#
+            ),
+            "{text}"
+        );
+        let open = scrape(&view, Format::OpenMetrics);
+        assert!(
+            open.starts_with(
+                r#"# HELP inspector_pod_tcppassiveopens Help.
+# TYPE inspector_pod_tcppassiveopens unknown
+inspector_pod_tcppassiveopens{namespace="",pod="web",node="n1"} 3
+# HELP wait_seconds Says \"why\".\\n\\
+# TYPE wait_seconds counter
+# UNIT wait_seconds seconds
+wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
+"#
+            ),
+            "{open}"
+        );
+        assert!(open.ends_with("\n# EOF\n") && !text.contains("EOF"));
+    }
+
+    #[test]
+    fn a_scraper_gets_the_format_it_prefers() {
+        let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
+                          text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
+        assert_eq!(Format::negotiate(prometheus), Format::OpenMetrics);
+        for accept in [
+            "",
+            "*/*",
+            "text/html",
+            "text/plain, application/openmetrics-text;q=0.5",
+            "application/openmetrics-text; q=0",
+        ] {
+            assert_eq!(Format::negotiate(accept), Format::Text, "{accept}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_exact() {
+        let shown = |number| {
+            let mut out = Vec::new();
+            end(&mut out, "", number);
+            String::from_utf8(out).expect("ASCII").trim_end().to_owned()
+        };
+        for number in [0.0, 1.0, -1.0, 0.1, -2.5, 9_007_199_254_740_991.0, 1e300, 5e-324, u64::MAX as f64] {
+            assert_eq!(shown(number).parse(), Ok(number));
+        }
+        assert_eq!([shown(f64::NAN), shown(f64::INFINITY), shown(-f64::INFINITY)], ["NaN", "+Inf", "-Inf"]);
+        assert_eq!(shown(18_446_744.0), "18446744");
+    }
+
+    /// Prints performance.md's P5; run it with `--ignored --nocapture`.
+    #[test]
+    #[ignore = "a measurement, not a test"]
+    fn the_cost_of_a_scrape_of_100_000_series() {
+        let view = View::test();
+        let decl = |n| Decl::test(&format!("inspector_pod_metric{n:03}"), MetricKind::Unknown, &[]);
+        let decls: Vec<Decl> = (0..900).map(decl).collect();
+        let series = view.metrics.register("p", &decls).expect("valid");
+        for entity in 1..=110_u32 {
+            let id = view.test_entity(entity.into(), &format!("some-deployment-5d4f8-{entity:05}"));
+            for metric in 0..900 {
+                let Ok(series_id) = series.series(metric, id, vec![]) else { continue };
+                series.apply(&[series_id], &[f64::from(metric * entity)]);
+            }
+        }
+        let size = scrape(&view, Format::Text).len();
+        let (mut render, mut copy) = (Vec::new(), Vec::new());
+        for _ in 0..15 {
+            let start = std::time::Instant::now();
+            let bytes = view.scrape(&Process::default(), Format::Text, size);
+            render.push(start.elapsed());
+            let start = std::time::Instant::now();
+            let copied = std::hint::black_box(bytes.as_slice()).to_vec();
+            std::hint::black_box(&copied);
+            copy.push(start.elapsed());
+        }
+        render.sort();
+        copy.sort();
+        let series = view.metrics.series_count("p");
+        let (least, median) = (render[0], render[7]);
+        println!(
+            "{series} series, {size} bytes: render {least:?} to {median:?}, copy {:?} to {:?}",
+            copy[0], copy[7]
+        );
     }
 }

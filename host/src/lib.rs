@@ -5,9 +5,9 @@
 //!
 //! - [`batch`], [`table`]: what comes in: packed event records, kernel counter tables.
 //! - [`entities`], [`names`]: who is it, and what the running kernel calls things.
-//! - [`metrics`], [`declaration`], [`series`]: what plugins count.
+//! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
-//! - [`selfmetrics`], [`exposition`], [`view`], [`escape`]: how all of it is shown.
+//! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
 //! - [`bell`]: how one thread waits for another.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
@@ -33,7 +33,9 @@ pub mod escape;
 pub mod event_line;
 pub mod events;
 pub mod exposition;
+pub mod family;
 pub mod http;
+pub mod identity;
 pub mod loss;
 pub mod metrics;
 pub mod names;

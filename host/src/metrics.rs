@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::declaration::{Decl, DeclError, MetricKind};
 use crate::entities::{Entities, EntityId};
+use crate::family::{Family, Refused};
 use crate::loss::{Loss, Lost, Stage};
 pub use crate::series::SeriesError;
-use crate::series::{Family, Refused, Store};
+use crate::series::Store;
 
 /// How many samples a scrape may show.
 #[derive(Debug, Clone, Copy)]
@@ -250,4 +251,151 @@ fn is_known(entities: &Entities, id: EntityId) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exposition::Format;
+    use crate::selfmetrics::Process;
+    use crate::view::View;
+
+    const HITS: &str = "hits_total";
+
+    fn counter(labels: &[&str]) -> Decl {
+        Decl::test(HITS, MetricKind::Counter, labels)
+    }
+
+    /// The lines of plugin series in a scrape.
+    fn scrape(view: &View) -> Vec<String> {
+        let bytes = view.scrape(&Process::default(), Format::Text, 0);
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        let ours = |line: &&str| !line.starts_with(['#', 'i', 'p']);
+        text.lines().filter(ours).map(str::to_owned).collect()
+    }
+
+    fn count(view: &View) -> String {
+        let line = scrape(view).into_iter().find(|line| line.starts_with(HITS));
+        line.map_or_else(String::new, |line| line.rsplit_once(' ').expect("a value").1.to_owned())
+    }
+
+    #[test]
+    fn a_restart_keeps_what_is_declared_alike_and_drops_the_rest() {
+        let view = View::test();
+        let old = [counter(&[]), Decl::test("x", MetricKind::Gauge, &["a"])];
+        let first = view.metrics.register("p", &old).expect("valid");
+        let id = first.series(0, 0, vec![]).expect("room");
+        first.series(1, 0, vec!["v".into()]).expect("room");
+        assert_eq!(first.apply(&[id], &[2.0]), 0);
+        drop(first);
+        assert_eq!(count(&view), "2");
+        let new = [Decl::test("x", MetricKind::Gauge, &["b"]), counter(&[])];
+        let second = view.metrics.register("p", &new).expect("valid");
+        let id = second.series(1, 0, vec![]).expect("room");
+        second.apply(&[id], &[3.0]);
+        assert_eq!(count(&view), "5");
+        assert_eq!(view.metrics.series_count("p"), 1);
+    }
+
+    #[test]
+    fn a_replacement_that_fails_takes_nothing_from_the_one_that_goes_on() {
+        let view = View::test();
+        let old = view.metrics.register("p", &[counter(&["a"])]).expect("valid");
+        let id = old.series(0, 0, vec!["v".into()]).expect("room");
+        let new = view.metrics.register("p", &[counter(&["b"])]).expect("valid");
+        let other = new.series(0, 0, vec!["w".into()]).expect("room");
+        new.apply(&[other], &[9.0]);
+        assert_eq!(scrape(&view).len(), 1, "two families of one name are never shown together");
+        drop(new);
+        assert_eq!(old.apply(&[id], &[1.0]), 0);
+        assert_eq!(count(&view), "1");
+        assert_eq!(view.metrics.series_count("p"), 1);
+    }
+
+    #[test]
+    fn an_id_of_a_removed_series_never_means_another_one() {
+        let view = View::test();
+        let (a, b) = (view.test_entity(1, "a"), view.test_entity(2, "b"));
+        let series = view.metrics.register("p", &[counter(&[])]).expect("valid");
+        let old = series.series(0, a, vec![]).expect("room");
+        view.metrics.remove_entities(&[a]);
+        let new = series.series(0, b, vec![]).expect("room");
+        assert_ne!(old, new);
+        assert_eq!(series.apply(&[old, new, u32::MAX], &[5.0, 1.0, 1.0]), 2);
+        assert_eq!(scrape(&view), [r#"hits_total{namespace="",pod="b",node="n1"} 1"#]);
+        assert_eq!(series.series(0, 77, vec![]), Err(SeriesError::NotFound));
+        view.metrics.unregister("p");
+        assert_eq!(series.apply(&[new], &[1.0]), 1);
+        assert_eq!(series.series(0, b, vec![]), Err(SeriesError::NotFound));
+    }
+
+    #[test]
+    fn label_sets_over_budget_are_one_series_per_entity_and_counted() {
+        let view = View::test();
+        let (a, b) = (view.test_entity(1, "a"), view.test_entity(2, "b"));
+        let decl = Decl { max_series: 3, ..counter(&["port"]) };
+        let series = view.metrics.register("p", &[decl]).expect("valid");
+        for port in 0..10 {
+            let id = series.series(0, a, vec![port.to_string()]).expect("folded");
+            series.apply(&[id], &[1.0]);
+        }
+        let id = series.series(0, b, vec!["1".into()]).expect("folded");
+        series.apply(&[id], &[1.0]);
+        let lines = scrape(&view);
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert!(lines.contains(&r#"hits_total{namespace="",pod="a",node="n1",port="other"} 7"#.to_owned()));
+        assert!(lines.contains(&r#"hits_total{namespace="",pod="b",node="n1",port="other"} 1"#.to_owned()));
+        assert_eq!(view.loss.cell(Stage::Quota, "p").get(), 8);
+    }
+
+    #[test]
+    fn no_plugin_gets_more_samples_than_its_budget() {
+        let loss = Arc::<Loss>::default();
+        let budget = Budget { per_plugin: 80, per_agent: 100 };
+        let metrics = Metrics::new(budget, Arc::default(), Arc::clone(&loss));
+        let histogram = Decl::test("x_seconds", MetricKind::Histogram, &["a"]);
+        let p = metrics.register("p", std::slice::from_ref(&histogram)).expect("valid");
+        let q = metrics.register("q", &[counter(&["a"])]).expect("valid");
+        for i in 0..1000 {
+            let _ = p.series(0, 0, vec![i.to_string()]);
+            let _ = q.series(0, 0, vec![i.to_string()]);
+        }
+        assert!(metrics.series_count("p") <= 80 && metrics.series_count("q") <= 80);
+        assert!(metrics.series_count("p") + metrics.series_count("q") <= 100);
+        drop((p, q));
+        metrics.unregister("p");
+        metrics.unregister("q");
+        let r = metrics.register("r", &[histogram]).expect("valid");
+        assert!(r.series(0, 0, vec!["v".into()]).is_ok(), "what is gone is not counted");
+        assert_eq!(metrics.series_count("r"), 5);
+    }
+
+    #[test]
+    fn senseless_values_are_refused_and_counted() {
+        let view = View::test();
+        let decls = [counter(&[]), Decl::test("x", MetricKind::Histogram, &[])];
+        let series = view.metrics.register("p", &decls).expect("valid");
+        let (hits, x) =
+            (series.series(0, 0, vec![]).expect("room"), series.series(1, 0, vec![]).expect("room"));
+        let values = [-1.0, f64::NAN, f64::INFINITY, 1.0, f64::NAN, 0.5];
+        assert_eq!(series.apply(&[hits, hits, hits, hits, x, x, x], &values), 5);
+        assert_eq!(count(&view), "1");
+        assert_eq!(view.loss.cell(Stage::Quota, "p").get(), 5);
+        assert_eq!(series.series(0, 0, vec!["v".into()]), Err(SeriesError::Invalid));
+        assert_eq!(series.series(2, 0, vec![]), Err(SeriesError::NotFound));
+    }
+
+    #[test]
+    fn a_name_belongs_to_one_plugin() {
+        let view = View::test();
+        let histogram = Decl::test("x", MetricKind::Histogram, &[]);
+        let _p = view.metrics.register("p", &[histogram]).expect("valid");
+        for name in ["x", "x_sum", "x_count", "x_bucket"] {
+            let taken = view.metrics.register("q", &[Decl::test(name, MetricKind::Gauge, &[])]);
+            assert!(matches!(taken, Err(DeclError::Taken { owner, .. }) if owner == "p"), "{name}");
+        }
+        let twice = [counter(&[]), Decl::test("hits", MetricKind::Gauge, &[])];
+        assert!(view.metrics.register("q", &twice).is_err(), "one OpenMetrics family twice");
+        assert_eq!(view.metrics.families().len(), 1);
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType::{self, Counter, Gauge, Unknown};
 use prometheus_client::registry::Registry;
 
@@ -82,7 +82,8 @@ impl Snapshot {
         let lost =
             self.lost.iter().map(|(stage, name, n)| ([("stage", stage.as_str()), ("name", name)], Int(*n)));
         to.family("inspector_lost", "What did not reach its destination, and where.", Counter, lost)?;
-        let events = self.events.iter().map(|e| ([("type", e.kind.as_str()), ("plugin", &e.plugin)], Int(e.count)));
+        let events =
+            self.events.iter().map(|e| ([("type", e.kind.as_str()), ("plugin", &e.plugin)], Int(e.count)));
         to.family("inspector_events", "Events that plugins emitted, with those folded.", Counter, events)?;
         let entities = self.entities.iter().map(|(kind, n)| ([("kind", *kind)], Int(*n)));
         to.family("inspector_entities", "Network namespaces that are known.", Gauge, entities)
@@ -96,10 +97,13 @@ impl Snapshot {
         };
         let up = wanted().map(|p| ([("probe", p.name.as_str())], Int((p.state == "up").into())));
         to.family("inspector_probe_up", "Every hook of a probe that is in use is attached.", Gauge, up)?;
-        let hooks = wanted().flat_map(|probe| probe.hooks.iter().map(move |hook| (probe, hook))).map(|(p, h)| {
-            ([("probe", p.name.as_str()), ("hook", h.hook.as_str())], Int((h.state == "attached").into()))
-        });
+        let hooks =
+            wanted().flat_map(|probe| probe.hooks.iter().map(move |hook| (probe, hook))).map(|(p, h)| {
+                ([("probe", p.name.as_str()), ("hook", h.hook.as_str())], Int((h.state == "attached").into()))
+            });
         to.family("inspector_probe_hook_up", "A kernel hook is attached.", Gauge, hooks)?;
+        let help = "Records a probe's programs wanted to deliver: those delivered and those lost.";
+        to.family("inspector_probe_produced", help, Counter, each(|p| Int(p.produced)))?;
         to.family("inspector_probe_events", "Records a probe delivered.", Counter, each(|p| Int(p.events)))?;
         let help = "Runs of a probe's programs; only while kernel.bpf_stats_enabled is 1.";
         to.family("inspector_probe_runs", help, Counter, each(|p| Int(runs(p).0)))?;
@@ -112,7 +116,12 @@ impl Snapshot {
             self.board.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
         };
         to.family("inspector_source_reads", "Tables read.", Counter, each(|s| Int(s.reads)))?;
-        to.family("inspector_source_errors", "Tables that could not be read.", Counter, each(|s| Int(s.errors)))?;
+        to.family(
+            "inspector_source_errors",
+            "Tables that could not be read.",
+            Counter,
+            each(|s| Int(s.errors)),
+        )?;
         let help = "Time reading took in the last interval, over all entities.";
         to.family("inspector_source_duration_seconds", help, Gauge, each(|s| Float(s.last_seconds)))?;
         let help = "Time spent reading.";
@@ -137,7 +146,12 @@ impl Snapshot {
         to.family("inspector_plugin_state", "What a plugin is doing.", Gauge, state)?;
         to.family("inspector_plugin_events", "Events handed to a plugin.", Counter, each(|p| Int(p.events)))?;
         to.family("inspector_plugin_calls", "Calls into a plugin.", Counter, each(|p| Int(p.calls)))?;
-        to.family("inspector_plugin_traps", "Traps and timeouts of a plugin.", Counter, each(|p| Int(p.traps)))?;
+        to.family(
+            "inspector_plugin_traps",
+            "Traps and timeouts of a plugin.",
+            Counter,
+            each(|p| Int(p.traps)),
+        )?;
         let help = "Time spent inside a plugin.";
         to.family("inspector_plugin_cpu_seconds", help, Counter, each(|p| Float(p.seconds)))?;
         let help = "Linear memory of a plugin.";
@@ -192,15 +206,24 @@ impl Families<'_> {
         let counts = matches!(kind, Counter);
         let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, value) in rows {
-            let mut sample = metric.encode_family(&labels)?;
-            match (counts, value) {
-                (true, Int(n)) => sample.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
-                (true, Float(n)) => sample.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
-                (false, Int(n)) => sample.encode_gauge(&n)?,
-                (false, Float(n)) => sample.encode_gauge(&n)?,
+            // Without labels there are no braces.
+            match N {
+                0 => value.encode(&mut metric, counts)?,
+                _ => value.encode(&mut metric.encode_family(&labels)?, counts)?,
             }
         }
         Ok(())
+    }
+}
+
+impl Number {
+    fn encode(self, to: &mut MetricEncoder<'_>, counts: bool) -> std::fmt::Result {
+        match (counts, self) {
+            (true, Int(n)) => to.encode_counter::<NoLabelSet, _, u64>(&n, None),
+            (true, Float(n)) => to.encode_counter::<NoLabelSet, _, u64>(&n, None),
+            (false, Int(n)) => to.encode_gauge(&n),
+            (false, Float(n)) => to.encode_gauge(&n),
+        }
     }
 }
 
@@ -244,4 +267,46 @@ fn to_text(open: &str) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::declaration::{Decl, DeclError, MetricKind};
+
+    fn text(view: &View, format: Format) -> String {
+        let mut out = Vec::new();
+        encode(&mut out, view, &Process::default(), format);
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn both_formats_say_the_same_in_their_own_words() {
+        let view = View::test();
+        view.loss.cell(Stage::Ring, "skb-drop\"\\").add(7);
+        let open = text(&view, Format::OpenMetrics);
+        assert!(open.contains("# TYPE inspector_lost counter\n"), "{open}");
+        assert!(open.contains("# TYPE inspector_runtime_collectlatency unknown\n"), "{open}");
+        let text = text(&view, Format::Text);
+        assert!(text.contains("# HELP inspector_lost_total What"), "{text}");
+        assert!(text.contains("# TYPE inspector_lost_total counter\n"), "{text}");
+        assert!(text.contains("# TYPE inspector_runtime_collectlatency untyped\n"), "{text}");
+        for text in [open, text] {
+            assert!(text.contains("\nprocess_open_fds 0\n"), "{text}");
+            assert!(
+                text.contains("inspector_lost_total{stage=\"ring\",name=\"skb-drop\\\"\\\\\"} 7\n"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_plugin_can_take_a_name_of_the_agent() {
+        let text = text(&View::test(), Format::Text);
+        let names = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());
+        for name in names {
+            let refused = Decl::test(name, MetricKind::Unknown, &[]).check();
+            assert!(matches!(refused, Err(DeclError::Reserved(_))), "{name}");
+        }
+    }
 }

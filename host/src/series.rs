@@ -1,20 +1,16 @@
-//! The values of one plugin's series, and the ids by which the plugin refers to them.
+//! One plugin's series, and the ids by which the plugin refers to them.
 //!
 //! An id is a slot and the slot's generation: removing a series ends the generation, so an id of
 //! a removed series is refused and never means another one. A slot whose generations are used up
-//! is never used again. Label values are escaped once, here, when a series is made; `exposition`
-//! only copies them.
+//! is never used again. What a series holds is in `family`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::declaration::{Decl, MetricKind};
+use crate::declaration::Decl;
 use crate::entities::EntityId;
-use crate::escape;
+use crate::family::{Family, Refused, Series, push_label};
 
-/// At most so many bytes has a label value; a longer one is cut.
-pub const MAX_LABEL_VALUE: usize = 128;
 /// Value of every label of the series that takes what is over budget.
 pub const OTHER: &str = "other";
 
@@ -54,6 +50,8 @@ pub(crate) struct Store {
     families: Vec<Option<Box<Family>>>,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// The label text of all series without labels: one, so that reading it is no cache miss.
+    no_labels: Arc<str>,
     /// Live handles of the plugin's instances.
     handles: u32,
     /// Samples that this plugin exposes, and may expose.
@@ -62,38 +60,6 @@ pub(crate) struct Store {
     /// The same for all plugins together.
     all_samples: Arc<AtomicU64>,
     max_all_samples: u64,
-}
-
-/// One metric and its series.
-#[derive(Debug)]
-pub(crate) struct Family {
-    pub(crate) decl: Arc<Decl>,
-    /// Live handles that declare it.
-    users: u32,
-    pub(crate) series: Vec<Series>,
-    by_labels: HashMap<(EntityId, Arc<str>), u32>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Series {
-    slot: u32,
-    pub(crate) entity: EntityId,
-    /// `,name="value"` for every declared label, escaped.
-    pub(crate) labels: Arc<str>,
-    pub(crate) value: Value,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) enum Value {
-    Number(f64),
-    Histogram(Box<Histogram>),
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Histogram {
-    /// Per bucket, not cumulative; the last one is `+Inf`.
-    pub(crate) counts: Box<[u64]>,
-    pub(crate) sum: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -112,8 +78,17 @@ pub(crate) struct Interned {
 
 impl Store {
     pub(crate) fn new(max_samples: u64, all_samples: Arc<AtomicU64>, max_all_samples: u64) -> Self {
-        let (families, slots, free) = (Vec::new(), Vec::new(), Vec::new());
-        Self { families, slots, free, handles: 0, samples: 0, max_samples, all_samples, max_all_samples }
+        Self {
+            families: Vec::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            no_labels: "".into(),
+            handles: 0,
+            samples: 0,
+            max_samples,
+            all_samples,
+            max_all_samples,
+        }
     }
 
     pub(crate) fn samples(&self) -> u64 {
@@ -176,7 +151,7 @@ impl Store {
         if values.len() != decl.labels.len() {
             return Err(SeriesError::Invalid);
         }
-        let labels = label_text(&decl.labels, values.iter().map(String::as_str));
+        let labels = self.label_text(&decl.labels, values.iter().map(String::as_str));
         if let Some(id) = self.find(number, entity, &labels) {
             return Ok(Interned { id, folded: false });
         }
@@ -188,7 +163,7 @@ impl Store {
         if values.is_empty() {
             return Err(SeriesError::Quota);
         }
-        let labels = label_text(&decl.labels, values.iter().map(|_| OTHER));
+        let labels = self.label_text(&decl.labels, values.iter().map(|_| OTHER));
         if let Some(id) = self.find(number, entity, &labels) {
             return Ok(Interned { id, folded: true });
         }
@@ -206,20 +181,7 @@ impl Store {
             return Err(Refused::Stale);
         }
         let family = self.families[number as usize].as_mut().ok_or(Refused::Stale)?;
-        let series = &mut family.series[index as usize];
-        match (&mut series.value, family.decl.kind) {
-            (Value::Number(total), MetricKind::Counter) if value.is_finite() && value >= 0.0 => {
-                *total += value
-            }
-            (Value::Number(last), MetricKind::Gauge | MetricKind::Unknown) => *last = value,
-            (Value::Histogram(histogram), _) if value.is_finite() => {
-                let bucket = family.decl.buckets.partition_point(|bound| *bound < value);
-                histogram.counts[bucket] += 1;
-                histogram.sum += value;
-            }
-            _ => return Err(Refused::Value),
-        }
-        Ok(())
+        family.update(index as usize, value)
     }
 
     fn acquire(&mut self, decl: &Decl) -> u32 {
@@ -247,6 +209,18 @@ impl Store {
     fn find(&self, number: u32, entity: EntityId, labels: &Arc<str>) -> Option<u32> {
         let slot = *self.family(number)?.by_labels.get(&(entity, Arc::clone(labels)))?;
         Some(self.slots[slot as usize].generation << SLOT_BITS | slot)
+    }
+
+    fn label_text<'a>(&self, names: &[String], values: impl Iterator<Item = &'a str>) -> Arc<str> {
+        if names.is_empty() {
+            return Arc::clone(&self.no_labels);
+        }
+        let mut text = String::new();
+        for (name, value) in names.iter().zip(values) {
+            text.push(',');
+            push_label(&mut text, name, value);
+        }
+        text.into()
     }
 
     fn has_room(&self, weight: u32, reserve: Reserve) -> bool {
@@ -313,57 +287,8 @@ impl Drop for Store {
     }
 }
 
-/// Why an update changed nothing.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// The series went away with its entity; normal, the plugin asks for a new id.
-    Stale,
-    /// Negative, infinite or not a number, where that makes no sense.
-    Value,
-}
-
 #[derive(Clone, Copy)]
 enum Reserve {
     Kept,
     Used,
-}
-
-impl Family {
-    fn new(decl: &Decl) -> Self {
-        Self { decl: Arc::new(decl.clone()), users: 0, series: Vec::new(), by_labels: HashMap::new() }
-    }
-
-    fn zero(&self) -> Value {
-        match self.decl.kind {
-            MetricKind::Histogram => {
-                let counts = vec![0; self.decl.buckets.len() + 1].into_boxed_slice();
-                Value::Histogram(Box::new(Histogram { counts, sum: 0.0 }))
-            }
-            _ => Value::Number(0.0),
-        }
-    }
-}
-
-fn label_text<'a>(names: &[String], values: impl Iterator<Item = &'a str>) -> Arc<str> {
-    let mut text = String::new();
-    for (name, value) in names.iter().zip(values) {
-        text.push(',');
-        push_label(&mut text, name, value);
-    }
-    text.into()
-}
-
-/// Appends `name="value"`; the value is cut, and no character of it can end it early.
-pub(crate) fn push_label(text: &mut String, name: &str, value: &str) {
-    text.push_str(name);
-    text.push_str("=\"");
-    for c in escape::admit(value.to_owned(), MAX_LABEL_VALUE).chars() {
-        match c {
-            '\\' => text.push_str("\\\\"),
-            '"' => text.push_str("\\\""),
-            // `escape` has left no line feed, the third character that the formats escape.
-            c => text.push(c),
-        }
-    }
-    text.push('"');
 }

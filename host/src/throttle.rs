@@ -93,3 +93,54 @@ impl Throttle {
         enough
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(key: Option<&str>, time_ns: u64) -> NewEvent {
+        NewEvent { time_ns, dedup_key: key.map(str::to_owned), ..NewEvent::default() }
+    }
+
+    #[test]
+    fn events_of_one_key_become_the_first_and_one_more_per_window() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(1, 5, start);
+        assert!(matches!(throttle.take(event(Some("k"), 1), start), Verdict::Pass(_)));
+        for at in 2..100 {
+            assert!(matches!(throttle.take(event(Some("k"), at), start), Verdict::Folded));
+        }
+        assert!(matches!(throttle.take(event(Some("other"), 1), start), Verdict::Pass(_)));
+        assert!(throttle.due(start + WINDOW / 2).is_empty());
+        let due = throttle.due(start + WINDOW);
+        assert_eq!(due.iter().map(|(e, n)| (e.time_ns, *n)).collect::<Vec<_>>(), [(99, 98)]);
+        // The fault goes on: still one event per window. It ends: the key is free again.
+        assert!(matches!(throttle.take(event(Some("k"), 100), start + WINDOW), Verdict::Folded));
+        assert_eq!(throttle.due(start + 2 * WINDOW).len(), 1);
+        assert!(throttle.due(start + 3 * WINDOW).is_empty());
+        assert!(matches!(throttle.take(event(Some("k"), 101), start + 3 * WINDOW), Verdict::Pass(_)));
+    }
+
+    #[test]
+    fn a_burst_is_let_through_and_then_the_rate() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(10, 5, start);
+        let mut passed = |now| {
+            let passes = (0..100).filter(|_| matches!(throttle.take(event(None, 1), now), Verdict::Pass(_)));
+            passes.count()
+        };
+        assert_eq!(passed(start), 5);
+        assert_eq!(passed(start + Duration::from_millis(300)), 3);
+        assert_eq!(passed(start + Duration::from_secs(60)), 5);
+    }
+
+    #[test]
+    fn the_number_of_known_keys_is_bounded() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(0, 100_000, start);
+        for key in 0..10_000 {
+            throttle.take(event(Some(&key.to_string()), 1), start);
+        }
+        assert_eq!(throttle.folds.len(), MAX_KEYS);
+    }
+}

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::entities::Entities;
 use crate::events::EventLog;
-use crate::exposition::{Format, Identities, LabelNames, encode};
+use crate::exposition::{Format, LabelNames, encode};
+use crate::identity::Identities;
 use crate::loss::Loss;
 use crate::metrics::Metrics;
 use crate::selfmetrics::{self, Process};
@@ -42,5 +43,45 @@ impl View {
             out.extend_from_slice(b"# EOF\n");
         }
         out
+    }
+}
+
+#[cfg(test)]
+impl View {
+    /// A view on a node `n1` where nothing has happened.
+    pub(crate) fn test() -> Arc<Self> {
+        let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
+        let limits = crate::events::Limits { backlog: 100, ..Default::default() };
+        Arc::new(Self {
+            metrics: Arc::new(Metrics::new(Default::default(), Arc::clone(&entities), Arc::clone(&loss))),
+            events: Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), "n1")),
+            entities,
+            status: Arc::default(),
+            loss,
+            node: "n1".to_owned(),
+            revision: "test",
+            labels: LabelNames::default(),
+        })
+    }
+
+    /// Makes a named network namespace known, beside those that are.
+    pub(crate) fn test_entity(&self, cookie: u64, name: &str) -> crate::entities::EntityId {
+        use crate::entities::{Kind, Sighting};
+        let again = |e: Arc<crate::entities::Entity>| Sighting {
+            cookie: e.cookie,
+            inode: e.inode,
+            kind: e.kind,
+            namespace: e.namespace.clone(),
+            name: e.name.clone(),
+            ips: vec![],
+            pids: vec![],
+            path: Default::default(),
+        };
+        let (kind, namespace, name) = (Kind::Netns, String::new(), name.to_owned());
+        let (ips, pids, path) = (vec![], vec![], Default::default());
+        let new = Sighting { cookie, inode: 7, kind, namespace, name, ips, pids, path };
+        let all = self.entities.live().into_iter().map(again).chain([new]).collect();
+        self.entities.seen(all, 1, std::time::Instant::now());
+        self.entities.stamp(cookie, 1)
     }
 }

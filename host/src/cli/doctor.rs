@@ -44,7 +44,6 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     checks.extend(config.plugins.directories.iter().map(|dir| plugin_dir(dir)));
     match args.output {
         Output::Json => {
-            let checks: Vec<_> = checks.iter().map(as_json).collect();
             let answer = json!({ "able": able, "checks": checks });
             terminal::print_line(&terminal::ascii_json(&format!("{answer:#}")))?;
         }
@@ -70,15 +69,6 @@ fn print(checks: &[Check], able: bool, style: Style) -> std::io::Result<()> {
         _ => (Colour::Yellow, format!("The agent can run here, with less to see: {missing} missing.")),
     };
     terminal::print_line(&format!("\n{}", style.paint(colour, &summary)))
-}
-
-fn as_json(check: &Check) -> serde_json::Value {
-    json!({
-        "what": check.what,
-        "ok": check.ok,
-        "found": check.found,
-        "lost_without": check.lost_without,
-    })
 }
 
 fn kernel() -> Check {

@@ -40,15 +40,29 @@ struct Escaped;
 impl Write for Escaped {
     /// The subscriber writes a whole event, with its line end, at once.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        let text = String::from_utf8_lossy(event);
-        let line = visible(text.strip_suffix('\n').unwrap_or(&text));
         // A failure would be reported on standard error, which is what failed: an agent whose log
         // nobody reads any more goes on.
-        let _ = io::stderr().lock().write_all(format!("{line}\n").as_bytes());
+        let _ = io::stderr().lock().write_all(one_line(event).as_bytes());
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+fn one_line(event: &[u8]) -> String {
+    let text = String::from_utf8_lossy(event);
+    format!("{}\n", visible(text.strip_suffix('\n').unwrap_or(&text)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_cannot_forge_a_log_line() {
+        let forged = one_line(b"INFO stopped plugin=a\nERROR all is lost\x1b[2J\n");
+        assert_eq!(forged, "INFO stopped plugin=a\\nERROR all is lost\\u{1b}[2J\n");
     }
 }

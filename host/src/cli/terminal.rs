@@ -3,6 +3,9 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::escape::visible;
 
@@ -85,10 +88,22 @@ pub fn print_line(line: &str) -> io::Result<()> {
     io::stdout().lock().write_all(format!("{line}\n").as_bytes())
 }
 
+/// Whether nobody can read standard output any more, so that a command that has nothing to print
+/// need not wait for its next line to find out.
+pub fn is_output_closed() -> bool {
+    has_no_reader(io::stdout().as_fd())
+}
+
 /// Says something to the person at the terminal, on standard error.
 pub fn complain(text: &str) {
     // Nothing is left to be told where standard error is closed.
     let _ = writeln!(io::stderr().lock(), "{}", visible(text));
+}
+
+fn has_no_reader(output: BorrowedFd<'_>) -> bool {
+    // The write end of a pipe without readers is in error; asking for nothing asks for that only.
+    let mut fds = [PollFd::new(output, PollFlags::empty())];
+    poll(&mut fds, PollTimeout::ZERO).is_ok() && fds[0].revents().is_some_and(|found| !found.is_empty())
 }
 
 #[cfg(test)]
@@ -102,6 +117,15 @@ mod tests {
         let ascii = ascii_json(&text);
         assert!(ascii.chars().all(|c| matches!(c, ' '..='~')), "{ascii}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&ascii).expect("JSON"), value);
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_any_more_is_noticed_without_writing() -> io::Result<()> {
+        let (reader, writer) = io::pipe()?;
+        assert!(!has_no_reader(writer.as_fd()));
+        drop(reader);
+        assert!(has_no_reader(writer.as_fd()));
+        Ok(())
     }
 
     #[test]

@@ -60,7 +60,8 @@ fn named(directory: &Path, found: &mut BTreeMap<u64, Evidence>) {
 }
 
 fn processes(proc: &Path, found: &mut BTreeMap<u64, Evidence>) -> io::Result<()> {
-    let host = netns_inode(&proc.join("1"));
+    // Init's link needs all of init's capabilities; kthreadd, where there is one, is at home too.
+    let host = ["1", "2", "self"].iter().find_map(|process| netns_inode(&proc.join(process)));
     for entry in fs::read_dir(proc)?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let process = entry.path();
@@ -70,7 +71,8 @@ fn processes(proc: &Path, found: &mut BTreeMap<u64, Evidence>) -> io::Result<()>
         if evidence.path.as_os_str().is_empty() {
             evidence.path = process.join("ns/net");
         }
-        if evidence.pids.len() < MAX_PIDS {
+        // The host's are most of the machine's and say nothing.
+        if !evidence.host && evidence.pids.len() < MAX_PIDS {
             evidence.pids.push(pid);
         }
         if !evidence.host && evidence.container.is_none() {

@@ -80,7 +80,10 @@ impl Stream {
                 return;
             }
         }
-        while self.query.follow {
+        if !self.query.follow {
+            return;
+        }
+        loop {
             let read = self.log.read(&mut cursor, CHUNK);
             let matching = read.events.iter().filter(|event| self.query.matches(event));
             if send(&self.lines, read.lost, matching).await.is_none() {

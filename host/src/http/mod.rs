@@ -20,6 +20,9 @@ mod scraper;
 mod server;
 mod web;
 
+#[cfg(test)]
+mod tests;
+
 pub use api::serve_events;
 pub use web::serve_metrics;
 

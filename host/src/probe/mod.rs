@@ -180,6 +180,7 @@ impl Probes {
         if let Err(error) = self.load(&missing, &mut loaded) {
             missing.iter().for_each(|probe| self.show_down(probe, &error, None));
         }
+        return_memory();
     }
 
     /// Fails only if nothing at all can be loaded; the kernel's types are parsed once for all.
@@ -266,6 +267,15 @@ fn wait_for_running_programs() {
     const MEMBARRIER_CMD_GLOBAL: i32 = 1;
     // SAFETY: the call takes three integers and touches no memory of ours.
     unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+}
+
+/// Gives the 15 MB back that the kernel's types took while loading; glibc would keep them.
+fn return_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: trims free memory only, under the allocator's own locks.
+    unsafe {
+        nix::libc::malloc_trim(0);
+    }
 }
 
 /// An error and what caused it, in one line.

@@ -24,8 +24,8 @@ use inspector_sdk::{
     entities, flow,
 };
 
-use crate::place::{Cause, Places, Site};
-use crate::tally::Tally;
+use crate::place::{Cause, Places};
+use crate::tally::{Key, Tally};
 use crate::totals::{TOTALS, Totals};
 
 const DROPS: &str = "inspector_drops_total";
@@ -36,6 +36,9 @@ const DETAILS: u32 = 500;
 /// The same for noise, which must not take the place of drops that matter.
 const NOISE_DETAILS: u32 = 10;
 
+/// The totals of busy entities change with every batch; so often they are published.
+const PUBLISH_NS: u64 = 1_000_000_000;
+
 /// The analyzer.
 #[derive(Debug)]
 pub struct PacketLoss {
@@ -43,11 +46,11 @@ pub struct PacketLoss {
     /// One per name in [`TOTALS`].
     published: Vec<Gauge>,
     totals: Totals,
-    /// Empty between batches; kept for its memory.
+    published_at: Timestamp,
     tally: Tally,
     places: Places,
-    details: Budget<Cause>,
-    noise_details: Budget<Cause>,
+    details: Budget,
+    noise_details: Budget,
 }
 
 inspector_sdk::export!(PacketLoss with ticker, entity_watch, snapshot);
@@ -78,6 +81,7 @@ impl Analyzer for PacketLoss {
             drops: Counter::declared(DROPS)?,
             published: published.collect::<Result<_, _>>()?,
             totals: Totals::default(),
+            published_at: 0,
             tally: Tally::default(),
             places: Places::default(),
             details: Budget::per_second(DETAILS),
@@ -86,36 +90,52 @@ impl Analyzer for PacketLoss {
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        self.tally.bound();
+        let Some(first) = batch.events::<SkbDrop>().next() else { return Ok(()) };
+        let mut run = self.tally.take(Key::of(first), &mut self.places);
         for drop in batch.events::<SkbDrop>() {
-            let (entity, site) = (drop.head.entity, Site::of(drop));
-            let place = self.places.of(site);
-            let budget = if place.noise { &mut self.noise_details } else { &mut self.details };
-            let shown = drop.head.kind != KIND_SUMMARY && budget.take(entity, batch.now);
-            if shown {
-                detail(drop, site.cause(place)).emit();
+            let key = Key::of(drop);
+            if run.key != key {
+                self.tally.put(run);
+                run = self.tally.take(key, &mut self.places);
             }
-            self.tally.add(entity, site, drop.count, u64::from(shown));
+            run.drops += drop.count;
+            if run.details_left && drop.head.kind != KIND_SUMMARY {
+                let budget = if run.place.noise { &mut self.noise_details } else { &mut self.details };
+                run.details_left = budget.take(key.entity, batch.now);
+                if run.details_left {
+                    run.shown += 1;
+                    detail(drop, run.cause()).emit();
+                }
+            }
         }
+        self.tally.put(run);
         self.settle();
+        if batch.now.saturating_sub(self.published_at) >= PUBLISH_NS {
+            self.publish(batch.now);
+        }
         Ok(())
     }
 
     fn tick(&mut self, now: Timestamp) {
-        for (entity, cause, n) in self.details.held_back() {
+        for (entity, cause, n) in self.tally.held_back() {
             summary(entity, cause, n, now).emit();
         }
-        // A total that starts at 0 lets `rate()` see the first drop.
-        let live = entities::all();
-        self.totals.bound(&live);
-        for entity in live {
-            if self.totals.start(entity) {
-                self.publish(entity);
-            }
+        self.publish(now);
+        if self.totals.is_crowded() {
+            self.totals.keep(&entities::all());
         }
+    }
+
+    fn added(&mut self, ids: &[EntityId]) {
+        // A total that starts at 0 lets `rate()` see the first drop.
+        self.totals.start(ids);
+        self.publish(self.published_at);
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
         self.totals.forget(ids);
+        self.tally.forget(ids);
         self.details.forget(ids);
         self.noise_details.forget(ids);
     }
@@ -126,9 +146,6 @@ impl Analyzer for PacketLoss {
 
     fn restore(&mut self, _: &str, state: &[u8]) -> Result<(), Error> {
         self.totals = Totals::restore(state)?;
-        for entity in self.totals.entities() {
-            self.publish(entity);
-        }
         Ok(())
     }
 }
@@ -136,27 +153,19 @@ impl Analyzer for PacketLoss {
 impl PacketLoss {
     /// Moves what the batch counted into metrics and totals.
     fn settle(&mut self) {
-        let mut touched = Vec::new();
-        for ((entity, site), count) in self.tally.drain() {
-            let place = self.places.of(site);
-            let cause = site.cause(place);
-            self.drops.add(entity, cause, count.drops);
-            self.totals.add(entity, place, count.drops);
-            if count.drops > count.shown {
-                self.details.hold_back(entity, cause, count.drops - count.shown);
-            }
-            if !touched.contains(&entity) {
-                touched.push(entity);
-            }
-        }
-        for entity in touched {
-            self.publish(entity);
+        for count in self.tally.end_batch() {
+            self.drops.add(count.key.entity, count.cause(), count.drops);
+            self.totals.add(count.key.entity, count.place, count.drops);
         }
     }
 
-    fn publish(&mut self, entity: EntityId) {
-        for (gauge, total) in self.published.iter_mut().zip(self.totals.of(entity)) {
-            gauge.set(entity, (), total as f64);
+    /// Publishes the totals that changed.
+    fn publish(&mut self, now: Timestamp) {
+        self.published_at = now;
+        for (entity, totals) in self.totals.changed() {
+            for (gauge, total) in self.published.iter_mut().zip(totals) {
+                gauge.set(entity, (), total as f64);
+            }
         }
     }
 }
@@ -172,6 +181,7 @@ fn detail(drop: &SkbDrop, cause: Cause) -> Event {
     let key = format!("{} {protocol} {} {}", drop.head.entity, event.message, drop.reason);
     event
         .severity(severity(cause.noise))
+        .say("protocol", &protocol)
         .fact("reason", cause.reason())
         .fact("location", cause.location())
         .fact("length", drop.length)

@@ -103,29 +103,18 @@ impl Labels for Cause {
 
 /// The places met so far, by site.
 #[derive(Debug, Default)]
-pub struct Places {
-    known: Map<Site, Place>,
-    /// Drops come in runs from one site.
-    last: Option<(Site, Place)>,
-}
+pub struct Places(Map<Site, Place>);
 
 impl Places {
     /// What a site means; names are asked for once per site.
     pub fn of(&mut self, site: Site) -> Place {
-        if let Some((last, place)) = self.last
-            && last == site
-        {
-            return place;
+        if self.0.len() >= SITES {
+            self.0.clear();
         }
-        if self.known.len() >= SITES {
-            self.known.clear();
-        }
-        let place = *self.known.entry(site).or_insert_with(|| {
+        *self.0.entry(site).or_insert_with(|| {
             let (reason, symbol) = (kernel::drop_reason(site.reason), kernel::symbol_at(site.location));
             classify(&reason, &symbol.name, site.with_socket)
-        });
-        self.last = Some((site, place));
-        place
+        })
     }
 }
 

@@ -9,8 +9,8 @@ use inspector_sdk::{EntityId, Error};
 
 use crate::place::{Place, Stage};
 
-/// Entities kept beyond those that exist: drops that came late for vanished ones.
-const LATE: usize = 4_096;
+/// More entities than a node has at a time.
+const CROWD: usize = 4_096;
 
 /// One metric of the contract.
 #[derive(Debug)]
@@ -59,38 +59,58 @@ pub const TOTALS: [Total; 6] = [
 /// Words of one entity in a snapshot.
 const WORDS: usize = 1 + TOTALS.len();
 
+type Row = [u64; TOTALS.len()];
+
 /// The totals of all entities.
 #[derive(Debug, Default)]
 pub struct Totals {
-    by_entity: Map<EntityId, [u64; TOTALS.len()]>,
+    by_entity: Map<EntityId, Kept>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Kept {
+    totals: Row,
+    /// Not published as they are now.
+    changed: bool,
 }
 
 impl Totals {
     /// Adds drops at one place.
     pub fn add(&mut self, entity: EntityId, place: Place, drops: u64) {
-        let totals = self.by_entity.entry(entity).or_default();
-        for (total, rule) in totals.iter_mut().zip(&TOTALS) {
+        let kept = self.by_entity.entry(entity).or_default();
+        kept.changed = true;
+        for (total, rule) in kept.totals.iter_mut().zip(&TOTALS) {
             if (rule.counts)(place) {
                 *total += drops;
             }
         }
     }
 
-    /// Starts an entity at zero; false if it has totals already.
-    pub fn start(&mut self, entity: EntityId) -> bool {
-        let known = self.by_entity.contains_key(&entity);
-        self.by_entity.entry(entity).or_default();
-        !known
+    /// Starts entities at zero, unless they have totals already.
+    pub fn start(&mut self, entities: &[EntityId]) {
+        for entity in entities {
+            self.by_entity.entry(*entity).or_insert(Kept { changed: true, ..Kept::default() });
+        }
     }
 
-    /// The totals of an entity, in the order of [`TOTALS`].
-    pub fn of(&self, entity: EntityId) -> [u64; TOTALS.len()] {
-        self.by_entity.get(&entity).copied().unwrap_or_default()
+    /// Whether it is time to [`Totals::keep`] only what exists.
+    pub fn is_crowded(&self) -> bool {
+        self.by_entity.len() > CROWD
     }
 
-    /// All entities with totals.
-    pub fn entities(&self) -> Vec<EntityId> {
-        self.by_entity.keys().copied().collect()
+    /// Forgets all but these, and entity 0, which is "unknown": drops that come late for a
+    /// vanished entity start it again, and nobody reports it as vanished twice.
+    pub fn keep(&mut self, live: &[EntityId]) {
+        self.by_entity.retain(|entity, _| *entity == 0 || live.contains(entity));
+    }
+
+    /// Takes those that changed since the last time, in the order of [`TOTALS`].
+    pub fn changed(&mut self) -> impl Iterator<Item = (EntityId, Row)> {
+        let changed = self.by_entity.iter_mut().filter(|(_, kept)| kept.changed);
+        changed.map(|(entity, kept)| {
+            kept.changed = false;
+            (*entity, kept.totals)
+        })
     }
 
     /// Forgets entities that vanished.
@@ -100,20 +120,11 @@ impl Totals {
         }
     }
 
-    /// Forgets what came late for vanished entities, once it is much. Entity 0 is "unknown" and
-    /// never in the list of those that exist.
-    pub fn bound(&mut self, live: &[EntityId]) {
-        if self.by_entity.len() > live.len() + LATE {
-            self.by_entity.retain(|entity, _| *entity == 0 || live.contains(entity));
-        }
-    }
-
     /// The totals as bytes.
     pub fn save(&self) -> Vec<u8> {
-        let words = self
-            .by_entity
-            .iter()
-            .flat_map(|(entity, totals)| std::iter::once(u64::from(*entity)).chain(totals.iter().copied()));
+        let row =
+            |(entity, kept): (&EntityId, &Kept)| [[u64::from(*entity)].as_slice(), &kept.totals].concat();
+        let words = self.by_entity.iter().flat_map(row);
         words.flat_map(u64::to_le_bytes).collect()
     }
 
@@ -128,7 +139,9 @@ impl Totals {
         }
         let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
         let (rows, _) = words.as_chunks::<WORDS>();
-        let row = |[entity, totals @ ..]: &[u64; WORDS]| Some((EntityId::try_from(*entity).ok()?, *totals));
+        let row = |[entity, totals @ ..]: &[u64; WORDS]| {
+            Some((EntityId::try_from(*entity).ok()?, Kept { totals: *totals, changed: true }))
+        };
         Ok(Self { by_entity: rows.iter().filter_map(row).collect() })
     }
 }
@@ -138,22 +151,28 @@ mod tests {
     use super::*;
     use crate::place::classify;
 
+    fn sorted(totals: &mut Totals) -> Vec<(EntityId, Row)> {
+        let mut changed: Vec<_> = totals.changed().collect();
+        changed.sort_unstable();
+        changed
+    }
+
     #[test]
     fn noise_is_in_the_total_and_not_abnormal() {
         let mut totals = Totals::default();
         totals.add(1, classify("TCP_OLD_DATA", "tcp_rcv_established", true), 3);
         totals.add(1, classify("NETFILTER_DROP", "nf_hook_slow", false), 2);
-        assert_eq!(totals.of(1), [5, 2, 2, 0, 0, 3]);
+        assert_eq!(sorted(&mut totals), [(1, [5, 2, 2, 0, 0, 3])]);
+        assert_eq!(sorted(&mut totals), [], "given out once");
     }
 
     #[test]
     fn totals_survive_a_reload() {
         let mut totals = Totals::default();
         totals.add(7, classify("NO_SOCKET", "tcp_v4_rcv", false), 4);
-        totals.start(9);
-        let restored = Totals::restore(&totals.save()).expect("own bytes");
-        assert_eq!(restored.of(7), totals.of(7));
-        assert!(restored.entities().contains(&9));
+        totals.start(&[9]);
+        let mut restored = Totals::restore(&totals.save()).expect("own bytes");
+        assert_eq!(sorted(&mut restored), [(7, [4, 4, 0, 0, 4, 0]), (9, [0; 6])]);
     }
 
     #[test]
@@ -166,11 +185,10 @@ mod tests {
     fn late_drops_of_vanished_entities_do_not_pile_up() {
         let mut totals = Totals::default();
         for entity in 0..10_000 {
-            totals.start(entity);
+            totals.add(entity, classify("NO_SOCKET", "x", false), 1);
         }
-        totals.bound(&[5]);
-        let mut kept = totals.entities();
-        kept.sort_unstable();
-        assert_eq!(kept, [0, 5]);
+        assert!(totals.is_crowded());
+        totals.keep(&[5]);
+        assert_eq!(sorted(&mut totals).len(), 2, "5, and 0 for unknown");
     }
 }

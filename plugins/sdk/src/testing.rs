@@ -1,7 +1,8 @@
 //! Runs an analyzer natively: the same code that a component runs, over a host of plain memory.
 //!
 //! For `cargo test`, where a case is a few records in and values and events out, and for benches
-//! that compare the sandbox with the bare analyzer. It has no quotas and refuses nothing.
+//! that compare the sandbox with the bare analyzer. It has no quotas and refuses only series that it
+//! has not given out.
 
 pub(crate) mod host;
 

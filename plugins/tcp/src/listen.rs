@@ -1,8 +1,7 @@
 //! Accept queues: connections that a listener had no room for. No tracepoint tells of them, so
 //! this is read from the counter `TcpExt.ListenOverflows` on every tick.
 
-use std::collections::HashMap;
-
+use inspector_sdk::map::Map;
 use inspector_sdk::source::Source;
 use inspector_sdk::{Description, EntityId, Event, Severity, Timestamp, entities, log};
 
@@ -11,26 +10,29 @@ const SOURCE: &str = "netstat";
 const COLUMN: &str = "TcpExt.ListenOverflows";
 
 /// The counter of each entity as of the last tick.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Listeners {
     counter: Option<(Source, usize)>,
-    last: HashMap<EntityId, u64>,
+    last: Map<EntityId, u64>,
+    started: Timestamp,
 }
 
 /// Declares the source and the event.
 pub fn describe(description: Description) -> Description {
-    description.source(SOURCE).event(OVERFLOW, "a listener's accept queue was full: connections were turned away")
+    description
+        .source(SOURCE)
+        .event(OVERFLOW, "a listener's accept queue was full: connections were turned away")
 }
 
 impl Listeners {
     /// Without the source there are no events, and the log says why.
-    pub fn new() -> Self {
+    pub fn new(now: Timestamp) -> Self {
         let source = Source::open(SOURCE);
         if let Err(error) = &source {
             log!(WARN, "source {SOURCE}: {}; full accept queues are not told", error.message);
         }
         let counter = source.ok().and_then(|source| source.column(COLUMN).map(|column| (source, column)));
-        Self { counter, last: HashMap::new() }
+        Self { counter, last: Map::default(), started: now }
     }
 
     /// Tells every entity whose counter rose since the last tick.
@@ -39,8 +41,10 @@ impl Listeners {
         for entity in entities::all() {
             let Ok(table) = source.read(entity) else { continue };
             let Some(total) = table.rows().next().map(|row| row[*column]) else { continue };
-            // The first reading is where counting starts, not news.
-            let last = self.last.insert(entity, total).unwrap_or(total);
+            // What was counted before the start is not news; in a younger namespace all is.
+            let is_young = || entities::get(entity).is_some_and(|entity| entity.since > self.started);
+            let before = self.last.insert(entity, total);
+            let last = before.unwrap_or_else(|| if is_young() { 0 } else { total });
             if total > last {
                 overflow(entity, total - last, now).emit();
             }
@@ -55,6 +59,7 @@ impl Listeners {
 
 fn overflow(entity: EntityId, connections: u64, now: Timestamp) -> Event {
     let mut event = Event::new(OVERFLOW, now).entity(entity).severity(Severity::Warning);
-    event.message = "accept queue full: the application accepts too slowly or its backlog is too small".to_owned();
+    event.message =
+        "accept queue full: the application accepts too slowly or its backlog is too small".to_owned();
     event.fact("turned_away", connections)
 }

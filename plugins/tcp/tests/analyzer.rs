@@ -193,8 +193,8 @@ fn a_full_accept_queue_is_told_by_how_much_the_counter_rose() {
     let columns = HashMap::from([("netstat", vec!["TcpExt.SyncookiesSent", "TcpExt.ListenOverflows"])]);
     let table = |overflows| (vec![0, overflows], Vec::new());
     let tables = HashMap::from([(("netstat", 1), table(7))]);
-    let mut host =
-        Harness::<Tcp>::start(World { columns, tables, entities: vec![1], ..World::default() }).expect("it starts");
+    let mut host = Harness::<Tcp>::start(World { columns, tables, entities: vec![1], ..World::default() })
+        .expect("it starts");
     host.hook(|tcp| tcp.tick(1));
     assert!(host.events().is_empty(), "what was counted before the start is not news");
     host.set_table("netstat", 1, table(10));
@@ -203,4 +203,15 @@ fn a_full_accept_queue_is_told_by_how_much_the_counter_rose() {
     assert_eq!(events.len(), 1);
     assert_eq!(events[0].kind, "TCPLISTEN_OVERFLOW");
     assert!(events[0].message.ends_with("turned_away=3"), "{}", events[0].message);
+}
+
+#[test]
+fn a_namespace_younger_than_the_analyzer_is_told_from_its_first_reading() {
+    let columns = HashMap::from([("netstat", vec!["TcpExt.ListenOverflows"])]);
+    let tables = HashMap::from([(("netstat", 2), (vec![3], Vec::new()))]);
+    let world =
+        World { columns, tables, entities: vec![2], since: HashMap::from([(2, 5)]), ..World::default() };
+    let mut host = Harness::<Tcp>::start(world).expect("it starts");
+    host.hook(|tcp| tcp.tick(6));
+    assert!(host.events()[0].message.ends_with("turned_away=3"));
 }

@@ -57,7 +57,7 @@ fn demo(started: &Mutex<Vec<u32>>) -> Result<()> {
     }
     let start = Instant::now();
     let pair = step("making two namespaces and a link between them", Pair::new)?;
-    let settings = Settings { config: "[sources]\ninterval = \"1s\"\n".to_owned(), ..Settings::default() };
+    let settings = Settings { config: "sources.interval = \"1s\"\n".to_owned(), ..Settings::default() };
     let agent = step("starting the agent: probes, analyzers, servers", || Agent::start(&settings))?;
     started.lock().unwrap_or_else(PoisonError::into_inner).push(agent.pid());
     probes_are_up(&agent)?;

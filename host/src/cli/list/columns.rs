@@ -158,6 +158,7 @@ mod tests {
             reason: "1 of 2 hooks".into(),
             schema: 1,
             events: 12,
+            produced: 12,
             lost: 0,
             hooks: vec![hook],
         };

@@ -60,7 +60,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args.output {
         Output::Json => terminal::print_line(&terminal::ascii_json(&format!("{answer:#}")))?,
         Output::Text => {
-            let table = table(args.noun, answer).with_context(|| format!("{server} answers otherwise"))?;
+            let table = table(args.noun, answer)
+                .with_context(|| format!("{server} answers {} in another form", path(args.noun)))?;
             for line in table.lines(Style::of_stdout()) {
                 terminal::print_line(&line)?;
             }

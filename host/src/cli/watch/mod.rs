@@ -5,6 +5,7 @@
 //! is not trusted: what it sends is bounded, checked and escaped before it is printed.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -65,9 +66,20 @@ async fn watch(mut args: Args) -> anyhow::Result<ExitCode> {
     for server in &args.servers {
         tokio::spawn(Follower::new(server, args.filter.clone(), sender.clone()).run());
     }
-    // What follows ends when the last follower has given up.
+    // The channel ends when the last follower has given up.
     drop(sender);
-    while let Some((server, message)) = messages.recv().await {
+    let mut look = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let (server, message) = tokio::select! {
+            message = messages.recv() => match message {
+                Some(message) => message,
+                None => return Ok(ExitCode::FAILURE),
+            },
+            _ = look.tick() => match terminal::is_output_closed() {
+                true => return Ok(ExitCode::SUCCESS),
+                false => continue,
+            },
+        };
         match message {
             Message::Event(event) => match output {
                 Output::Text => terminal::print_line(&event.text(style))?,
@@ -77,7 +89,6 @@ async fn watch(mut args: Args) -> anyhow::Result<ExitCode> {
             state => complain(&server, &state.to_string()),
         }
     }
-    Ok(ExitCode::FAILURE)
 }
 
 /// Says something about a server, which most errors of a connection name themselves.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use crate::{Description, EntityId, Event};
+use crate::{Description, EntityId, Event, Timestamp};
 
 /// Numbers, row by row, and the strings that text cells are indexes into.
 pub type Cells = (Vec<u64>, Vec<&'static str>);
@@ -19,6 +19,8 @@ pub struct World {
     pub symbols: HashMap<u64, (&'static str, u32)>,
     /// Live entities.
     pub entities: Vec<EntityId>,
+    /// When an entity was first seen; 0 for those not named here. The analyzer starts at 1.
+    pub since: HashMap<EntityId, Timestamp>,
     /// Columns of each source.
     pub columns: HashMap<&'static str, Vec<&'static str>>,
     /// Cells and strings of each source and entity.
@@ -129,8 +131,12 @@ pub mod entities {
     use crate::entities::Entity;
 
     pub fn get(id: EntityId) -> Option<Entity> {
-        let live = HOST.with_borrow(|host| host.world.entities.contains(&id));
-        live.then(|| Entity { id, kind: "netns".to_owned(), name: format!("e{id}"), ..Entity::default() })
+        HOST.with_borrow(|host| {
+            let since = host.world.since.get(&id).copied().unwrap_or(0);
+            let (kind, name) = ("netns".to_owned(), format!("e{id}"));
+            let live = host.world.entities.contains(&id);
+            live.then(|| Entity { id, kind, name, since, ..Entity::default() })
+        })
     }
 
     pub fn by_ip(_high: u64, _low: u64) -> EntityId {

@@ -1,0 +1,256 @@
+//! The servers over real sockets, as their clients see them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::client::{self, Lines};
+use super::*;
+use crate::event_line::EventLine;
+use crate::events::NewEvent;
+use crate::view::View;
+
+/// Longest wait for anything that must happen.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running server; it is gone when this is dropped.
+struct Server {
+    address: String,
+    view: Arc<View>,
+    _tasks: JoinSet<()>,
+}
+
+fn listeners() -> (Vec<Bound>, String) {
+    let bound = bind(&["127.0.0.1:0".parse().expect("an address")], "--flag").expect("a free port");
+    let address = bound[0].address().to_string();
+    (bound, address)
+}
+
+fn events_server() -> Server {
+    let ((bound, address), view, mut tasks) = (listeners(), View::test(), JoinSet::new());
+    tasks.spawn(serve_events(bound, Arc::clone(&view), std::future::pending()));
+    Server { address, view, _tasks: tasks }
+}
+
+fn metrics_server() -> Server {
+    let ((bound, address), view, mut tasks) = (listeners(), View::test(), JoinSet::new());
+    tasks.spawn(serve_metrics(bound, Arc::clone(&view), "/metrics".to_owned(), std::future::pending()));
+    Server { address, view, _tasks: tasks }
+}
+
+impl Server {
+    /// Sends a request as it stands and reads the whole answer.
+    async fn ask(&self, request: &str) -> String {
+        let mut stream = TcpStream::connect(&self.address).await.expect("listening");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        timeout(DEADLINE, stream.read_to_string(&mut answer)).await.expect("in time").expect("UTF-8");
+        answer
+    }
+
+    async fn get(&self, path: &str, header: &str) -> String {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n")).await
+    }
+
+    async fn follow(&self, query: &str) -> Lines {
+        let path = format!("/api/v1/events?{query}");
+        client::lines(&self.address, &path).await.expect("a stream")
+    }
+
+    fn emit(&self, kind: &str, pod: &str) {
+        let cookie = pod.bytes().map(u64::from).sum();
+        let entity = self.view.test_entity(cookie, pod);
+        let event = NewEvent { kind: kind.into(), time_ns: 1, entity, ..NewEvent::default() };
+        self.view.events.emit("p", vec![event]);
+    }
+}
+
+async fn next(lines: &mut Lines) -> String {
+    timeout(DEADLINE, lines.next()).await.expect("in time").expect("a sound stream").expect("not the end")
+}
+
+async fn next_event(lines: &mut Lines) -> (String, String) {
+    let event: EventLine = serde_json::from_str(&next(lines).await).expect("an event");
+    (event.kind, event.entity.name)
+}
+
+#[tokio::test]
+async fn metrics_come_in_the_format_that_is_asked_for() {
+    let server = metrics_server();
+    let text = server.get("/metrics", "").await;
+    assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    assert!(text.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{text}");
+    assert!(text.contains("\ninspector_build_info{version=\""), "{text}");
+    let open = server.get("/metrics", "accept: application/openmetrics-text;version=1.0.0\r\n").await;
+    assert!(open.contains("content-type: application/openmetrics-text; version=1.0.0;"), "{open}");
+    assert!(open.ends_with("\n# EOF\n"), "{open}");
+}
+
+#[tokio::test]
+async fn readiness_is_told_apart_from_life() {
+    let server = metrics_server();
+    assert!(server.get("/healthz", "").await.starts_with("HTTP/1.1 200"));
+    assert!(server.get("/readyz", "").await.starts_with("HTTP/1.1 503"));
+    server.view.status.update().ready = true;
+    assert!(server.get("/readyz", "").await.starts_with("HTTP/1.1 200"));
+    assert!(server.get("/", "").await.contains("href=\"/metrics\""));
+}
+
+#[tokio::test]
+async fn what_is_not_there_or_not_allowed_is_said_so() {
+    let server = events_server();
+    let answer = server.get("/api/v1/nothing", "").await;
+    assert!(
+        answer.starts_with("HTTP/1.1 404") && answer.ends_with(r#"{"error":"no such path"}"#),
+        "{answer}"
+    );
+    let post = "POST /api/v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    assert!(server.ask(post).await.starts_with("HTTP/1.1 405"));
+    let error = client::get_json::<serde_json::Value>(&server.address, "/api/v1/events?severity=x").await;
+    let error = error.expect_err("refused");
+    assert!(error.is_refusal() && error.to_string().contains("parameter severity"), "{error}");
+}
+
+#[tokio::test]
+async fn a_hundred_scrapes_at_once_are_answered() {
+    let server = Arc::new(metrics_server());
+    let mut scrapes = JoinSet::new();
+    for _ in 0..100 {
+        let server = Arc::clone(&server);
+        scrapes.spawn(async move { server.get("/metrics", "").await });
+    }
+    for answer in scrapes.join_all().await {
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_has_what_its_filter_lets_through() {
+    let server = events_server();
+    let mut lines = server.follow("type=B,C&pod=web").await;
+    for (kind, pod) in [("A", "web"), ("B", "db"), ("B", "web"), ("C", "web")] {
+        server.emit(kind, pod);
+    }
+    assert_eq!(next_event(&mut lines).await, ("B".into(), "web".into()));
+    assert_eq!(next_event(&mut lines).await, ("C".into(), "web".into()));
+}
+
+#[tokio::test]
+async fn the_backlog_ends_or_goes_over_into_the_stream_without_a_gap() {
+    let server = events_server();
+    for kind in ["A", "B", "C"] {
+        server.emit(kind, "web");
+    }
+    let mut kept = server.follow("follow=false").await;
+    for kind in ["A", "B", "C"] {
+        assert_eq!(next_event(&mut kept).await.0, kind);
+    }
+    assert_eq!(kept.next().await.expect("a sound end"), None);
+    let mut lines = server.follow("backlog=2").await;
+    server.emit("D", "web");
+    for kind in ["B", "C", "D"] {
+        assert_eq!(next_event(&mut lines).await.0, kind);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_costs_only_itself() {
+    let server = events_server();
+    let mut stalled = server.follow("").await;
+    let mut healthy = server.follow("").await;
+    let message = "x".repeat(1000);
+    let (mut sent, mut heard) = (0, 0);
+    // Far more than the sockets' buffers hold, in portions that a reader keeps up with.
+    for _ in 0..400 {
+        let event = NewEvent { message: message.clone(), ..NewEvent::default() };
+        sent += server.view.events.emit(&format!("p{}", sent / 1000), vec![event; 50]);
+        while heard < sent {
+            assert!(!next(&mut healthy).await.starts_with("{\"lost\""), "the healthy one missed events");
+            heard += 1;
+        }
+    }
+    let (mut seen, mut lost) = (0_u64, 0_u64);
+    while seen + lost < u64::from(sent) {
+        let line = next(&mut stalled).await;
+        match line.strip_prefix("{\"lost\":") {
+            Some(rest) => lost += rest.trim_end_matches('}').parse::<u64>().expect("a number"),
+            None => seen += 1,
+        }
+    }
+    assert!(lost > 0, "the stalled one was told");
+    assert_eq!(seen + lost, u64::from(sent), "every event was delivered or said to be lost");
+}
+
+#[tokio::test]
+async fn one_client_too_many_is_refused_and_may_come_later() {
+    let server = events_server();
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        clients.push(server.follow("").await);
+    }
+    let refused = client::lines(&server.address, "/api/v1/events").await.expect_err("65 clients");
+    assert!(matches!(&refused, client::Error::Status { status: 503, .. }) && !refused.is_refusal());
+    clients.clear();
+    let free = async {
+        while client::lines(&server.address, "/api/v1/events").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(DEADLINE, free).await.expect("places are free again");
+}
+
+#[tokio::test]
+async fn a_client_that_never_finishes_its_request_is_dropped() {
+    let server = metrics_server();
+    let answer = server.ask("GET /metrics HTTP/1.1\r\nhost: ").await;
+    assert!(!answer.contains("200 OK"), "{answer}");
+    let huge = format!("GET /metrics HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n", "x".repeat(1 << 16));
+    let mut stream = TcpStream::connect(&server.address).await.expect("listening");
+    let _ = stream.write_all(huge.as_bytes()).await;
+    let mut answer = Vec::new();
+    let _ = timeout(DEADLINE, stream.read_to_end(&mut answer)).await.expect("closed in time");
+    assert!(!answer.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn shutdown_does_not_wait_for_those_who_follow() {
+    let ((bound, address), view) = (listeners(), View::test());
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(serve_events(bound, view, async { drop(stopped.await) }));
+    let _lines = client::lines(&address, "/api/v1/events").await.expect("a stream");
+    stop.send(()).expect("running");
+    timeout(DEADLINE, server).await.expect("ends").expect("without a panic");
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_a_clear_error() {
+    let (_bound, address) = listeners();
+    let error = bind(&[address.parse().expect("an address")], "--web.listen-address").expect_err("taken");
+    let text = error.to_string();
+    assert!(text.starts_with(&format!("cannot listen on {address}: ")), "{text}");
+    assert!(text.ends_with(" (another agent? choose --web.listen-address)"), "{text}");
+}
+
+#[tokio::test]
+async fn an_endless_line_of_a_hostile_server_is_refused() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let hostile = async {
+        let (mut stream, _) = listener.accept().await.expect("a client");
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+    };
+    let client = async {
+        let mut lines = client::lines(&address, "/").await.expect("a stream");
+        lines.next().await.expect_err("too long")
+    };
+    tokio::select! {
+        () = hostile => panic!("the client went away silently"),
+        error = client => assert!(matches!(error, client::Error::TooLong), "{error}"),
+    }
+}
