@@ -237,11 +237,10 @@ fn open_to_all(dir: &Path) -> Result<()> {
 /// The addresses in the line by which the agent says that it is ready.
 fn ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let line: Value = serde_json::from_str(line).ok()?;
-    let fields = &line;
     let address = |name: &str| {
         // Several addresses are a list; the first one will do.
-        let text = fields[name].as_str()?.trim_matches(['[', ']', '"']);
+        let text = line[name].as_str()?.trim_matches(['[', ']', '"']);
         text.split([',', ' ', '"']).next()?.parse().ok()
     };
-    (fields["message"] == "ready").then(|| Some((address("web")?, address("events")?)))?
+    (line["message"] == "ready").then(|| Some((address("web")?, address("events")?)))?
 }
