@@ -83,6 +83,11 @@ enum skb_drop_reason {
 	SKB_CONSUMED = 1,
 };
 
+/* Its presence tells that the verifier knows which arguments of a tracepoint may be NULL. */
+struct bpf_raw_tp_null_args {
+	const char *func;
+};
+
 struct ns_common {
 	__u32 inum;
 };

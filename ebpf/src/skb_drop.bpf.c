@@ -8,7 +8,7 @@
  *
  * Left out: packets that never were on a network (netlink, unix), and consumed ones.
  */
-#include "net.h"
+#include "packet.h"
 
 #define KIND_DROP 1
 
@@ -139,9 +139,7 @@ int BPF_PROG(kfree_skb_4, const struct sk_buff *skb, void *location, __u32 reaso
 {
 	if (is_consumed(reason))
 		return 0;
-	if (argument_is_null(ctx, 3) || !rx_sk)
-		return drop(skb, NULL, location, reason);
-	return drop(skb, rx_sk, location, reason);
+	return drop(skb, argument_is_null(ctx, 3) ? NULL : rx_sk, location, reason);
 }
 
 /* 5.17 to 6.10. */

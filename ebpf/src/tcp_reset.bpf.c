@@ -5,7 +5,7 @@
  * A received reset is seen once the socket has accepted it. Before 6.10 a sent one is seen only
  * if there was a socket, so not for a closed port, and without a reason.
  */
-#include "net.h"
+#include "packet.h"
 
 #define KIND_SENT 1
 #define KIND_RECEIVED 2
@@ -71,19 +71,14 @@ static __always_inline int sent(const struct sock *sk, const struct sk_buff *skb
 SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(tcp_send_reset_3, const struct sock *sk, const struct sk_buff *skb, __u32 reason)
 {
-	bool no_socket = argument_is_null(ctx, 0) || !sk;
-	bool no_segment = argument_is_null(ctx, 1) || !skb;
-
-	return sent(no_socket ? NULL : sk, no_segment ? NULL : skb, true, reason);
+	return sent(argument_is_null(ctx, 0) ? NULL : sk, argument_is_null(ctx, 1) ? NULL : skb, true,
+		    reason);
 }
 
 SEC("tp_btf/tcp_send_reset")
 int BPF_PROG(tcp_send_reset_2, const struct sock *sk, const struct sk_buff *skb)
 {
-	bool no_socket = argument_is_null(ctx, 0) || !sk;
-	bool no_segment = argument_is_null(ctx, 1) || !skb;
-
-	return sent(no_socket ? NULL : sk, no_segment ? NULL : skb, false, 0);
+	return sent(argument_is_null(ctx, 0) ? NULL : sk, argument_is_null(ctx, 1) ? NULL : skb, false, 0);
 }
 
 SEC("tp_btf/tcp_receive_reset")

@@ -115,7 +115,7 @@ int BPF_PROG(tcp_retransmit_synack, const struct sock *sk, const struct request_
 	record->head.proto = IPPROTO_TCP;
 	record->head.tcp_state = req->__req_common.skc_state;
 	socket_addresses(&record->head, (const struct sock *)req, false);
-	record->total = req->num_retrans;
+	record->total = req->num_retrans + 1; /* counted only after it was sent */
 	record->timeouts = BPF_CORE_READ_BITFIELD(req, num_timeout);
 	record->why = WHY_SYN;
 	SUBMIT(record);

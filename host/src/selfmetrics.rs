@@ -2,13 +2,13 @@
 //!
 //! Written with prometheus-client from copies of the other nouns at the moment of a scrape, so
 //! there is no second set of counters that could disagree with them. prometheus-client writes
-//! OpenMetrics only; [`to_text`] turns that into Prometheus text.
+//! OpenMetrics only; `to_text` turns that into Prometheus text.
 
 use std::collections::BTreeMap;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode_registry;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType::{self, Counter, Gauge, Unknown};
 use prometheus_client::registry::Registry;
 
@@ -206,15 +206,24 @@ impl Families<'_> {
         let counts = matches!(kind, Counter);
         let mut metric = self.0.encode_descriptor(name, help, None, kind)?;
         for (labels, value) in rows {
-            let mut sample = metric.encode_family(&labels)?;
-            match (counts, value) {
-                (true, Int(n)) => sample.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
-                (true, Float(n)) => sample.encode_counter::<NoLabelSet, _, u64>(&n, None)?,
-                (false, Int(n)) => sample.encode_gauge(&n)?,
-                (false, Float(n)) => sample.encode_gauge(&n)?,
+            // Without labels there are no braces.
+            match N {
+                0 => value.encode(&mut metric, counts)?,
+                _ => value.encode(&mut metric.encode_family(&labels)?, counts)?,
             }
         }
         Ok(())
+    }
+}
+
+impl Number {
+    fn encode(self, to: &mut MetricEncoder<'_>, counts: bool) -> std::fmt::Result {
+        match (counts, self) {
+            (true, Int(n)) => to.encode_counter::<NoLabelSet, _, u64>(&n, None),
+            (true, Float(n)) => to.encode_counter::<NoLabelSet, _, u64>(&n, None),
+            (false, Int(n)) => to.encode_gauge(&n),
+            (false, Float(n)) => to.encode_gauge(&n),
+        }
     }
 }
 
@@ -283,6 +292,7 @@ mod tests {
         assert!(text.contains("# TYPE inspector_lost_total counter\n"), "{text}");
         assert!(text.contains("# TYPE inspector_runtime_collectlatency untyped\n"), "{text}");
         for text in [open, text] {
+            assert!(text.contains("\nprocess_open_fds 0\n"), "{text}");
             assert!(
                 text.contains("inspector_lost_total{stage=\"ring\",name=\"skb-drop\\\"\\\\\"} 7\n"),
                 "{text}"

@@ -169,9 +169,10 @@ impl Process {
             command.args(["--web.listen-address", at]);
         }
         command.args(["--events.listen-address", events]);
-        let built_in = [plugins::built_in()?];
-        let dirs = if settings.plugin_dirs.is_empty() { &built_in[..] } else { &settings.plugin_dirs };
-        for dir in dirs {
+        if settings.plugin_dirs.is_empty() {
+            command.arg("--plugin-dir").arg(plugins::built_in()?);
+        }
+        for dir in &settings.plugin_dirs {
             command.arg("--plugin-dir").arg(dir);
         }
         command.args(&settings.args).env("NO_COLOR", "1");
@@ -236,11 +237,10 @@ fn open_to_all(dir: &Path) -> Result<()> {
 /// The addresses in the line by which the agent says that it is ready.
 fn ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let line: Value = serde_json::from_str(line).ok()?;
-    let fields = &line["fields"];
     let address = |name: &str| {
         // Several addresses are a list; the first one will do.
-        let text = fields[name].as_str()?.trim_matches(['[', ']', '"']);
+        let text = line[name].as_str()?.trim_matches(['[', ']', '"']);
         text.split([',', ' ', '"']).next()?.parse().ok()
     };
-    (fields["message"] == "ready").then(|| Some((address("web")?, address("events")?)))?
+    (line["message"] == "ready").then(|| Some((address("web")?, address("events")?)))?
 }

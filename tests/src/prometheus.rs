@@ -66,8 +66,8 @@ impl Prometheus {
     /// # Errors
     /// If there is none.
     pub fn target(&self) -> Result<Value> {
-        let mut targets = http::get_json(self.at, "/api/v1/targets")?;
-        Ok(targets["data"]["activeTargets"][0].take())
+        let targets = http::get_json(self.at, "/api/v1/targets")?;
+        targets["data"]["activeTargets"].get(0).cloned().context("Prometheus has no target yet")
     }
 }
 

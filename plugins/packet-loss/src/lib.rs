@@ -47,11 +47,10 @@ pub struct PacketLoss {
     published: Vec<Gauge>,
     totals: Totals,
     published_at: Timestamp,
-    /// Empty between batches; kept for its memory.
     tally: Tally,
     places: Places,
-    details: Budget<Cause>,
-    noise_details: Budget<Cause>,
+    details: Budget,
+    noise_details: Budget,
 }
 
 inspector_sdk::export!(PacketLoss with ticker, entity_watch, snapshot);
@@ -91,6 +90,7 @@ impl Analyzer for PacketLoss {
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        self.tally.bound();
         let Some(first) = batch.events::<SkbDrop>().next() else { return Ok(()) };
         let mut run = self.tally.take(Key::of(first), &mut self.places);
         for drop in batch.events::<SkbDrop>() {
@@ -118,7 +118,7 @@ impl Analyzer for PacketLoss {
     }
 
     fn tick(&mut self, now: Timestamp) {
-        for (entity, cause, n) in self.details.held_back() {
+        for (entity, cause, n) in self.tally.held_back() {
             summary(entity, cause, n, now).emit();
         }
         self.publish(now);
@@ -135,6 +135,7 @@ impl Analyzer for PacketLoss {
 
     fn removed(&mut self, ids: &[EntityId]) {
         self.totals.forget(ids);
+        self.tally.forget(ids);
         self.details.forget(ids);
         self.noise_details.forget(ids);
     }
@@ -152,13 +153,9 @@ impl Analyzer for PacketLoss {
 impl PacketLoss {
     /// Moves what the batch counted into metrics and totals.
     fn settle(&mut self) {
-        for count in self.tally.drain() {
-            let (entity, cause) = (count.key.entity, count.cause());
-            self.drops.add(entity, cause, count.drops);
-            self.totals.add(entity, count.place, count.drops);
-            if count.drops > count.shown {
-                self.details.hold_back(entity, cause, count.drops - count.shown);
-            }
+        for count in self.tally.end_batch() {
+            self.drops.add(count.key.entity, count.cause(), count.drops);
+            self.totals.add(count.key.entity, count.place, count.drops);
         }
     }
 
@@ -184,6 +181,7 @@ fn detail(drop: &SkbDrop, cause: Cause) -> Event {
     let key = format!("{} {protocol} {} {}", drop.head.entity, event.message, drop.reason);
     event
         .severity(severity(cause.noise))
+        .say("protocol", &protocol)
         .fact("reason", cause.reason())
         .fact("location", cause.location())
         .fact("length", drop.length)

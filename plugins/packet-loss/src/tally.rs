@@ -1,8 +1,9 @@
-//! Counts the drops of one batch by entity and site, without a name, a host call or an allocation
+//! Counts the drops of each batch by entity and site, without a name, a host call or an allocation
 //! per drop.
 //!
 //! Drops come in runs of one key. The loop over a batch holds the count of its run by value, so
-//! that it stays in registers, and comes here only when the key changes.
+//! that it stays in registers, and comes here only when the key changes. Keys stay known from one
+//! batch to the next, since a node drops packets of few entities at few sites.
 
 use inspector_sdk::EntityId;
 use inspector_sdk::map::Map;
@@ -26,6 +27,9 @@ impl Key {
     }
 }
 
+/// More keys than a node has in use. They are forgotten all at once, with what was held back.
+const CROWD: usize = 4_096;
+
 /// Drops of one key in this batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Count {
@@ -39,6 +43,8 @@ pub struct Count {
     pub shown: u64,
     /// The entity's budget has details left in this batch, as far as is known.
     pub details_left: bool,
+    /// Those of earlier batches that were not shown, since the last [`Tally::held_back`].
+    held_back: u64,
     at: usize,
 }
 
@@ -47,25 +53,36 @@ impl Count {
     pub fn cause(&self) -> Cause {
         self.key.site.cause(self.place)
     }
+
+    /// Starts the next batch.
+    fn restart(&mut self) {
+        self.held_back += self.drops - self.shown;
+        (self.drops, self.shown, self.details_left) = (0, 0, true);
+    }
 }
 
-/// The counts of one batch.
+/// The counts of all keys in use.
 #[derive(Debug, Default)]
 pub struct Tally {
     counts: Vec<Count>,
     /// Position of each count.
     index: Map<Key, usize>,
+    /// Positions of those that this batch has; each at least once.
+    touched: Vec<usize>,
 }
 
 impl Tally {
-    /// The count of a key so far; to be given back by [`Tally::put`].
+    /// The count of a key in this batch so far; to be given back by [`Tally::put`].
     pub fn take(&mut self, key: Key, places: &mut Places) -> Count {
-        let at = *self.index.entry(key).or_insert_with(|| {
-            let (place, at) = (places.of(key.site), self.counts.len());
-            self.counts.push(Count { key, place, drops: 0, shown: 0, details_left: true, at });
-            at
-        });
-        self.counts[at]
+        let at = match self.index.get(&key) {
+            Some(at) => *at,
+            None => self.insert(key, places.of(key.site)),
+        };
+        let count = self.counts[at];
+        if count.drops == 0 {
+            self.touched.push(at);
+        }
+        count
     }
 
     /// Gives a count back.
@@ -73,10 +90,45 @@ impl Tally {
         self.counts[count.at] = count;
     }
 
-    /// Ends the batch: the tally is empty then and keeps its memory.
-    pub fn drain(&mut self) -> impl Iterator<Item = Count> {
+    /// Ends the batch: gives out its counts, and starts the next at zero.
+    pub fn end_batch(&mut self) -> impl Iterator<Item = Count> {
+        self.touched.drain(..).map(|at| {
+            let count = self.counts[at];
+            self.counts[at].restart();
+            count
+        })
+    }
+
+    /// Takes what was not shown since the last time.
+    pub fn held_back(&mut self) -> impl Iterator<Item = (EntityId, Cause, u64)> {
+        let silent = self.counts.iter_mut().filter(|count| count.held_back > 0);
+        silent.map(|count| (count.key.entity, count.cause(), std::mem::take(&mut count.held_back)))
+    }
+
+    /// Forgets entities that vanished, between two batches.
+    pub fn forget(&mut self, entities: &[EntityId]) {
+        self.counts.retain(|count| !entities.contains(&count.key.entity));
         self.index.clear();
-        self.counts.drain(..)
+        for (at, count) in self.counts.iter_mut().enumerate() {
+            count.at = at;
+            self.index.insert(count.key, at);
+        }
+    }
+
+    /// Forgets all keys if there are too many, between two batches.
+    pub fn bound(&mut self) {
+        if self.counts.len() > CROWD {
+            self.counts.clear();
+            self.index.clear();
+        }
+    }
+
+    fn insert(&mut self, key: Key, place: Place) -> usize {
+        let at = self.counts.len();
+        let count = Count { key, place, drops: 0, shown: 0, details_left: true, held_back: 0, at };
+        self.counts.push(count);
+        self.index.insert(key, at);
+        at
     }
 }
 
@@ -84,18 +136,66 @@ impl Tally {
 mod tests {
     use super::*;
 
+    fn key(entity: EntityId, reason: u32) -> Key {
+        Key { entity, site: Site { reason, location: 9, with_socket: false } }
+    }
+
     #[test]
     fn interleaved_runs_add_up_and_are_given_out_once() {
         let (mut tally, mut places) = (Tally::default(), Places::default());
-        let key = |entity, reason| Key { entity, site: Site { reason, location: 9, with_socket: false } };
         for (entity, reason, drops) in [(1, 3, 1), (1, 3, 1), (2, 3, 1), (1, 4, 7), (1, 3, 40)] {
             let mut run = tally.take(key(entity, reason), &mut places);
             run.drops += drops;
             tally.put(run);
         }
-        let counts: Vec<_> = tally.drain().map(|c| (c.key.entity, c.cause().reason, c.drops)).collect();
+        let counts: Vec<_> = tally.end_batch().map(|c| (c.key.entity, c.cause().reason, c.drops)).collect();
         assert_eq!(counts, [(1, 3, 42), (2, 3, 1), (1, 4, 7)]);
-        assert_eq!(tally.drain().count(), 0);
+        assert_eq!(tally.end_batch().count(), 0);
         assert_eq!(tally.take(key(1, 3), &mut places).drops, 0, "the next batch starts at zero");
+    }
+
+    #[test]
+    fn what_was_not_shown_adds_up_over_batches_and_is_given_out_once() {
+        let (mut tally, mut places) = (Tally::default(), Places::default());
+        for _ in 0..3 {
+            let mut run = tally.take(key(1, 3), &mut places);
+            (run.drops, run.shown, run.details_left) = (10, 2, false);
+            tally.put(run);
+            assert_eq!(tally.end_batch().count(), 1);
+        }
+        assert!(tally.take(key(1, 3), &mut places).details_left);
+        assert_eq!(tally.held_back().map(|(_, _, n)| n).collect::<Vec<_>>(), [24]);
+        assert_eq!(tally.held_back().count(), 0);
+    }
+
+    #[test]
+    fn a_vanished_entity_leaves_the_counts_of_the_others_where_they_are_found() {
+        let (mut tally, mut places) = (Tally::default(), Places::default());
+        for entity in [1, 2, 3] {
+            let mut run = tally.take(key(entity, 3), &mut places);
+            (run.drops, run.shown) = (u64::from(entity), 0);
+            tally.put(run);
+        }
+        assert_eq!(tally.end_batch().count(), 3);
+        tally.forget(&[1]);
+        let mut run = tally.take(key(3, 3), &mut places);
+        run.drops += 5;
+        tally.put(run);
+        assert_eq!(tally.end_batch().map(|c| (c.key.entity, c.drops)).collect::<Vec<_>>(), [(3, 5)]);
+        assert_eq!(tally.held_back().map(|(e, _, n)| (e, n)).collect::<Vec<_>>(), [(2, 2), (3, 8)]);
+    }
+
+    #[test]
+    fn keys_do_not_pile_up() {
+        let (mut tally, mut places) = (Tally::default(), Places::default());
+        for entity in 0..=4_096 {
+            let mut run = tally.take(key(entity, 3), &mut places);
+            run.drops = 1;
+            tally.put(run);
+        }
+        assert_eq!(tally.end_batch().count(), 4_097);
+        tally.bound();
+        assert_eq!(tally.held_back().count(), 0);
+        assert_eq!(tally.take(key(7, 3), &mut places).drops, 0, "and are found again");
     }
 }

@@ -59,7 +59,7 @@ fn a_drop_is_counted_and_shown_with_everything_known_of_it() {
     assert_eq!((events[0].severity, events[0].entity, events[0].at), (1, 1, 1));
     assert_eq!(
         events[0].message,
-        "10.0.0.1:4000 -> 10.0.0.2:53 reason=NO_SOCKET location=__udp4_lib_rcv+0x4a length=60"
+        "10.0.0.1:4000 -> 10.0.0.2:53 protocol=UDP reason=NO_SOCKET location=__udp4_lib_rcv+0x4a length=60"
     );
     let attrs: Vec<_> = events[0].attrs.iter().map(|a| format!("{}={}", a.name, a.value)).collect();
     assert_eq!(

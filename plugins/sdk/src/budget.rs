@@ -15,12 +15,11 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Topics that may wait for the next tick. What is held back beyond that is still in the metrics.
 const TOPICS: usize = 1_024;
 
-/// The limit, and what it held back. `T` is what the held-back events have in common.
+/// The limit.
 #[derive(Debug)]
-pub struct Budget<T> {
+pub struct Budget {
     per_second: u32,
     spent: Map<EntityId, Spent>,
-    held_back: Map<(EntityId, T), u64>,
 }
 
 #[derive(Debug)]
@@ -29,14 +28,14 @@ struct Spent {
     events: u32,
 }
 
-impl<T: Eq + Hash> Budget<T> {
+impl Budget {
     /// So many details per entity and second.
     pub fn per_second(events: u32) -> Self {
-        Self { per_second: events, spent: Map::default(), held_back: Map::default() }
+        Self { per_second: events, spent: Map::default() }
     }
 
-    /// Whether one more detail of this entity fits. `now` is the batch's time, so
-    /// once it does not fit, nothing more fits in that batch.
+    /// Whether one more detail of this entity fits. `now` is the batch's time, so once it does not
+    /// fit, nothing more fits in that batch.
     pub fn take(&mut self, entity: EntityId, now: Timestamp) -> bool {
         let spent = self.spent.entry(entity).or_insert(Spent { since: now, events: 0 });
         if now.saturating_sub(spent.since) >= SECOND_NS {
@@ -47,25 +46,36 @@ impl<T: Eq + Hash> Budget<T> {
         fits
     }
 
-    /// Counts `n` events of which no detail is shown.
-    pub fn hold_back(&mut self, entity: EntityId, topic: T, n: u64) {
-        let full = self.held_back.len() >= TOPICS;
-        let key = (entity, topic);
-        if !full || self.held_back.contains_key(&key) {
-            *self.held_back.entry(key).or_insert(0) += n;
-        }
-    }
-
-    /// Takes what was held back since the last time.
-    pub fn held_back(&mut self) -> impl Iterator<Item = (EntityId, T, u64)> {
-        self.held_back.drain().map(|((entity, topic), n)| (entity, topic, n))
-    }
-
-    /// Forgets entities that vanished; what was held back for them is still shown.
+    /// Forgets entities that vanished.
     pub fn forget(&mut self, entities: &[EntityId]) {
         for entity in entities {
             self.spent.remove(entity);
         }
+    }
+}
+
+/// Numbers of events of which no detail was shown. `T` is what they have in common.
+#[derive(Debug)]
+pub struct HeldBack<T>(Map<(EntityId, T), u64>);
+
+impl<T> Default for HeldBack<T> {
+    fn default() -> Self {
+        Self(Map::default())
+    }
+}
+
+impl<T: Eq + Hash> HeldBack<T> {
+    /// Counts `n` more.
+    pub fn add(&mut self, entity: EntityId, topic: T, n: u64) {
+        let (full, key) = (self.0.len() >= TOPICS, (entity, topic));
+        if !full || self.0.contains_key(&key) {
+            *self.0.entry(key).or_insert(0) += n;
+        }
+    }
+
+    /// Takes the numbers since the last time.
+    pub fn take(&mut self) -> impl Iterator<Item = (EntityId, T, u64)> {
+        self.0.drain().map(|((entity, topic), n)| (entity, topic, n))
     }
 }
 
@@ -75,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_storm_in_one_entity_takes_nothing_from_another() {
-        let mut budget = Budget::<()>::per_second(3);
+        let mut budget = Budget::per_second(3);
         let shown = (0..1_000_000).filter(|_| budget.take(1, 5)).count();
         assert_eq!(shown, 3);
         assert!(budget.take(2, 5));
@@ -83,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_next_second_has_a_new_budget() {
-        let mut budget = Budget::<()>::per_second(1);
+        let mut budget = Budget::per_second(1);
         assert!(budget.take(1, 0));
         assert!(!budget.take(1, SECOND_NS - 1));
         assert!(budget.take(1, SECOND_NS));
@@ -91,10 +101,10 @@ mod tests {
 
     #[test]
     fn what_is_held_back_is_given_out_once() {
-        let mut budget = Budget::per_second(0);
-        budget.hold_back(1, "reason", 2);
-        budget.hold_back(1, "reason", 3);
-        assert_eq!(budget.held_back().collect::<Vec<_>>(), [(1, "reason", 5)]);
-        assert_eq!(budget.held_back().count(), 0);
+        let mut held_back = HeldBack::default();
+        held_back.add(1, "reason", 2);
+        held_back.add(1, "reason", 3);
+        assert_eq!(held_back.take().collect::<Vec<_>>(), [(1, "reason", 5)]);
+        assert_eq!(held_back.take().count(), 0);
     }
 }

@@ -43,3 +43,8 @@ pub use bindings::inspector::analyzer::manifest::MetricDecl;
 pub use bindings::inspector::analyzer::types::{EntityId, Error, Timestamp};
 pub use event::Severity;
 pub use inspector_ebpf as probes;
+
+/// Compiles the analyzer in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,7 +14,7 @@ pub mod retransmit;
 
 use std::time::Duration;
 
-use inspector_sdk::budget::Budget;
+use inspector_sdk::budget::{Budget, HeldBack};
 use inspector_sdk::probes::{TcpReset, TcpRetransmit, TcpState};
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, Severity, Timestamp};
 
@@ -36,9 +36,13 @@ pub struct Tcp {
     shown: Shown,
 }
 
-/// The limit on events, by their kind.
+/// The limit on events.
 #[derive(Debug)]
-pub struct Shown(Budget<&'static str>);
+pub struct Shown {
+    budget: Budget,
+    /// By kind of event.
+    held_back: HeldBack<&'static str>,
+}
 
 inspector_sdk::export!(Tcp with ticker, entity_watch);
 
@@ -59,7 +63,7 @@ impl Analyzer for Tcp {
             retransmits: Retransmits::new()?,
             connections: Connections::new()?,
             listeners: Listeners::new(args.now),
-            shown: Shown(Budget::per_second(DETAILS)),
+            shown: Shown { budget: Budget::per_second(DETAILS), held_back: HeldBack::default() },
         })
     }
 
@@ -73,7 +77,7 @@ impl Analyzer for Tcp {
 
     fn tick(&mut self, now: Timestamp) {
         self.listeners.tick(now);
-        for (entity, kind, n) in self.shown.0.held_back() {
+        for (entity, kind, n) in self.shown.held_back.take() {
             let mut event = Event::new(kind, now).entity(entity).attr("count", n);
             event.message = format!("{n} more whose details are not shown");
             event.emit();
@@ -81,7 +85,7 @@ impl Analyzer for Tcp {
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
-        self.shown.0.forget(ids);
+        self.shown.budget.forget(ids);
         self.listeners.forget(ids);
     }
 }
@@ -89,10 +93,10 @@ impl Analyzer for Tcp {
 impl Shown {
     /// Sends an event if its entity has budget, else counts it for the next tick.
     fn emit(&mut self, entity: EntityId, kind: &'static str, now: Timestamp, event: impl FnOnce() -> Event) {
-        if self.0.take(entity, now) {
+        if self.budget.take(entity, now) {
             event().emit();
         } else {
-            self.0.hold_back(entity, kind, 1);
+            self.held_back.add(entity, kind, 1);
         }
     }
 }

@@ -8,6 +8,7 @@ use inspector_tests::agent::{Agent, Refusal, Settings, binary, refused};
 use inspector_tests::lab::{Pair, faults};
 use inspector_tests::plugins::{PluginDir, TestPlugin};
 use inspector_tests::wait;
+use serde_json::Value;
 
 /// What a person reads: the lines that say what is wrong.
 fn complaints(refusal: &Refusal) -> Vec<&str> {
@@ -89,7 +90,9 @@ fn a_plugins_directory_that_others_can_write_is_refused() -> Result<()> {
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
     let agent = Agent::start(&Settings { plugin_dirs: vec![dir.path().to_owned()], ..Settings::default() })?;
     agent.wait_for_log(&["writable by others"])?;
-    assert_eq!(agent.api("/api/v1/plugins")?.as_array().map(Vec::len), Some(0));
+    let plugins = agent.api("/api/v1/plugins")?;
+    let running = |plugins: &[Value]| plugins.iter().any(|plugin| plugin["state"] == "running");
+    assert!(plugins.as_array().is_some_and(|plugins| !running(plugins)), "{plugins:#}");
     Ok(())
 }
 
@@ -103,7 +106,7 @@ fn a_file_that_is_no_analyzer_is_refused_with_its_reason() -> Result<()> {
     // A core module: valid, but no component.
     dir.put("module.wasm", b"\0asm\x01\0\0\0")?;
     let mut corrupt = good.clone();
-    corrupt[good.len() / 3..][..64].fill(0xff);
+    corrupt[16..80].fill(0xff);
     dir.put("corrupt.wasm", &corrupt)?;
     let agent = Agent::start(&Settings { plugin_dirs: vec![dir.path().to_owned()], ..Settings::default() })?;
     wait_for_state(&agent, "counting", "running")?;

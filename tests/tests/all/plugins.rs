@@ -185,6 +185,6 @@ fn a_replacement_under_ten_thousand_events_per_second_loses_none() -> Result<()>
     let line: Value =
         serde_json::from_str(&agent.wait_for_log(&["plugin replaced"])?).context("a JSON line")?;
     println!("{line}");
-    assert_eq!((&line["fields"]["old"], &line["fields"]["new"]), (&"1.0.0".into(), &"2.0.0".into()));
+    assert_eq!((&line["old"], &line["new"]), (&"1.0.0".into(), &"2.0.0".into()));
     Ok(())
 }

@@ -1,0 +1,169 @@
+//! The comparisons of `make bench`, with the limits that Inspector sets itself.
+
+use crate::contender::Contender::{Bpftrace, ByClock, Inspector, Nobody, Woken};
+use crate::sandbox::Sandbox;
+use crate::session::{RATES, Sample, Session};
+use crate::spread::{Spread, drift};
+
+/// A baseline that moves further makes its comparison void.
+const STEADY: f64 = 0.05;
+
+/// What a row may be at most.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limit {
+    /// So many times the floor.
+    Ratio(f64),
+    /// So much, whatever the floor is.
+    Absolute(f64),
+    /// Shown for comparison only.
+    None,
+}
+
+/// One line of the table.
+#[derive(Debug)]
+pub struct Row {
+    /// The goal it belongs to.
+    pub goal: &'static str,
+    /// What is compared.
+    pub what: String,
+    /// Against whom.
+    pub floor_name: &'static str,
+    /// Unit of both.
+    pub unit: &'static str,
+    /// Inspector.
+    pub ours: Spread,
+    /// The floor.
+    pub floor: Spread,
+    /// Ours by the floor, round by round.
+    pub ratio: Spread,
+    /// What it may be.
+    pub limit: Limit,
+    /// By which part the baseline moved.
+    pub drift: f64,
+    /// What a reader must know beside the figures.
+    pub note: String,
+}
+
+/// How a row stands to its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Within.
+    Met,
+    /// Beyond.
+    Missed,
+    /// The machine was not steady enough to tell.
+    Void,
+    /// There is no limit, or nothing to compare with.
+    Shown,
+}
+
+impl Row {
+    fn new(goal: &'static str, what: String, ours: &[f64], floor: (&'static str, &[f64]), limit: Limit) -> Self {
+        let ratios: Vec<f64> = ours.iter().zip(floor.1).map(|(ours, floor)| ours / floor).collect();
+        Self {
+            goal,
+            what,
+            floor_name: floor.0,
+            unit: "ns",
+            ours: Spread::of(ours),
+            floor: Spread::of(floor.1),
+            ratio: Spread::of(&ratios),
+            limit,
+            drift: drift(floor.1),
+            note: String::new(),
+        }
+    }
+
+    /// How it stands. An absolute limit does not depend on a baseline.
+    pub fn verdict(&self) -> Verdict {
+        let (value, limit) = match self.limit {
+            Limit::Ratio(_) if self.drift > STEADY => return Verdict::Void,
+            Limit::Ratio(limit) => (self.ratio.median, limit),
+            Limit::Absolute(limit) => (self.ours.median, limit),
+            Limit::None => return Verdict::Shown,
+        };
+        match value.partial_cmp(&limit) {
+            None => Verdict::Shown,
+            Some(order) if order.is_le() => Verdict::Met,
+            Some(_) => Verdict::Missed,
+        }
+    }
+}
+
+/// All rows, by goal.
+pub fn rows(session: &Session, sandbox: &Sandbox) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for rate in [RATES[2], RATES[3], RATES[4]] {
+        event_path(session, rate, &mut rows);
+    }
+    for (size, measured) in sandbox {
+        let limit = if *size == 256 { Limit::Ratio(1.35) } else { Limit::None };
+        let what = format!("packet-loss, per event, batches of {size}");
+        rows.push(Row::new("P2", what, &measured.component, ("compiled in", &measured.native), limit));
+    }
+    for rate in [RATES[1], RATES[3]] {
+        probe(session, rate, &mut rows);
+    }
+    for (rate, limit) in [(RATES[0], 1.0), (RATES[1], 1000.0), (RATES[3], 1000.0)] {
+        wakeups(session, rate, limit, &mut rows);
+    }
+    rows
+}
+
+fn event_path(session: &Session, rate: u32, rows: &mut Vec<Row>) {
+    let parts: [(&str, fn(&Sample) -> f64); 3] =
+        [("user space", |s| s.user_ns), ("in kernel", |s| s.kernel_ns), ("together", |s| s.user_ns + s.kernel_ns)];
+    let made = |contender| Spread::of(&session.values(contender, rate, |s| s.per_second)).median;
+    let lost = |contender| Spread::of(&session.values(contender, rate, |s| s.lost)).max;
+    for (part, value) in parts {
+        let (ours, floor) = (session.values(Inspector, rate, value), session.values(ByClock, rate, value));
+        let what = format!("CPU per event at {}, {part}", human(rate));
+        let mut row = Row::new("P1", what, &ours, ("C, by the clock", &floor), Limit::Ratio(1.5));
+        if part == "together" {
+            let reached = format!("made {}/s and {}/s", human(made(Inspector) as u32), human(made(ByClock) as u32));
+            row.note = match (lost(Inspector), lost(ByClock)) {
+                (ours, floor) if ours > 0.001 || floor > 0.001 => {
+                    format!("{reached}; lost at most {:.1} % and {:.1} %", ours * 100.0, floor * 100.0)
+                }
+                _ => reached,
+            };
+        }
+        rows.push(row);
+    }
+}
+
+fn probe(session: &Session, rate: u32, rows: &mut Vec<Row>) {
+    let rivals = [(Woken, "C, woken per record", 1.3), (Bpftrace, "bpftrace", 1.0)];
+    let run = |contender| session.values(contender, rate, |s| s.kernel_ns);
+    let send = |contender| session.values(contender, rate, |s| s.send_ns);
+    let without = send(Nobody);
+    let added = |contender| -> Vec<f64> { send(contender).iter().zip(&without).map(|(with, none)| with - none).collect() };
+    for (rival, name, limit) in rivals {
+        let absent = session.absent.get(&rival).map_or_else(String::new, |why| format!("does not work here: {why}"));
+        let what = format!("program, per run at {}", human(rate));
+        let row = Row::new("P3", what, &run(Inspector), (name, &run(rival)), Limit::Ratio(limit));
+        rows.push(Row { note: absent.clone(), ..row });
+        let what = format!("added to a send at {}", human(rate));
+        let row = Row::new("P3", what, &added(Inspector), (name, &added(rival)), Limit::Ratio(limit));
+        let alone = format!("a send takes {:.0} ns without", Spread::of(&without).median);
+        // The difference of two sends is as steady as the send that both have in common.
+        rows.push(Row { drift: drift(&without), note: if absent.is_empty() { alone } else { absent }, ..row });
+    }
+}
+
+fn wakeups(session: &Session, rate: u32, limit: f64, rows: &mut Vec<Row>) {
+    let of_reader = |contender| session.values(contender, rate, |s| s.wakeups);
+    let what = format!("wake-ups of the reader at {}", human(rate));
+    let floor = ("C, woken per record", &of_reader(Woken)[..]);
+    let mut row = Row::new("P3", what, &of_reader(Inspector), floor, Limit::Absolute(limit));
+    let all = Spread::of(&session.values(Inspector, rate, |s| s.wakeups_of_all)).median;
+    row.note = format!("{all:.0} of all threads of the agent");
+    rows.push(Row { unit: "/s", ..row });
+}
+
+fn human(per_second: u32) -> String {
+    match per_second {
+        0..1000 => per_second.to_string(),
+        _ => format!("{} k", per_second / 1000),
+    }
+}

@@ -1,0 +1,61 @@
+//! `make bench`: what Inspector costs, beside floors that are measured in the same run.
+//!
+//! - [`producer`]: real drops at a given rate, in a namespace of our own.
+//! - [`contender`]: whom they are shown to: nobody, Inspector, two C programs, bpftrace.
+//! - [`cost`]: what that cost, as the kernel counts it.
+//! - [`session`]: rounds of A B A B over all contenders and rates: P1 and P3.
+//! - [`sandbox`]: one analyzer as a component and compiled in: P2.
+//! - [`goals`]: the comparisons and their limits.
+//! - [`spread`], [`table`]: medians with minimum and maximum; the table, and its JSON in `bench/`.
+//!
+//! Nothing here fails on a time: the figures are for people, and for comparison with the previous
+//! release. A comparison whose baseline moved while it was made is shown as void, never left out.
+
+mod contender;
+mod cost;
+mod goals;
+mod producer;
+mod sandbox;
+mod session;
+mod spread;
+mod table;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+
+/// The CPU that makes the drops, and their soft interrupts.
+const PRODUCER_CPU: usize = 0;
+/// The CPU of whoever reads them.
+const CONSUMER_CPU: usize = 1;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    rounds: usize,
+    /// Length of one measurement.
+    window: Duration,
+}
+
+const FULL: Plan = Plan { rounds: 7, window: Duration::from_millis(1500) };
+const QUICK: Plan = Plan { rounds: 3, window: Duration::from_millis(700) };
+
+fn main() -> Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let plan = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => FULL,
+        ["--quick"] => QUICK,
+        _ => bail!("usage: bench [--quick]"),
+    };
+    ensure!(nix::unistd::geteuid().is_root(), "the bench needs root: it loads eBPF programs");
+    let cpus = std::thread::available_parallelism()?.get();
+    ensure!(cpus > CONSUMER_CPU, "the bench needs two CPUs, one that produces and one that consumes");
+
+    let session = session::measure(plan)?;
+    let sandbox = sandbox::measure(plan)?;
+    let rows = goals::rows(&session, &sandbox);
+    table::print(plan, &rows);
+    let file = table::save(plan, &rows)?;
+    println!("\nwritten to {}", file.display());
+    Ok(())
+}

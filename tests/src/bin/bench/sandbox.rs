@@ -1,0 +1,222 @@
+//! P2: one analyzer as a component in the host's real path, and compiled into this program.
+//!
+//! Both get the same packed batches on the same CPU. The component's time is what the agent itself
+//! shows as the plugin's cost: the call with the copy into the guest and its calls back. Natively
+//! it is the same `on_batch` over the SDK's stand-in for a host, with the same series behind it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow, ensure};
+use inspector::batch::Batch;
+use inspector::entities::{Entities, Kind, Sighting};
+use inspector::events::{EventLog, Limits as EventLimits};
+use inspector::loss::{Loss, Lost, Stage};
+use inspector::metrics::{Budget, Metrics};
+use inspector::names::KernelNames;
+use inspector::plugin::{Limits, Nouns, Options, Plugins};
+use inspector::status::{ProbeStatus, Status};
+use inspector_ebpf::record::FLAG_PACKET;
+use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
+use inspector_sdk::testing::{Harness, World, head, record, words};
+use inspector_tests::plugins::PluginDir;
+use inspector_tests::wait;
+use packet_loss::PacketLoss;
+
+use crate::producer::pin;
+use crate::{CONSUMER_CPU, PRODUCER_CPU, Plan};
+
+const SIZES: [usize; 4] = [64, 256, 512, 1024];
+/// Events between two pauses of the producer: less than a plugin's queue holds.
+const CHUNK: usize = 1 << 15;
+/// Chunks per measurement.
+const CHUNKS: usize = 24;
+const PLUGIN: &str = "packet-loss";
+/// The clock stands still, so that after the first the budget for details is used up: what is
+/// measured is counting, as in a storm.
+const NOW_NS: u64 = 1_000_000_000;
+
+/// Nanoseconds per event, one value per round.
+#[derive(Debug, Default)]
+pub struct Measured {
+    /// As a component.
+    pub component: Vec<f64>,
+    /// Compiled in.
+    pub native: Vec<f64>,
+}
+
+/// By batch size.
+pub type Sandbox = BTreeMap<usize, Measured>;
+
+/// Runs all rounds.
+///
+/// # Errors
+/// If the plugin does not start.
+pub fn measure(plan: Plan) -> Result<Sandbox> {
+    pin(CONSUMER_CPU)?;
+    let component = Component::start()?;
+    let mut native = Harness::<PacketLoss>::start(world()).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
+    let mut sandbox = Sandbox::new();
+    for round in 1..=plan.rounds {
+        eprintln!("P2: round {round} of {}", plan.rounds);
+        for size in SIZES {
+            let words = batch(size);
+            let measured = sandbox.entry(size).or_default();
+            pin(PRODUCER_CPU)?;
+            measured.component.push(component.run(&words, size)?);
+            pin(CONSUMER_CPU)?;
+            measured.native.push(run_native(&mut native, &words, size)?);
+        }
+    }
+    component.plugins.stop();
+    Ok(sandbox)
+}
+
+fn run_native(native: &mut Harness<PacketLoss>, words: &[u64], size: usize) -> Result<f64> {
+    let batches = CHUNK * CHUNKS / size;
+    let start = Instant::now();
+    for _ in 0..batches {
+        native.packed::<SkbDrop>(NOW_NS, words).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
+    }
+    Ok(start.elapsed().as_nanos() as f64 / (batches * size) as f64)
+}
+
+/// The plugin in the host's path, without probes in front of it.
+struct Component {
+    plugins: Plugins,
+    status: Arc<Status>,
+    lost: Lost,
+    _directory: PluginDir,
+}
+
+impl Component {
+    fn start() -> Result<Self> {
+        let directory = PluginDir::new()?;
+        directory.put_built_in(PLUGIN)?;
+        let (entities, loss, status) = (Arc::new(Entities::default()), Arc::new(Loss::default()), Arc::new(Status::default()));
+        entities.seen((1..=ENTITIES).map(sighting).collect(), NOW_NS, Instant::now());
+        status.update().probes.insert(probe().name.to_owned(), up());
+        let budget = Budget { per_plugin: 50_000, per_agent: 200_000 };
+        let limits = EventLimits { backlog: 16_384, per_second: 1000, burst: 5000 };
+        let nouns = Nouns {
+            node: "bench".to_owned(),
+            kernel: String::new(),
+            names: Arc::new(names()),
+            columns: Arc::default(),
+            metrics: Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss))),
+            events: Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), "bench")),
+            entities,
+            loss: Arc::clone(&loss),
+            status: Arc::clone(&status),
+        };
+        let limits = Limits { memory_bytes: 16 << 20, deadline: Duration::from_secs(1) };
+        let options = Options { directories: vec![directory.path().to_owned()], cache: None, limits };
+        let plugins = Plugins::new(options, nouns)?;
+        plugins.scan(&|_| {});
+        let state = status.snapshot().plugins;
+        ensure!(state.contains_key(PLUGIN) && state[PLUGIN].state == "running", "{PLUGIN} does not run: {state:?}");
+        Ok(Self { plugins, status, lost: loss.cell(Stage::Queue, PLUGIN), _directory: directory })
+    }
+
+    /// Nanoseconds per event that the plugin digested; what its queue dropped does not count.
+    fn run(&self, words: &[u64], size: usize) -> Result<f64> {
+        let (events, seconds) = self.digested();
+        let lost = self.lost.get();
+        let mut delivered = 0;
+        for _ in 0..CHUNKS {
+            for _ in 0..CHUNK / size {
+                let batch = Batch {
+                    probe: probe(),
+                    count: u32::try_from(size)?,
+                    first_seq: delivered,
+                    lost: 0,
+                    now_ns: NOW_NS,
+                    words: words.to_vec(),
+                };
+                self.plugins.deliver(&Arc::new(batch));
+                delivered += size as u64;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let (events, seconds) = wait::until("the plugin to digest what was delivered", || {
+            let (now_events, now_seconds) = self.digested();
+            let settled = now_events - events + self.lost.get() - lost == delivered;
+            settled.then_some((now_events - events, now_seconds - seconds))
+        })?;
+        Ok(seconds * 1e9 / events as f64)
+    }
+
+    fn digested(&self) -> (u64, f64) {
+        let board = self.status.update();
+        board.plugins.get(PLUGIN).map_or((0, 0.0), |plugin| (plugin.events, plugin.seconds))
+    }
+}
+
+const ENTITIES: u64 = 8;
+const REASONS: [(u32, &str); 4] = [(3, "NO_SOCKET"), (6, "SOCKET_RCVBUFF"), (12, "NETFILTER_DROP"), (104, "QUEUE_PURGE")];
+const SYMBOLS: [(u64, &str); 4] =
+    [(0x1000, "__udp4_lib_rcv"), (0x2000, "udp_queue_rcv_one_skb"), (0x3000, "nf_hook_slow"), (0x4000, "skb_queue_purge_reason")];
+
+/// Drops of 8 entities for 4 reasons, in runs of one to eight, as storms mix on a node.
+fn batch(size: usize) -> Vec<u64> {
+    let mut state = 0x2545_f491_4f6c_dd1du64;
+    let mut random = |below: u64| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) % below
+    };
+    let mut drops: Vec<SkbDrop> = Vec::new();
+    while drops.len() < size {
+        let mut drop: SkbDrop = record(head("10.0.0.1:4242", "10.0.0.2:80"));
+        let site = random(REASONS.len() as u64) as usize;
+        drop.head.entity = random(ENTITIES) as u32 + 1;
+        (drop.head.kind, drop.head.flags, drop.count) = (1, FLAG_PACKET, 1);
+        (drop.reason, drop.location) = (REASONS[site].0, SYMBOLS[site].0 + 0x10);
+        let run = random(8) as usize + 1;
+        drops.extend(std::iter::repeat_n(drop, run));
+    }
+    drops.truncate(size);
+    words(&drops)
+}
+
+fn probe() -> &'static Probe {
+    PROBES.iter().find(|probe| probe.name == SkbDrop::PROBE).expect("the catalog has every mirror's probe")
+}
+
+fn up() -> ProbeStatus {
+    let (name, schema) = (probe().name.to_owned(), probe().schema);
+    ProbeStatus { name, state: "up".to_owned(), reason: String::new(), schema, produced: 0, events: 0, lost: 0, hooks: Vec::new() }
+}
+
+fn sighting(cookie: u64) -> Sighting {
+    Sighting {
+        cookie,
+        inode: cookie,
+        kind: Kind::Netns,
+        namespace: String::new(),
+        name: format!("bench-{cookie}"),
+        ips: Vec::new(),
+        pids: Vec::new(),
+        path: PathBuf::new(),
+    }
+}
+
+fn names() -> KernelNames {
+    KernelNames {
+        drop_reasons: REASONS.iter().map(|(code, name)| (*code, (*name).to_owned())).collect(),
+        reset_reasons: HashMap::new(),
+        symbols: SYMBOLS.iter().map(|(address, name)| (*address, (*name).to_owned())).collect(),
+    }
+}
+
+fn world() -> World {
+    World {
+        drop_reasons: HashMap::from(REASONS),
+        symbols: SYMBOLS.iter().map(|(address, name)| (address + 0x10, (*name, 0x10))).collect(),
+        entities: (1..=ENTITIES as u32).collect(),
+        ..World::default()
+    }
+}

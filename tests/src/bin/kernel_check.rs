@@ -1,0 +1,180 @@
+//! `/init` of the guests of `make test-kernels`: makes real faults on a stock kernel, and looks
+//! whether the real agent says so. Everything it says begins with `kernel-check: `.
+//!
+//! What names a kernel cannot give (a reset's reason before 6.10) is not asked for.
+
+use std::fs::{self, File, create_dir_all};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use inspector_tests::agent::{Agent, Settings};
+use inspector_tests::http::EventStream;
+use inspector_tests::lab::{Family, Pair, faults, run};
+use inspector_tests::wait;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use serde_json::Value;
+
+/// An interpreted processor takes its time, most of all to compile the analyzers.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn main() {
+    let outcome = prepare().and_then(|()| check());
+    match outcome {
+        Ok(0) => say("passed"),
+        Ok(missing) => say(&format!("failed: {missing} missing")),
+        Err(error) => say(&format!("failed: {error:#}")),
+    }
+    // Panics of /init end the guest as well, by `panic=-1`.
+    let Err(error) = reboot(RebootMode::RB_POWER_OFF);
+    say(&format!("cannot power off: {error}"));
+}
+
+fn say(line: &str) {
+    println!("kernel-check: {}", line.replace('\n', " / "));
+}
+
+/// What a distribution's init does before anything else runs.
+fn prepare() -> Result<()> {
+    for (kind, at) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("tmpfs", "/tmp"),
+        ("tmpfs", "/run"),
+        ("cgroup2", "/sys/fs/cgroup"),
+        ("tracefs", "/sys/kernel/tracing"),
+        ("bpf", "/sys/fs/bpf"),
+    ] {
+        create_dir_all(at)?;
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>)
+            .with_context(|| format!("mount {at}"))?;
+    }
+    let mut modules: Vec<_> = fs::read_dir("/modules")?.flatten().map(|entry| entry.path()).collect();
+    modules.sort();
+    for module in modules {
+        let load = finit_module(File::open(&module)?, c"", ModuleInitFlags::empty());
+        load.with_context(|| module.display().to_string())?;
+    }
+    run("ip", "link set lo up")?;
+    Ok(())
+}
+
+/// Makes the faults; returns how many were not seen with their right names.
+fn check() -> Result<usize> {
+    say(fs::read_to_string("/proc/version")?.trim());
+    let pair = Pair::new()?;
+    let agent = Agent::start(&Settings { plugin_dirs: vec!["/plugins".into()], ..Settings::default() })?;
+    wait::within(PATIENCE, "the analyzers to run and their probes to be up", || {
+        let probes = agent.api("/api/v1/probes").ok()?;
+        probes.as_array()?.iter().all(|probe| probe["state"] != "idle").then_some(())
+    })?;
+    for probe in agent.api("/api/v1/probes")?.as_array().into_iter().flatten() {
+        say(&format!("probe {} {} {}", text(&probe["name"]), text(&probe["state"]), text(&probe["reason"])));
+    }
+    let guest =
+        Guest { pair, events: EventStream::open(agent.events, "")?, has_reset_reason: has_reset_reason()? };
+    let mut missing = 0;
+    for family in Family::BOTH {
+        for (signal, outcome) in [
+            ("drop", guest.closed_port(family)),
+            ("drop", guest.firewall(family)),
+            ("reset", guest.reset(family)),
+            ("retransmission", guest.retransmission(family)),
+        ] {
+            match outcome {
+                Ok(line) => say(&format!("ok {signal} {line}")),
+                Err(error) => {
+                    missing += 1;
+                    say(&format!("missing {signal} {family:?} {error:#}"));
+                }
+            }
+        }
+    }
+    ensure!(agent.is_running(), "the agent ended");
+    if missing > 0 {
+        agent.log().iter().for_each(|line| say(&format!("log {line}")));
+    }
+    Ok(missing)
+}
+
+struct Guest {
+    pair: Pair,
+    events: EventStream,
+    has_reset_reason: bool,
+}
+
+impl Guest {
+    fn closed_port(&self, family: Family) -> Result<String> {
+        let to = self.pair.server_at(family, faults::CLOSED_PORT);
+        let from = faults::send_udp(&self.pair.client, to, 1, 32)?;
+        let event = self.event("PACKETLOSS", self.pair.server.name(), from, to)?;
+        named(&event, "reason", "NO_SOCKET")
+    }
+
+    fn firewall(&self, family: Family) -> Result<String> {
+        faults::drop_incoming(&self.pair.server, "udp", 4242)?;
+        let to = self.pair.server_at(family, 4242);
+        let from = faults::send_udp(&self.pair.client, to, 1, 32)?;
+        let event = self.event("PACKETLOSS", self.pair.server.name(), from, to)?;
+        faults::stop_dropping(&self.pair.server)?;
+        named(&event, "reason", "NETFILTER_DROP")
+    }
+
+    /// A reset by an application, because 6.1 has no event for one without a socket.
+    fn reset(&self, family: Family) -> Result<String> {
+        let (from, to) = faults::reset_by_linger(&self.pair, family)?;
+        self.event("TCP_RCV_RST_ESTAB", self.pair.server.name(), to, from)?;
+        let sent = self.event("TCPRESET_ACTIVE", self.pair.client.name(), from, to)?;
+        if self.has_reset_reason { named(&sent, "reason", "TCP_STATE") } else { Ok(shown(&sent)) }
+    }
+
+    fn retransmission(&self, family: Family) -> Result<String> {
+        faults::drop_incoming(&self.pair.server, "tcp", 4243)?;
+        let to = self.pair.server_at(family, 4243);
+        let (_connecting, from) = faults::start_connect(&self.pair.client, to)?;
+        let event = self.event("TCPRETRANS", self.pair.client.name(), from, to)?;
+        faults::stop_dropping(&self.pair.server)?;
+        named(&event, "kind", "syn")
+    }
+
+    /// Waits for an event of a namespace between two addresses.
+    fn event(&self, kind: &str, pod: &str, from: SocketAddr, to: SocketAddr) -> Result<Value> {
+        let (from, to) = (from.to_string(), to.to_string());
+        let flow = format!("{from} -> {to}");
+        wait::within(PATIENCE, &format!("{kind} {flow} in {pod}"), || {
+            let received = self.events.received();
+            let is_it = |event: &&Value| {
+                event["type"] == kind
+                    && event["entity"]["name"] == pod
+                    && text(&event["message"]).starts_with(&flow)
+            };
+            received.iter().find(is_it).cloned()
+        })
+    }
+}
+
+/// The event for people, if an attribute has its right name.
+fn named(event: &Value, attribute: &str, wanted: &str) -> Result<String> {
+    let found = text(&event["attrs"][attribute]);
+    ensure!(found == wanted, "{attribute} is {found:?}, not {wanted}: {event}");
+    Ok(shown(event))
+}
+
+fn shown(event: &Value) -> String {
+    format!("{} {} {}", text(&event["type"]), text(&event["entity"]["name"]), text(&event["message"]))
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// `tcp_send_reset` has told its reason since 6.10.
+fn has_reset_reason() -> Result<bool> {
+    let release = fs::read_to_string(Path::new("/proc/sys/kernel/osrelease"))?;
+    let mut numbers = release.split('.').map_while(|part| part.parse::<u32>().ok());
+    Ok((numbers.next(), numbers.next()) >= (Some(6), Some(10)))
+}

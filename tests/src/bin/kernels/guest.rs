@@ -1,0 +1,98 @@
+//! One boot of one kernel, and what the check in there said on the serial console.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use inspector_tests::plugins::workspace;
+use inspector_tests::wait;
+use tempfile::NamedTempFile;
+
+use crate::stock::Kernel;
+
+/// A busy machine interprets slowly: a boot with all its tests takes half a minute on a quiet one.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// Every line of the check begins so; the console carries the kernel's own as well.
+const MARK: &str = "kernel-check: ";
+
+/// What one kernel showed.
+pub struct Verdict {
+    /// Its release.
+    pub release: String,
+    /// The lines of the check.
+    pub lines: Vec<String>,
+    /// Everything on the console, for the case of failure.
+    pub console: String,
+}
+
+impl Verdict {
+    /// All signals arrived, and the check came to its end.
+    pub fn passed(&self) -> bool {
+        self.lines.iter().any(|line| line == "passed")
+    }
+
+    /// `ok` or `MISSING`.
+    pub fn signal(&self, name: &str) -> &'static str {
+        let ok = format!("ok {name} ");
+        let missing = format!("missing {name} ");
+        let has = |start: &str| self.lines.iter().any(|line| line.starts_with(start));
+        if has(&ok) && !has(&missing) { "ok" } else { "MISSING" }
+    }
+}
+
+/// The guest's program, built now, since `cargo run` builds only the program that it runs.
+///
+/// # Errors
+/// If it does not compile.
+pub fn built_check() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "-p", "inspector-tests", "--bin", "kernel-check"])
+        .current_dir(workspace())
+        .status()?;
+    ensure!(status.success(), "kernel-check does not build");
+    Ok(std::env::current_exe()?.with_file_name("kernel-check"))
+}
+
+/// Boots a kernel to its power-off.
+///
+/// # Errors
+/// If qemu is missing or the guest does not end.
+pub fn boot(kernel: &Kernel, initramfs: &NamedTempFile) -> Result<Verdict> {
+    let console = NamedTempFile::new()?;
+    let mut qemu = Qemu(start(&kernel.image(), initramfs.path(), console.reopen()?)?);
+    let ended = wait::within(LONGEST, "the guest to power off", || qemu.0.try_wait().ok().flatten());
+    let console = String::from_utf8_lossy(&std::fs::read(console.path())?).into_owned();
+    ended.with_context(|| console.clone())?;
+    let lines =
+        console.lines().filter_map(|line| line.split_once(MARK)).map(|(_, said)| said.trim().to_owned());
+    Ok(Verdict { release: kernel.release.clone(), lines: lines.collect(), console })
+}
+
+struct Qemu(Child);
+
+impl Drop for Qemu {
+    fn drop(&mut self) {
+        // It has usually ended; then there is nothing to kill.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn start(kernel: &Path, initramfs: &Path, console: File) -> Result<Child> {
+    Command::new("qemu-system-x86_64")
+        .args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2"])
+        .args(["-nographic", "-no-reboot", "-nic", "none", "-kernel"])
+        .arg(kernel)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", "console=ttyS0 panic=-1 loglevel=4"])
+        .stdin(Stdio::null())
+        .stdout(console.try_clone()?)
+        .stderr(console)
+        .spawn()
+        .context("cannot start `qemu-system-x86_64`; run `make test-kernels`, which installs it")
+}
