@@ -80,7 +80,8 @@ lint: ## format, clippy, C format, documentation, import rules; warnings are err
 	cargo clippy --release --all-targets -- -D warnings
 	cargo clippy --release --target wasm32-wasip2 -p inspector-sdk $(addprefix -p ,$(PLUGINS)) -- -D warnings
 	clang-format --dry-run --Werror $(C_FILES)
-	RUSTDOCFLAGS="-D warnings" cargo doc --release --no-deps --document-private-items
+	@# The documentation is that of private items too, so a module head may link to its parts.
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --release --no-deps --document-private-items
 	cargo test --release -p inspector-tests import_rules
 
 image: build ## container image inspector:VERSION from the static binary, FROM scratch
