@@ -18,6 +18,9 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// Every line of the check begins so; the console carries the kernel's own as well.
 const MARK: &str = "kernel-check: ";
 
+/// What the kernel does not know of these becomes the environment of `/init`.
+const COMMAND_LINE: &str = "console=ttyS0 panic=-1 loglevel=4 PATH=/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// What one kernel showed.
 pub struct Verdict {
     /// Its release.
@@ -89,7 +92,7 @@ fn start(kernel: &Path, initramfs: &Path, console: File) -> Result<Child> {
         .arg(kernel)
         .arg("-initrd")
         .arg(initramfs)
-        .args(["-append", "console=ttyS0 panic=-1 loglevel=4"])
+        .args(["-append", COMMAND_LINE])
         .stdin(Stdio::null())
         .stdout(console.try_clone()?)
         .stderr(console)
