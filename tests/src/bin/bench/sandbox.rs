@@ -1,15 +1,16 @@
 //! P2: one analyzer as a component in the host's real path, and compiled into this program.
 //!
-//! Both get the same packed batches on the same CPU. The component's time is what the agent itself
-//! shows as the plugin's cost: the call with the copy into the guest and its calls back. Natively
-//! it is the same `on_batch` over the SDK's stand-in for a host, with the same series behind it.
+//! Both get the same packed batches on the same CPU, and both are told by the CPU time of their
+//! thread. The component's has all that the host does for a plugin: its queue, the call with the
+//! copy into the guest, the calls back, the metrics. Natively it is the same `on_batch` over the
+//! SDK's stand-in for a host.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use inspector::batch::Batch;
 use inspector::entities::{Entities, Kind, Sighting};
 use inspector::events::{EventLog, Limits as EventLimits};
@@ -23,6 +24,7 @@ use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
 use inspector_sdk::testing::{Harness, World, head, record, words};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::wait;
+use nix::unistd::{Pid, gettid};
 use packet_loss::PacketLoss;
 
 use crate::producer::pin;
@@ -76,16 +78,17 @@ pub fn measure(plan: Plan) -> Result<Sandbox> {
 
 fn run_native(native: &mut Harness<PacketLoss>, words: &[u64], size: usize) -> Result<f64> {
     let batches = CHUNK * CHUNKS / size;
-    let start = Instant::now();
+    let before = thread_cpu(gettid())?;
     for _ in 0..batches {
         native.packed::<SkbDrop>(NOW_NS, words).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
     }
-    Ok(start.elapsed().as_nanos() as f64 / (batches * size) as f64)
+    Ok((thread_cpu(gettid())? - before) / (batches * size) as f64)
 }
 
 /// The plugin in the host's path, without probes in front of it.
 struct Component {
     plugins: Plugins,
+    thread: Pid,
     status: Arc<Status>,
     lost: Lost,
     _directory: PluginDir,
@@ -115,15 +118,17 @@ impl Component {
         let options = Options { directories: vec![directory.path().to_owned()], cache: None, limits };
         let plugins = Plugins::new(options, nouns)?;
         plugins.scan(&|_| {});
-        let state = status.snapshot().plugins;
-        ensure!(state.contains_key(PLUGIN) && state[PLUGIN].state == "running", "{PLUGIN} does not run: {state:?}");
-        Ok(Self { plugins, status, lost: loss.cell(Stage::Queue, PLUGIN), _directory: directory })
+        wait::until("the plugin to run", || {
+            let board = status.update();
+            board.plugins.get(PLUGIN).filter(|plugin| plugin.state == "running").map(drop)
+        })?;
+        let thread = thread_of_plugin()?;
+        Ok(Self { plugins, thread, status, lost: loss.cell(Stage::Queue, PLUGIN), _directory: directory })
     }
 
     /// Nanoseconds per event that the plugin digested; what its queue dropped does not count.
     fn run(&self, words: &[u64], size: usize) -> Result<f64> {
-        let (events, seconds) = self.digested();
-        let lost = self.lost.get();
+        let (digested, cpu, lost) = (self.digested(), thread_cpu(self.thread)?, self.lost.get());
         let mut delivered = 0;
         for _ in 0..CHUNKS {
             for _ in 0..CHUNK / size {
@@ -140,18 +145,33 @@ impl Component {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let (events, seconds) = wait::until("the plugin to digest what was delivered", || {
-            let (now_events, now_seconds) = self.digested();
-            let settled = now_events - events + self.lost.get() - lost == delivered;
-            settled.then_some((now_events - events, now_seconds - seconds))
+        let digested = wait::until("the plugin to digest what was delivered", || {
+            let now = self.digested() - digested;
+            (now + self.lost.get() - lost == delivered).then_some(now)
         })?;
-        Ok(seconds * 1e9 / events as f64)
+        Ok((thread_cpu(self.thread)? - cpu) / digested as f64)
     }
 
-    fn digested(&self) -> (u64, f64) {
-        let board = self.status.update();
-        board.plugins.get(PLUGIN).map_or((0, 0.0), |plugin| (plugin.events, plugin.seconds))
+    fn digested(&self) -> u64 {
+        self.status.update().plugins.get(PLUGIN).map_or(0, |plugin| plugin.events)
     }
+}
+
+/// The thread of the plugin, which is named like it.
+fn thread_of_plugin() -> Result<Pid> {
+    for task in std::fs::read_dir("/proc/self/task")?.flatten() {
+        if std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == PLUGIN) {
+            return Ok(Pid::from_raw(task.file_name().to_string_lossy().parse()?));
+        }
+    }
+    bail!("no thread is called {PLUGIN}")
+}
+
+/// CPU time of a thread of this process, nanoseconds.
+fn thread_cpu(thread: Pid) -> Result<f64> {
+    let path = format!("/proc/self/task/{thread}/schedstat");
+    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    text.split(' ').next().and_then(|ns| ns.parse().ok()).with_context(|| format!("{path}: {text:?}"))
 }
 
 const ENTITIES: u64 = 8;
