@@ -14,6 +14,9 @@ PLUGINS := $(filter-out sdk,$(patsubst plugins/%/Cargo.toml,%,$(wildcard plugins
 C_FILES = $(wildcard ebpf/src/*.c ebpf/src/*.h)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
+# A component is a twentieth of the size without its debug tables, and the agent holds it in memory.
+COMPONENT_PROFILE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_DEBUG=false
+
 # What building needs, and what the tests make faults with and are checked against.
 PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables curl prometheus
 # What `make test-kernels` boots stock kernels with.
@@ -48,9 +51,10 @@ setup: ## install what building and testing needs (Debian packages, the wasm tar
 
 build: ## release binary target/release/inspector and components target/plugins/*.wasm
 	cargo build --release
-	cargo build --release --target wasm32-wasip2 $(addprefix -p ,$(PLUGINS))
+	$(COMPONENT_PROFILE) cargo build --release --target wasm32-wasip2 $(addprefix -p ,$(PLUGINS))
 	@mkdir -p target/release target/plugins
-	@$(call put,$(CARGO_DIR)/$(TRIPLE)/release/inspector,target/release/inspector)
+	@objcopy --strip-debug $(CARGO_DIR)/$(TRIPLE)/release/inspector target/inspector.stripped
+	@$(call put,target/inspector.stripped,target/release/inspector)
 	@for p in $(PLUGINS); do $(call put,$(CARGO_DIR)/wasm32-wasip2/release/$${p//-/_}.wasm,target/plugins/$$p.wasm); done
 	@for f in target/plugins/*.wasm; do name=$$(basename $$f .wasm); [ -d plugins/$$name ] || rm $$f; done
 	@ls -l target/release/inspector target/plugins/*.wasm

@@ -57,7 +57,8 @@ pub enum Error {
 pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), Error> {
     let web = http::bind(&config.web.listen, "--web.listen-address")?;
     let streams = http::bind(&config.events.listen, "--events.listen-address")?;
-    let addresses = |bound: &[http::Bound]| bound.iter().map(|b| b.address().to_string()).collect::<Vec<_>>().join(",");
+    let addresses =
+        |bound: &[http::Bound]| bound.iter().map(|b| b.address().to_string()).collect::<Vec<_>>().join(",");
     let (web_addresses, stream_addresses) = (addresses(&web), addresses(&streams));
 
     let started = tokio::task::spawn_blocking({
@@ -70,7 +71,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         let mut stopped = stopped.clone();
         async move { drop(stopped.wait_for(|stopped| *stopped).await) }
     };
-    let metrics = tokio::spawn(http::serve_metrics(web, Arc::clone(&core.view), config.web.telemetry_path, until_stopped()));
+    let metrics = tokio::spawn(http::serve_metrics(
+        web,
+        Arc::clone(&core.view),
+        config.web.telemetry_path,
+        until_stopped(),
+    ));
     let events = tokio::spawn(http::serve_events(streams, Arc::clone(&core.view), until_stopped()));
     let flushing = tokio::spawn(flush_folded(Arc::clone(&core.view.events)));
     tracing::info!(node = core.view.node, web = web_addresses, events = stream_addresses, "ready");
@@ -113,9 +119,15 @@ impl Core {
         let status = Arc::new(Status::default());
         let loss = Arc::new(Loss::default());
         let entities = Arc::new(Entities::default());
-        let budget = Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total };
+        let budget =
+            Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total };
         let metrics = Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss)));
-        let events = Arc::new(EventLog::new(event_limits(config), Arc::clone(&entities), Arc::clone(&loss), &config.node.name));
+        let events = Arc::new(EventLog::new(
+            event_limits(config),
+            Arc::clone(&entities),
+            Arc::clone(&loss),
+            &config.node.name,
+        ));
         let tables = source::Reader::new(Arc::clone(&status));
         let nouns = Nouns {
             node: config.node.name.clone(),
@@ -132,7 +144,8 @@ impl Core {
 
         let unknown = Arc::new(Bell::default());
         let probes = {
-            let (plugins, table, unknown) = (Arc::clone(&plugins), Arc::clone(&entities), Arc::clone(&unknown));
+            let (plugins, table, unknown) =
+                (Arc::clone(&plugins), Arc::clone(&entities), Arc::clone(&unknown));
             let sink = move |batch| {
                 plugins.deliver(&batch);
                 if table.take_unnamed() {
@@ -233,7 +246,12 @@ impl Core {
         }
     }
 
-    fn follow(&mut self, name: &str, bell: Arc<Bell>, body: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    fn follow(
+        &mut self,
+        name: &str,
+        bell: Arc<Bell>,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Error> {
         let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
         self.followers.push(Follower { bell, thread });
         Ok(())
@@ -269,7 +287,9 @@ fn pause(bell: &Bell, moment: Duration) -> bool {
 fn scan_namespaces(places: &Places, view: &View, plugins: &Plugins) {
     let scan = match discover::scan(places) {
         Ok(scan) => scan,
-        Err(e) => return tracing::error!(path = %places.proc.display(), error = %e, "cannot look for namespaces"),
+        Err(e) => {
+            return tracing::error!(path = %places.proc.display(), error = %e, "cannot look for namespaces");
+        }
     };
     let changes = view.entities.seen(scan, now_ns(), Instant::now());
     if !changes.added.is_empty() || !changes.removed.is_empty() {
@@ -291,7 +311,10 @@ fn plugin_options(config: &Config) -> plugin::Options {
     plugin::Options {
         directories: plugins.directories.clone(),
         cache: (!plugins.cache_dir.as_os_str().is_empty()).then(|| plugins.cache_dir.clone()),
-        limits: plugin::Limits { memory_bytes: (plugins.memory_mib as usize) << 20, deadline: plugins.batch_deadline },
+        limits: plugin::Limits {
+            memory_bytes: (plugins.memory_mib as usize) << 20,
+            deadline: plugins.batch_deadline,
+        },
     }
 }
 
@@ -310,5 +333,6 @@ fn now_ns() -> u64 {
 }
 
 fn kernel_release() -> String {
-    nix::sys::utsname::uname().map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned())
+    nix::sys::utsname::uname()
+        .map_or_else(|_| String::new(), |uname| uname.release().to_string_lossy().into_owned())
 }

@@ -15,7 +15,8 @@ pub struct Batch {
     pub count: u32,
     /// Sequence number of the first record: records of this probe drained before it.
     pub first_seq: u64,
-    /// Records of this probe that the kernel lost since the previous batch (full ring or limit).
+    /// Records of this probe that the kernel lost since the previous batch: full ring and limit,
+    /// but for skb-drop without the limit, since its summaries deliver that number.
     pub lost: u64,
     /// Wall clock at drain, nanoseconds since the Unix epoch.
     pub now_ns: u64,

@@ -253,7 +253,8 @@ impl Rows {
             cookie,
             inode,
             ips: s.ips,
-            pids: s.pids, path: s.path,
+            pids: s.pids,
+            path: s.path,
             since_ns,
         };
         let changed = !old.is_some_and(|row| {

@@ -30,7 +30,8 @@ fn pod(path: &str) -> Option<Container> {
         let (before, uid) = segment.rsplit_once("pod")?;
         let uid = uid.replace('_', "-");
         let static_pod = uid.len() == 32 && uid.bytes().all(|b| b.is_ascii_hexdigit());
-        let known = static_pod || (uid.len() == 36 && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'));
+        let known =
+            static_pod || (uid.len() == 36 && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'));
         (known && (before.is_empty() || before.ends_with('-'))).then_some(Container::Pod { uid })
     })
 }
@@ -65,7 +66,9 @@ mod tests {
         for text in [
             format!("0::/kubepods/burstable/pod{UID}/{ID}\n"),
             format!("12:memory:/kubepods/pod{UID}/{ID}\n1:name=systemd:/kubepods/pod{UID}/{ID}\n"),
-            format!("0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{underscored}.slice/cri-containerd-{ID}.scope\n"),
+            format!(
+                "0::/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{underscored}.slice/cri-containerd-{ID}.scope\n"
+            ),
         ] {
             assert_eq!(pod_uid(&text).as_deref(), Some(UID), "{text}");
         }

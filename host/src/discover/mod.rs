@@ -63,7 +63,9 @@ fn processes(proc: &Path, found: &mut BTreeMap<u64, Evidence>) -> io::Result<()>
     // Init's link needs all of init's capabilities; kthreadd, where there is one, is at home too.
     let host = ["1", "2", "self"].iter().find_map(|process| netns_inode(&proc.join(process)));
     for entry in fs::read_dir(proc)?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         let process = entry.path();
         let Some(inode) = netns_inode(&process) else { continue };
         let evidence = found.entry(inode).or_default();
@@ -76,7 +78,8 @@ fn processes(proc: &Path, found: &mut BTreeMap<u64, Evidence>) -> io::Result<()>
             evidence.pids.push(pid);
         }
         if !evidence.host && evidence.container.is_none() {
-            evidence.container = fs::read_to_string(process.join("cgroup")).ok().and_then(|t| cgroup::container(&t));
+            evidence.container =
+                fs::read_to_string(process.join("cgroup")).ok().and_then(|t| cgroup::container(&t));
         }
     }
     Ok(())

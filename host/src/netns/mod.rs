@@ -29,7 +29,8 @@ pub fn enter(path: &Path) -> io::Result<(u64, u64)> {
 
 /// The cookie of the calling thread's namespace.
 fn cookie() -> Option<u64> {
-    let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
+    let socket: OwnedFd =
+        socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).ok()?;
     let mut cookie = 0u64;
     let mut length = size_of::<u64>() as nix::libc::socklen_t;
     // SAFETY: the kernel writes at most `length` bytes to `cookie`, which is that long; nix has

@@ -29,7 +29,8 @@ impl Cache {
         let usable = |directory: &Path| {
             let _ = DirBuilder::new().recursive(true).mode(0o700).create(directory);
             let meta = fs::symlink_metadata(directory).ok()?;
-            let own = meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o077 == 0;
+            let own =
+                meta.is_dir() && meta.uid() == nix::unistd::geteuid().as_raw() && meta.mode() & 0o077 == 0;
             if !own {
                 tracing::warn!(directory = %directory.display(), "not using the cache: the directory must be the agent's own, mode 0700");
             }
@@ -77,7 +78,8 @@ fn store(component: &Component, path: &Path) -> wasmtime::Result<()> {
     let code = component.serialize()?;
     // Written aside and renamed, so that a crash leaves no half entry under the real name.
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(&code)?;
     file.write_all(&Sha256::digest(&code))?;
     fs::rename(&temporary, path)?;

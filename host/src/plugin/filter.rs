@@ -104,7 +104,12 @@ fn test(probe: &Probe, predicate: &Predicate) -> Result<Test, String> {
     let integers = || probe.fields.iter().filter(|field| field.size <= 8);
     let field = integers().find(|field| field.name == predicate.field).ok_or_else(|| {
         let known: Vec<_> = integers().map(|field| field.name).collect();
-        format!("probe {} has no integer field {:?}; it has {}", probe.name, predicate.field, known.join(", "))
+        format!(
+            "probe {} has no integer field {:?}; it has {}",
+            probe.name,
+            predicate.field,
+            known.join(", ")
+        )
     })?;
     let op = match predicate.op.as_str() {
         "eq" => Op::Eq,

@@ -47,10 +47,8 @@ impl State {
         sources: Vec<String>,
     ) -> Self {
         let log = GuestLog::new(Arc::clone(&plugin));
-        let wasi = WasiCtxBuilder::new()
-            .stdout(LogPipe::new(log.clone()))
-            .stderr(LogPipe::new(log.clone()))
-            .build();
+        let wasi =
+            WasiCtxBuilder::new().stdout(LogPipe::new(log.clone())).stderr(LogPipe::new(log.clone())).build();
         Self {
             table: ResourceTable::new(),
             bounds: Bounds::new(limits.memory_bytes),
@@ -101,7 +99,12 @@ impl wit::log::Host for State {
 }
 
 impl wit::metrics::Host for State {
-    fn series(&mut self, metric: u32, entity: EntityId, labels: Vec<String>) -> Result<u32, wit::types::Error> {
+    fn series(
+        &mut self,
+        metric: u32,
+        entity: EntityId,
+        labels: Vec<String>,
+    ) -> Result<u32, wit::types::Error> {
         if entity != 0 && self.context.entities.get(entity).is_none() {
             return Err(error("not-found", format!("there is no entity {entity}")));
         }
@@ -174,7 +177,9 @@ impl wit::sources::Host for State {
     fn columns(&mut self, source: String) -> Result<Vec<String>, wit::types::Error> {
         self.declared(&source)?;
         let columns = self.context.columns.get(source.as_str());
-        columns.cloned().ok_or_else(|| error("not-found", format!("source {source:?} cannot be read on this node")))
+        columns
+            .cloned()
+            .ok_or_else(|| error("not-found", format!("source {source:?} cannot be read on this node")))
     }
 
     fn read(&mut self, source: String, entity: EntityId) -> Result<wit::sources::Table, wit::types::Error> {

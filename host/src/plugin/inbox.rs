@@ -179,7 +179,11 @@ impl Inbox {
         }
     }
 
-    fn sleep<'a>(&'a self, mut waiting: MutexGuard<'a, Waiting>, limit: Option<Duration>) -> MutexGuard<'a, Waiting> {
+    fn sleep<'a>(
+        &'a self,
+        mut waiting: MutexGuard<'a, Waiting>,
+        limit: Option<Duration>,
+    ) -> MutexGuard<'a, Waiting> {
         waiting.sleeping = true;
         let mut waiting = match limit {
             Some(limit) => self.wake.wait_timeout(waiting, limit).unwrap_or_else(PoisonError::into_inner).0,

@@ -4,8 +4,9 @@
 //! [`super::worker`] does that.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use wasmtime::{Store, Trap};
 
 use super::bindings::exports::inspector::analyzer::{entity_watch, guest, snapshot, ticker};
@@ -41,7 +42,7 @@ pub(super) struct Instance {
     snapshot: Option<snapshot::Guest>,
     limits: Limits,
     context: Arc<Context>,
-    /// Time spent inside the guest.
+    /// CPU time spent inside the guest.
     pub(super) busy: Duration,
     /// Calls into the guest.
     pub(super) calls: u64,
@@ -98,8 +99,10 @@ impl Instance {
             lost,
             now: batch.now_ns,
         };
-        self.call(self.limits.deadline, info.now, |this| this.guest.call_on_batch(&mut this.store, info, words))?
-            .map_err(|e| Failure::Refused(format!("on-batch: {}: {}", e.code, e.message)))
+        self.call(self.limits.deadline, info.now, |this| {
+            this.guest.call_on_batch(&mut this.store, info, words)
+        })?
+        .map_err(|e| Failure::Refused(format!("on-batch: {}: {}", e.code, e.message)))
     }
 
     /// A new snapshot of the sources is there.
@@ -175,13 +178,18 @@ impl Instance {
         self.store.set_epoch_deadline(epochs(limit));
         let context = Arc::clone(&self.context);
         let running = context.epochs.call();
-        let start = Instant::now();
+        let start = thread_cpu();
         let answer = call(self);
-        self.busy += start.elapsed();
+        self.busy += thread_cpu().saturating_sub(start);
         self.calls += 1;
         drop(running);
         answer.map_err(|e| failure(&e, limit))
     }
+}
+
+/// CPU time of the calling thread: what a guest costs, also on a busy machine.
+fn thread_cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn failure(error: &wasmtime::Error, limit: Duration) -> Failure {

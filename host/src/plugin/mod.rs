@@ -168,8 +168,10 @@ impl Plugins {
             }
         }
         self.stop_vanished(&mut loaded, &present);
-        let changed: Vec<_> =
-            present.iter().filter(|(path, stamp)| loaded.files.get(*path).is_none_or(|known| known.stamp != **stamp)).collect();
+        let changed: Vec<_> = present
+            .iter()
+            .filter(|(path, stamp)| loaded.files.get(*path).is_none_or(|known| known.stamp != **stamp))
+            .collect();
         let mut ready = Vec::new();
         for (path, stamp) in changed {
             let plugin = loaded.files.get(path).and_then(|known| known.plugin.clone());
@@ -257,7 +259,8 @@ impl Plugins {
     }
 
     fn stop_vanished(&self, loaded: &mut Loaded, present: &BTreeMap<PathBuf, folder::Stamp>) {
-        let vanished: Vec<_> = loaded.files.keys().filter(|path| !present.contains_key(*path)).cloned().collect();
+        let vanished: Vec<_> =
+            loaded.files.keys().filter(|path| !present.contains_key(*path)).cloned().collect();
         for path in vanished {
             let plugin = loaded.files.remove(&path).and_then(|known| known.plugin);
             let mut board = self.context.status.update();

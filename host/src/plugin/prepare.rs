@@ -140,7 +140,10 @@ fn check(description: &Description) -> Result<Vec<Decl>, String> {
     if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
         return Err(format!("name {name:?}: use at most 64 of a-z, 0-9 and -"));
     }
-    if description.version.is_empty() || description.version.len() > 64 || description.version.contains(char::is_control) {
+    if description.version.is_empty()
+        || description.version.len() > 64
+        || description.version.contains(char::is_control)
+    {
         return Err(format!("version {:?} is empty, too long or not printable", description.version));
     }
     let minor = |version: &str| version.split('.').take(2).map(str::to_owned).collect::<Vec<_>>();
@@ -156,7 +159,12 @@ fn decl(metric: &MetricDecl) -> Result<Decl, String> {
         "gauge" => MetricKind::Gauge,
         "histogram" => MetricKind::Histogram,
         "unknown" => MetricKind::Unknown,
-        other => return Err(format!("metric {}: kind {other:?} is not counter, gauge, histogram or unknown", metric.name)),
+        other => {
+            return Err(format!(
+                "metric {}: kind {other:?} is not counter, gauge, histogram or unknown",
+                metric.name
+            ));
+        }
     };
     Ok(Decl {
         name: metric.name.clone(),

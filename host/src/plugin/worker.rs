@@ -93,7 +93,8 @@ pub(super) fn start(
             worker.run();
         }
     };
-    let thread = thread::Builder::new().name(name).spawn(body).map_err(|e| format!("no thread for it: {e}"))?;
+    let thread =
+        thread::Builder::new().name(name).spawn(body).map_err(|e| format!("no thread for it: {e}"))?;
     answer.recv().map_err(|_| "its thread ended".to_owned())??;
     Ok(thread)
 }
@@ -109,7 +110,9 @@ impl Worker {
             match work {
                 Work::Batch(batch, lost) => self.batch(&batch, lost),
                 Work::Tick(snapshot) => self.tick(snapshot),
-                Work::Entities(added, removed) => self.guarded(|instance| instance.entities(&added, &removed)),
+                Work::Entities(added, removed) => {
+                    self.guarded(|instance| instance.entities(&added, &removed))
+                }
                 Work::Replace(prepared, reply) => drop(reply.send(self.replace(prepared))),
                 Work::Idle => self.restart_if_due(),
                 Work::Stop => break,
@@ -130,7 +133,9 @@ impl Worker {
     }
 
     fn batch(&mut self, batch: &Batch, lost: u64) {
-        let Some(selection) = self.selections.iter_mut().find(|s| s.probe.id == batch.probe.id) else { return };
+        let Some(selection) = self.selections.iter_mut().find(|s| s.probe.id == batch.probe.id) else {
+            return;
+        };
         let mut scratch = std::mem::take(&mut self.scratch);
         let words = selection.select(batch, &mut scratch);
         self.events += u64::from(batch.count);
@@ -167,7 +172,10 @@ impl Worker {
             state = instance.save()?;
             Ok(())
         });
-        self.saved = state.filter(|state| state.len() <= MAX_STATE).map(|state| Saved { version, state }).or(self.saved.take());
+        self.saved = state
+            .filter(|state| state.len() <= MAX_STATE)
+            .map(|state| Saved { version, state })
+            .or(self.saved.take());
     }
 
     /// Calls the guest; whatever it does wrong ends its instance.
@@ -176,7 +184,11 @@ impl Worker {
         match call(instance) {
             Ok(()) => {}
             Err(Failure::Refused(why)) => {
-                tracing::warn!(plugin = self.prepared.description.name, error = why, "the plugin reports an error");
+                tracing::warn!(
+                    plugin = self.prepared.description.name,
+                    error = why,
+                    "the plugin reports an error"
+                );
             }
             Err(failure) => self.failed(&failure),
         }

@@ -29,7 +29,9 @@ pub fn directory(directory: &Path, changed: impl Fn() + Send + 'static) -> Resul
     let error = |source| Error { path: directory.to_owned(), source };
     let handler = move |event: notify::Result<notify::Event>| {
         // Reading a file is no change, and the reader's own reads would wake it for ever.
-        if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(access) if !is_close_write(access))) {
+        if !event
+            .is_ok_and(|event| matches!(event.kind, EventKind::Access(access) if !is_close_write(access)))
+        {
             changed();
         }
     };

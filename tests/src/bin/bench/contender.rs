@@ -18,9 +18,11 @@ use crate::CONSUMER_CPU;
 use crate::cost::Cost;
 
 /// The rival of P3, as its users type it. The second probe only says that the first is attached.
-const BPFTRACE: &str = "tracepoint:skb:kfree_skb { @[args->reason] = count(); } interval:ms:200 { printf(\"ready\\n\"); }";
+const BPFTRACE: &str =
+    "tracepoint:skb:kfree_skb { @[args->reason] = count(); } interval:ms:200 { printf(\"ready\\n\"); }";
 /// bpftrace wants both file systems; mounted for itself alone, so that the host stays as it is.
-const WITH_TRACEFS: &str = "mount -t debugfs none /sys/kernel/debug; mount -t tracefs none /sys/kernel/tracing; exec \"$@\"";
+const WITH_TRACEFS: &str =
+    "mount -t debugfs none /sys/kernel/debug; mount -t tracefs none /sys/kernel/tracing; exec \"$@\"";
 
 /// One of those that are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -58,7 +58,13 @@ pub enum Verdict {
 }
 
 impl Row {
-    fn new(goal: &'static str, what: String, ours: &[f64], floor: (&'static str, &[f64]), limit: Limit) -> Self {
+    fn new(
+        goal: &'static str,
+        what: String,
+        ours: &[f64],
+        floor: (&'static str, &[f64]),
+        limit: Limit,
+    ) -> Self {
         let ratios: Vec<f64> = ours.iter().zip(floor.1).map(|(ours, floor)| ours / floor).collect();
         Self {
             goal,
@@ -111,8 +117,11 @@ pub fn rows(session: &Session, sandbox: &Sandbox) -> Vec<Row> {
 }
 
 fn event_path(session: &Session, rate: u32, rows: &mut Vec<Row>) {
-    let parts: [(&str, fn(&Sample) -> f64); 3] =
-        [("user space", |s| s.user_ns), ("in kernel", |s| s.kernel_ns), ("together", |s| s.user_ns + s.kernel_ns)];
+    let parts: [(&str, fn(&Sample) -> f64); 3] = [
+        ("user space", |s| s.user_ns),
+        ("in kernel", |s| s.kernel_ns),
+        ("together", |s| s.user_ns + s.kernel_ns),
+    ];
     let made = |contender| Spread::of(&session.values(contender, rate, |s| s.per_second)).median;
     let lost = |contender| Spread::of(&session.values(contender, rate, |s| s.lost)).max;
     for (part, value) in parts {
@@ -120,7 +129,8 @@ fn event_path(session: &Session, rate: u32, rows: &mut Vec<Row>) {
         let what = format!("CPU per event at {}, {part}", human(rate));
         let mut row = Row::new("P1", what, &ours, ("C, by the clock", &floor), Limit::Ratio(1.5));
         if part == "together" {
-            let reached = format!("made {}/s and {}/s", human(made(Inspector) as u32), human(made(ByClock) as u32));
+            let reached =
+                format!("made {}/s and {}/s", human(made(Inspector) as u32), human(made(ByClock) as u32));
             row.note = match (lost(Inspector), lost(ByClock)) {
                 (ours, floor) if ours > 0.001 || floor > 0.001 => {
                     format!("{reached}; lost at most {:.1} % and {:.1} %", ours * 100.0, floor * 100.0)
@@ -142,9 +152,12 @@ fn probe(session: &Session, rate: u32, rows: &mut Vec<Row>) {
     let run = |contender| session.values(contender, rate, |s| s.kernel_ns);
     let send = |contender| session.values(contender, rate, |s| s.send_ns);
     let without = send(Nobody);
-    let added = |contender| -> Vec<f64> { send(contender).iter().zip(&without).map(|(with, none)| with - none).collect() };
+    let added = |contender| -> Vec<f64> {
+        send(contender).iter().zip(&without).map(|(with, none)| with - none).collect()
+    };
     for (rival, name, per_run, per_send) in rivals {
-        let absent = session.absent.get(&rival).map_or_else(String::new, |why| format!("does not work here: {why}"));
+        let absent =
+            session.absent.get(&rival).map_or_else(String::new, |why| format!("does not work here: {why}"));
         let what = format!("program, per run at {}", human(rate));
         let row = Row::new("P3", what, &run(Inspector), (name, &run(rival)), per_run);
         rows.push(Row { note: absent.clone(), ..row });
@@ -152,7 +165,11 @@ fn probe(session: &Session, rate: u32, rows: &mut Vec<Row>) {
         let row = Row::new("P3", what, &added(Inspector), (name, &added(rival)), per_send);
         let alone = format!("a send takes {:.0} ns without", Spread::of(&without).median);
         // The difference of two sends is as steady as the send that both have in common.
-        rows.push(Row { drift: drift(&without), note: if absent.is_empty() { alone } else { absent }, ..row });
+        rows.push(Row {
+            drift: drift(&without),
+            note: if absent.is_empty() { alone } else { absent },
+            ..row
+        });
     }
 }
 

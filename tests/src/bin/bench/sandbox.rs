@@ -59,7 +59,8 @@ pub type Sandbox = BTreeMap<usize, Measured>;
 pub fn measure(plan: Plan) -> Result<Sandbox> {
     pin(CONSUMER_CPU)?;
     let component = Component::start()?;
-    let mut native = Harness::<PacketLoss>::start(world()).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
+    let mut native =
+        Harness::<PacketLoss>::start(world()).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
     let mut sandbox = Sandbox::new();
     for round in 1..=plan.rounds {
         eprintln!("P2: round {round} of {}", plan.rounds);
@@ -98,7 +99,8 @@ impl Component {
     fn start() -> Result<Self> {
         let directory = PluginDir::new()?;
         directory.put_built_in(PLUGIN)?;
-        let (entities, loss, status) = (Arc::new(Entities::default()), Arc::new(Loss::default()), Arc::new(Status::default()));
+        let (entities, loss, status) =
+            (Arc::new(Entities::default()), Arc::new(Loss::default()), Arc::new(Status::default()));
         entities.seen((1..=ENTITIES).map(sighting).collect(), NOW_NS, Instant::now());
         status.update().probes.insert(probe().name.to_owned(), up());
         let budget = Budget { per_plugin: 50_000, per_agent: 200_000 };
@@ -175,9 +177,14 @@ fn thread_cpu(thread: Pid) -> Result<f64> {
 }
 
 const ENTITIES: u64 = 8;
-const REASONS: [(u32, &str); 4] = [(3, "NO_SOCKET"), (6, "SOCKET_RCVBUFF"), (12, "NETFILTER_DROP"), (104, "QUEUE_PURGE")];
-const SYMBOLS: [(u64, &str); 4] =
-    [(0x1000, "__udp4_lib_rcv"), (0x2000, "udp_queue_rcv_one_skb"), (0x3000, "nf_hook_slow"), (0x4000, "skb_queue_purge_reason")];
+const REASONS: [(u32, &str); 4] =
+    [(3, "NO_SOCKET"), (6, "SOCKET_RCVBUFF"), (12, "NETFILTER_DROP"), (104, "QUEUE_PURGE")];
+const SYMBOLS: [(u64, &str); 4] = [
+    (0x1000, "__udp4_lib_rcv"),
+    (0x2000, "udp_queue_rcv_one_skb"),
+    (0x3000, "nf_hook_slow"),
+    (0x4000, "skb_queue_purge_reason"),
+];
 
 /// Drops of 8 entities for 4 reasons, in runs of one to eight, as storms mix on a node.
 fn batch(size: usize) -> Vec<u64> {
@@ -208,7 +215,16 @@ fn probe() -> &'static Probe {
 
 fn up() -> ProbeStatus {
     let (name, schema) = (probe().name.to_owned(), probe().schema);
-    ProbeStatus { name, state: "up".to_owned(), reason: String::new(), schema, produced: 0, events: 0, lost: 0, hooks: Vec::new() }
+    ProbeStatus {
+        name,
+        state: "up".to_owned(),
+        reason: String::new(),
+        schema,
+        produced: 0,
+        events: 0,
+        lost: 0,
+        hooks: Vec::new(),
+    }
 }
 
 fn sighting(cookie: u64) -> Sighting {

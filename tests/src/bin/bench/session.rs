@@ -57,7 +57,9 @@ pub struct Session {
 impl Session {
     /// One value of each round, in order; none if the contender did not take part.
     pub fn values(&self, contender: Contender, rate: u32, value: fn(&Sample) -> f64) -> Vec<f64> {
-        self.samples.get(&(contender, rate)).map_or_else(Vec::new, |samples| samples.iter().map(value).collect())
+        self.samples
+            .get(&(contender, rate))
+            .map_or_else(Vec::new, |samples| samples.iter().map(value).collect())
     }
 }
 

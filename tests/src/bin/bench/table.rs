@@ -67,7 +67,8 @@ fn line(cells: &[String; 8], widths: &[usize], note: &str) {
 
 fn cells(row: &Row) -> [String; 8] {
     let Spread { median, min, max } = row.ratio;
-    let ratio = if median.is_finite() { format!("{median:.2} ({min:.2} to {max:.2})") } else { "-".to_owned() };
+    let ratio =
+        if median.is_finite() { format!("{median:.2} ({min:.2} to {max:.2})") } else { "-".to_owned() };
     let limit = match row.limit {
         Limit::Ratio(limit) => format!("{limit:.2}x"),
         Limit::Absolute(limit) => format!("{limit:.0}{}", row.unit),
@@ -80,7 +81,16 @@ fn cells(row: &Row) -> [String; 8] {
         Verdict::Shown => String::new(),
     };
     let (goal, name) = (row.goal.to_owned(), row.floor_name.to_owned());
-    [goal, row.what.clone(), value(row.ours, row.unit), value(row.floor, row.unit), name, ratio, limit, verdict]
+    [
+        goal,
+        row.what.clone(),
+        value(row.ours, row.unit),
+        value(row.floor, row.unit),
+        name,
+        ratio,
+        limit,
+        verdict,
+    ]
 }
 
 fn value(spread: Spread, unit: &str) -> String {
