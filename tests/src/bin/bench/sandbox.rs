@@ -1,16 +1,17 @@
 //! P2: one analyzer as a component in the host's real path, and compiled into this program.
 //!
-//! Both get the same packed batches on the same CPU, and both are told by the CPU time of their
-//! thread. The component's has all that the host does for a plugin: its queue, the call with the
-//! copy into the guest, the calls back, the metrics. Natively it is the same `on_batch` over the
-//! SDK's stand-in for a host.
+//! Both get the same packed batches, made on one CPU and digested by a thread on the other, and
+//! both are told by the CPU time of the calls. The component's is what the agent shows as the
+//! plugin's cost: the call with the copy into the guest, and its calls back into the real metrics.
+//! Natively it is the same `on_batch` over the SDK's stand-in for a host.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result};
 use inspector::batch::Batch;
 use inspector::entities::{Entities, Kind, Sighting};
 use inspector::events::{EventLog, Limits as EventLimits};
@@ -24,7 +25,7 @@ use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
 use inspector_sdk::testing::{Harness, World, head, record, words};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::wait;
-use nix::unistd::{Pid, gettid};
+use nix::time::{ClockId, clock_gettime};
 use packet_loss::PacketLoss;
 
 use crate::producer::pin;
@@ -57,39 +58,102 @@ pub type Sandbox = BTreeMap<usize, Measured>;
 /// # Errors
 /// If the plugin does not start.
 pub fn measure(plan: Plan) -> Result<Sandbox> {
+    // Threads inherit the CPU of the one that starts them.
     pin(CONSUMER_CPU)?;
-    let component = Component::start()?;
-    let mut native =
-        Harness::<PacketLoss>::start(world()).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
+    let (component, native) = (Component::start()?, Native::start());
+    pin(PRODUCER_CPU)?;
     let mut sandbox = Sandbox::new();
     for round in 1..=plan.rounds {
         eprintln!("P2: round {round} of {}", plan.rounds);
         for size in SIZES {
             let words = batch(size);
             let measured = sandbox.entry(size).or_default();
-            pin(PRODUCER_CPU)?;
-            measured.component.push(component.run(&words, size)?);
-            pin(CONSUMER_CPU)?;
-            measured.native.push(run_native(&mut native, &words, size)?);
+            measured.component.push(component.run(&words)?);
+            measured.native.push(native.run(&words)?);
         }
     }
     component.plugins.stop();
     Ok(sandbox)
 }
 
-fn run_native(native: &mut Harness<PacketLoss>, words: &[u64], size: usize) -> Result<f64> {
-    let batches = CHUNK * CHUNKS / size;
-    let before = thread_cpu(gettid())?;
-    for _ in 0..batches {
-        native.packed::<SkbDrop>(NOW_NS, words).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
+/// Makes batches of `words` on this CPU, as the reader of the rings does; returns the number of
+/// their events.
+fn storm(words: &[u64], mut deliver: impl FnMut(Arc<Batch>)) -> u64 {
+    let probe = probe();
+    let count = words.len() * 8 / usize::from(probe.stride);
+    let mut first_seq = 0;
+    for _ in 0..CHUNKS {
+        for _ in 0..CHUNK / count {
+            let words = words.to_vec();
+            deliver(Arc::new(Batch {
+                probe,
+                count: count as u32,
+                first_seq,
+                lost: 0,
+                now_ns: NOW_NS,
+                words,
+            }));
+            first_seq += count as u64;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
-    Ok((thread_cpu(gettid())? - before) / (batches * size) as f64)
+    first_seq
+}
+
+/// The analyzer, compiled in.
+struct Native {
+    orders: Sender<Order>,
+}
+
+enum Order {
+    Digest(Arc<Batch>),
+    /// Tell the time spent since the last report.
+    Report(Sender<Duration>),
+}
+
+impl Native {
+    /// Its thread, which ends with `self`.
+    fn start() -> Self {
+        let (orders, inbox) = channel();
+        std::thread::spawn(move || {
+            let mut analyzer =
+                Harness::<PacketLoss>::start(world()).expect("it starts in a world that has all");
+            let mut busy = Duration::ZERO;
+            for order in inbox {
+                match order {
+                    Order::Digest(batch) => {
+                        let before = cpu();
+                        analyzer
+                            .packed::<SkbDrop>(batch.now_ns, &batch.words)
+                            .expect("it takes its own probe");
+                        busy += cpu() - before;
+                    }
+                    // Whoever asked may be gone.
+                    Order::Report(to) => drop(to.send(std::mem::take(&mut busy))),
+                }
+            }
+        });
+        Self { orders }
+    }
+
+    /// Nanoseconds per event.
+    fn run(&self, words: &[u64]) -> Result<f64> {
+        let gone = "the native analyzer has ended";
+        let events = storm(words, |batch| drop(self.orders.send(Order::Digest(batch))));
+        let (report, answer) = channel();
+        self.orders.send(Order::Report(report)).ok().context(gone)?;
+        Ok(answer.recv().context(gone)?.as_nanos() as f64 / events as f64)
+    }
+}
+
+/// CPU time of the calling thread.
+fn cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has this clock").into()
 }
 
 /// The plugin in the host's path, without probes in front of it.
 struct Component {
     plugins: Plugins,
-    thread: Pid,
     status: Arc<Status>,
     lost: Lost,
     _directory: PluginDir,
@@ -124,56 +188,26 @@ impl Component {
             let board = status.update();
             board.plugins.get(PLUGIN).filter(|plugin| plugin.state == "running").map(drop)
         })?;
-        let thread = thread_of_plugin()?;
-        Ok(Self { plugins, thread, status, lost: loss.cell(Stage::Queue, PLUGIN), _directory: directory })
+        Ok(Self { plugins, status, lost: loss.cell(Stage::Queue, PLUGIN), _directory: directory })
     }
 
     /// Nanoseconds per event that the plugin digested; what its queue dropped does not count.
-    fn run(&self, words: &[u64], size: usize) -> Result<f64> {
-        let (digested, cpu, lost) = (self.digested(), thread_cpu(self.thread)?, self.lost.get());
-        let mut delivered = 0;
-        for _ in 0..CHUNKS {
-            for _ in 0..CHUNK / size {
-                let batch = Batch {
-                    probe: probe(),
-                    count: u32::try_from(size)?,
-                    first_seq: delivered,
-                    lost: 0,
-                    now_ns: NOW_NS,
-                    words: words.to_vec(),
-                };
-                self.plugins.deliver(&Arc::new(batch));
-                delivered += size as u64;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let digested = wait::until("the plugin to digest what was delivered", || {
-            let now = self.digested() - digested;
-            (now + self.lost.get() - lost == delivered).then_some(now)
+    fn run(&self, words: &[u64]) -> Result<f64> {
+        let ((events, seconds), lost) = (self.digested(), self.lost.get());
+        let delivered = storm(words, |batch| self.plugins.deliver(&batch));
+        let (events, seconds) = wait::until("the plugin to digest what was delivered", || {
+            let now = self.digested();
+            let digested = now.0 - events;
+            (digested + self.lost.get() - lost == delivered).then_some((digested, now.1 - seconds))
         })?;
-        Ok((thread_cpu(self.thread)? - cpu) / digested as f64)
+        Ok(seconds * 1e9 / events as f64)
     }
 
-    fn digested(&self) -> u64 {
-        self.status.update().plugins.get(PLUGIN).map_or(0, |plugin| plugin.events)
+    /// Events that the plugin digested, and the seconds it took for them.
+    fn digested(&self) -> (u64, f64) {
+        let board = self.status.update();
+        board.plugins.get(PLUGIN).map_or((0, 0.0), |plugin| (plugin.events, plugin.seconds))
     }
-}
-
-/// The thread of the plugin, which is named like it.
-fn thread_of_plugin() -> Result<Pid> {
-    for task in std::fs::read_dir("/proc/self/task")?.flatten() {
-        if std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == PLUGIN) {
-            return Ok(Pid::from_raw(task.file_name().to_string_lossy().parse()?));
-        }
-    }
-    bail!("no thread is called {PLUGIN}")
-}
-
-/// CPU time of a thread of this process, nanoseconds.
-fn thread_cpu(thread: Pid) -> Result<f64> {
-    let path = format!("/proc/self/task/{thread}/schedstat");
-    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    text.split(' ').next().and_then(|ns| ns.parse().ok()).with_context(|| format!("{path}: {text:?}"))
 }
 
 const ENTITIES: u64 = 8;
@@ -186,7 +220,7 @@ const SYMBOLS: [(u64, &str); 4] = [
     (0x4000, "skb_queue_purge_reason"),
 ];
 
-/// Drops of 8 entities for 4 reasons, in runs of one to eight, as storms mix on a node.
+/// Drops of 8 entities for 4 reasons, in runs of up to 16, as a storm comes out of a device's queue.
 fn batch(size: usize) -> Vec<u64> {
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut random = |below: u64| {
@@ -202,7 +236,7 @@ fn batch(size: usize) -> Vec<u64> {
         drop.head.entity = random(ENTITIES) as u32 + 1;
         (drop.head.kind, drop.head.flags, drop.count) = (1, FLAG_PACKET, 1);
         (drop.reason, drop.location) = (REASONS[site].0, SYMBOLS[site].0 + 0x10);
-        let run = random(8) as usize + 1;
+        let run = random(16) as usize + 1;
         drops.extend(std::iter::repeat_n(drop, run));
     }
     drops.truncate(size);
