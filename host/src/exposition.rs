@@ -229,9 +229,6 @@ fn quality_of(range: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::time::Duration;
-
-    use nix::time::ClockId;
 
     use super::*;
     use crate::family::MAX_LABEL_VALUE;
@@ -431,43 +428,5 @@ wait_seconds_total{namespace="",pod="unknown",node="n1",why="x"} 0.25
         }
         assert_eq!([shown(f64::NAN), shown(f64::INFINITY), shown(-f64::INFINITY)], ["NaN", "+Inf", "-Inf"]);
         assert_eq!(shown(18_446_744.0), "18446744");
-    }
-
-    /// Prints performance.md's P5; run it with `--ignored --nocapture`.
-    #[test]
-    #[ignore = "a measurement, not a test"]
-    fn the_cost_of_a_scrape_of_100_000_series() {
-        let view = View::test();
-        let decl = |n| Decl::test(&format!("inspector_pod_metric{n:03}"), MetricKind::Unknown, &[]);
-        let decls: Vec<Decl> = (0..900).map(decl).collect();
-        let series = view.metrics.register("p", &decls).expect("valid");
-        for entity in 1..=110_u32 {
-            let id = view.test_entity(entity.into(), &format!("some-deployment-5d4f8-{entity:05}"));
-            for metric in 0..900 {
-                let Ok(series_id) = series.series(metric, id, vec![]) else { continue };
-                series.apply(&[series_id], &[f64::from(metric * entity)]);
-            }
-        }
-        let size = scrape(&view, Format::Text).len();
-        // Other work on the machine does not count.
-        let cpu_time = || Duration::from(ClockId::CLOCK_THREAD_CPUTIME_ID.now().expect("a clock"));
-        let (mut render, mut copy) = (Vec::new(), Vec::new());
-        for _ in 0..15 {
-            let start = cpu_time();
-            let bytes = view.scrape(&Process::default(), Format::Text, size);
-            render.push(cpu_time() - start);
-            let start = cpu_time();
-            let copied = std::hint::black_box(bytes.as_slice()).to_vec();
-            std::hint::black_box(&copied);
-            copy.push(cpu_time() - start);
-        }
-        render.sort();
-        copy.sort();
-        let series = view.metrics.series_count("p");
-        let (least, median) = (render[0], render[7]);
-        println!(
-            "{series} series, {size} bytes: render {least:?} to {median:?}, copy {:?} to {:?}",
-            copy[0], copy[7]
-        );
     }
 }

@@ -7,6 +7,9 @@
 //!
 //! Whatever one plugin does, the others lose nothing, and a broken file leaves the running version
 //! alone.
+//!
+//! Longer than other files, because it is the door itself: its public types and the one place that
+//! decides what a changed file means.
 
 mod bindings;
 mod bounds;

@@ -4,6 +4,8 @@
 //! A trap or a missed deadline costs this plugin its instance and nobody else anything. It starts
 //! again from its last saved state after a pause that doubles, and is quarantined after
 //! [`MAX_FAILURES`] within [`FAILURE_WINDOW`], until its file changes.
+//!
+//! Longer than other files, because the life of a plugin is one state machine.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -25,10 +25,16 @@ pub fn choose(hook: &'static Hook, kernel: &Btf<'_>) -> Result<&'static Variant,
     })
 }
 
-/// The state of every hook of a probe that is not loaded.
-pub fn unloaded(probe: &'static Probe, kernel: Option<&Btf<'_>>) -> Vec<HookStatus> {
+/// The state of every hook of a probe that is not loaded: because nobody wants it, or because of
+/// an obstacle that is not the kernel's want of the hook.
+pub fn unloaded(probe: &'static Probe, kernel: Option<&Btf<'_>>, obstacle: Option<&str>) -> Vec<HookStatus> {
     let one = |hook: &'static Hook| match kernel.map(|kernel| choose(hook, kernel)) {
-        Some(Ok(variant)) => status(hook, variant.program, "idle", ""),
+        Some(Ok(variant)) => match obstacle {
+            Some(why) => {
+                status(hook, variant.program, "failed", &format!("{why}; without it: no {}", hook.gives))
+            }
+            None => status(hook, variant.program, "idle", ""),
+        },
         Some(Err(reason)) => status(hook, "", "missing", &reason),
         None => status(hook, "", "missing", "the kernel does not describe its tracepoints (no BTF)"),
     };

@@ -223,7 +223,8 @@ impl Probes {
             None => error.to_string(),
         };
         tracing::warn!(probe = probe.name, reason, "not loaded");
-        feed::show(probe, "down", reason, hooks::unloaded(probe, kernel), &self.status);
+        let hooks = hooks::unloaded(probe, kernel, Some(&reason));
+        feed::show(probe, "down", reason, hooks, &self.status);
     }
 
     /// The reader ends only after the stop command, so it always listens.
@@ -253,7 +254,7 @@ fn show_unloaded(status: &Status) {
         (_, missing) => missing,
     };
     for probe in PROBES {
-        let hooks = hooks::unloaded(probe, kernel.as_ref());
+        let hooks = hooks::unloaded(probe, kernel.as_ref(), obstacle.as_deref());
         match &obstacle {
             Some(obstacle) => feed::show(probe, "down", obstacle.clone(), hooks, status),
             None => feed::show(probe, "idle", "no plugin subscribes to it".to_owned(), hooks, status),

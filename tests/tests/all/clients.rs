@@ -15,8 +15,8 @@ use serde_json::Value;
 /// A client that asks for everything and then reads nothing.
 fn stalled(agent: &Agent) -> Result<TcpStream> {
     let mut stream = TcpStream::connect(agent.events)?;
-    // The least that the kernel allows, so that the server notices soon.
-    setsockopt(&stream, sockopt::RcvBuf, &2048)?;
+    // Little room, so that the server notices soon.
+    setsockopt(&stream, sockopt::RcvBuf, &(16 << 10))?;
     write!(stream, "GET /api/v1/events HTTP/1.1\r\nHost: stalled\r\n\r\n")?;
     // Its answer has begun, so what happens from now on is for it.
     stream.peek(&mut [0])?;
@@ -25,12 +25,15 @@ fn stalled(agent: &Agent) -> Result<TcpStream> {
 
 #[test]
 fn clients_that_do_not_read_are_not_noticed_by_one_that_does() -> Result<()> {
-    let (pair, agent) = (Pair::new()?, Agent::start(&Settings::default())?);
+    let pair = Pair::new()?;
+    // A short backlog, so that the stalled ones fall behind it.
+    let settings = Settings { config: "events.backlog = 256".to_owned(), ..Settings::default() };
+    let agent = Agent::start(&settings)?;
     let mut clients = (0..40).map(|_| stalled(&agent)).collect::<Result<Vec<_>>>()?;
     let healthy = EventStream::open(agent.events, &format!("type=PACKETLOSS&pod={}", pair.server.name()))?;
 
     let to = pair.server_at(Family::V4, faults::CLOSED_PORT);
-    let sent = faults::send_udp_evenly(&pair.client, to, 400, 400, |sent| sent < 2000)?;
+    let sent = faults::send_udp_evenly(&pair.client, to, 400, 1000, |sent| sent < 4000)?;
     let seen = || healthy.received().iter().filter_map(|event| event["count"].as_u64()).sum::<u64>();
     let all = wait::until("every event at the healthy client", || (seen() == sent).then_some(()));
     all.inspect_err(|_| eprintln!("{} of {sent} events came", seen()))?;
@@ -43,13 +46,19 @@ fn clients_that_do_not_read_are_not_noticed_by_one_that_does() -> Result<()> {
     // One of the stalled ones wakes up: what it missed is said in its stream, event for event.
     let client = clients.pop().context("there are forty")?;
     let newest = healthy.received().last().and_then(|event| event["seq"].as_u64()).context("a number")?;
-    read_without_gaps(client, newest)
+    let lost = announced_losses(client, newest)?;
+    assert!(lost > 0, "it did not fall behind: this test proves nothing");
+    assert!(agent.scrape()?.sum("inspector_lost_total", &[("stage", "stream")]) >= Some(lost as f64));
+    Ok(())
 }
 
-/// Reads up to event `newest`; numbers that are missing must be announced as lost.
-fn read_without_gaps(client: TcpStream, newest: u64) -> Result<()> {
+/// Reads up to event `newest`; numbers that are missing must be announced as lost. Returns how
+/// many were.
+fn announced_losses(client: TcpStream, newest: u64) -> Result<u64> {
     client.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let (mut expected, mut announced) = (None, 0);
+    // It reads quickly from now on.
+    setsockopt(&client, sockopt::RcvBuf, &(4 << 20))?;
+    let (mut expected, mut announced, mut all) = (None, 0, 0);
     for line in BufReader::new(client).lines() {
         let line = line?;
         // Everything but the lines of JSON is HTTP's.
@@ -59,13 +68,14 @@ fn read_without_gaps(client: TcpStream, newest: u64) -> Result<()> {
         let event = event?;
         if let Some(lost) = event["lost"].as_u64() {
             announced += lost;
+            all += lost;
             continue;
         }
         let seq = event["seq"].as_u64().context("a number")?;
         assert_eq!(seq, expected.unwrap_or(seq) + announced, "a gap that nobody announced");
         (expected, announced) = (Some(seq + 1), 0);
         if seq >= newest {
-            return Ok(());
+            return Ok(all);
         }
     }
     anyhow::bail!("the stream ended before event {newest}")
