@@ -142,7 +142,8 @@ fn a_storm_in_one_namespace_costs_another_one_nothing() -> Result<()> {
     assert!(stream.received().iter().all(|event| event.get("lost").is_none()));
 
     let total = |pod: &str| {
-        agent.scrape().ok()?.sum("inspector_pod_packetloss_total", &[("pod", pod)]).map(|total| total as u64)
+        let made = [("pod", pod), ("reason", "NO_SOCKET")];
+        agent.scrape().ok()?.sum("inspector_drops_total", &made).map(|total| total as u64)
     };
     let settled = wait::until("every drop of the storm", || {
         (total(storm.server.name()) == Some(million)).then_some(())
