@@ -66,8 +66,7 @@ run: build ## run the agent on this machine with the built analyzers (root); ARG
 	$(SUDO) target/release/inspector serve --plugin-dir target/plugins $(ARGS)
 
 test: setup build ## every test, with real packets in network namespaces (root)
-	cargo test --release --no-fail-fast -p inspector-sdk $(addprefix -p ,$(PLUGINS))
-	cargo test --release --no-fail-fast
+	cargo test --release --no-fail-fast --workspace
 
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
 	@$(call install,$(KERNEL_PACKAGES))

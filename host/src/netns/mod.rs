@@ -18,12 +18,17 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 /// The cookie is `net->net_cookie` (`SO_NETNS_COOKIE`, 5.14 and later); before that the inode
 /// number, as the eBPF programs do.
 ///
+/// A thread that is there already moves without any privilege: the host's own counters need none.
+///
 /// # Errors
 /// The namespace is gone, or CAP_SYS_ADMIN is missing.
 pub fn enter(path: &Path) -> io::Result<(u64, u64)> {
     let file = File::open(path)?;
     let inode = file.metadata()?.ino();
-    setns(&file, CloneFlags::CLONE_NEWNET)?;
+    let here = File::open("/proc/thread-self/ns/net").and_then(|own| own.metadata());
+    if !here.is_ok_and(|own| own.ino() == inode) {
+        setns(&file, CloneFlags::CLONE_NEWNET)?;
+    }
     Ok((cookie().unwrap_or(inode), inode))
 }
 

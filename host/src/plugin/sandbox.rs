@@ -20,7 +20,7 @@ use super::bindings::FullAnalyzer;
 use super::imports::State;
 
 /// How often a running guest is looked at; deadlines are multiples of it.
-pub(super) const EPOCH: Duration = Duration::from_millis(10);
+pub(super) const EPOCH: Duration = Duration::from_millis(25);
 
 /// Interfaces a component may import; anything else is refused with its name.
 const GRANTED: &[&str] =

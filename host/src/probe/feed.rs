@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use inspector_ebpf::Probe;
+use zerocopy::FromBytes;
 
 use super::clock::{self, Clock};
 use super::load::{Counters, Loaded};
@@ -77,10 +78,9 @@ impl Feed {
             if words.capacity() == 0 {
                 words.reserve((self.expected.next_power_of_two() * stride).min(MAX_BATCH * stride));
             }
-            // Records are multiples of 8 bytes at addresses that are, so nothing is left over.
-            let bytes = record.chunks_exact(8);
-            words.extend(
-                bytes.map(|word| u64::from_le_bytes(word.try_into().expect("chunks are 8 bytes long"))),
+            let record = <[u64]>::ref_from_bytes(&record);
+            words.extend_from_slice(
+                record.expect("a ring's records are 8-byte aligned, the mirrors' sizes too"),
             );
             count += 1;
         }

@@ -5,7 +5,7 @@
 //! - [`summary`]: what skb-drop's limit suppressed, as records.
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
 //! - [`btf`], [`names`], [`kallsyms`]: what the kernel calls its types, numbers and addresses.
-//! - [`privilege`], [`doctor`]: what this process and this kernel allow, and what is lost.
+//! - [`privilege`], [`mod@doctor`]: what this process and this kernel allow, and what is lost.
 //! - [`layout`]: where an object keeps the fields of its records.
 //!
 //! Nothing here fails the agent: a kernel or a privilege that is missing becomes the state of the

@@ -1,9 +1,9 @@
 //! The one loop that drains all rings.
 //!
-//! While records come it looks every millisecond and asks for no wake-up; a ring that fills past
+//! While records come it looks every two milliseconds and asks for no wake-up; a ring that fills past
 //! its threshold wakes it early. After [`IDLE_ROUNDS`] looks in vain it asks to be woken, looks
 //! once more (a record that was being written then did not know), and sleeps until a record or
-//! the next second. So there are at most a thousand wake-ups a second, and one when idle.
+//! the next second. So there are at most some five hundred wake-ups a second, and one when idle.
 //!
 //! Everything runs on this thread: no lock is held while the sink runs, and nothing is allocated
 //! per record.
@@ -28,7 +28,7 @@ use crate::status::Status;
 /// Looks in vain before the reader goes to sleep.
 const IDLE_ROUNDS: u32 = 8;
 /// Between two looks while awake.
-const ROUND_MS: u8 = 1;
+const ROUND_MS: u8 = 2;
 /// Between two looks at the counters while awake.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 /// Between two rounds of everything that is done by the clock; also bounds a missed wake-up.

@@ -1,16 +1,15 @@
 //! P2: one analyzer as a component in the host's real path, and compiled into this program.
 //!
-//! Both get the same packed batches on the same CPU, and both are told by the CPU time of their
-//! thread. The component's has all that the host does for a plugin: its queue, the call with the
-//! copy into the guest, the calls back, the metrics. Natively it is the same `on_batch` over the
-//! SDK's stand-in for a host.
+//! Both get the same packed batches on the same CPU, and both are told by CPU time. The component's
+//! is what the agent shows as the plugin's cost: the call with the copy into the guest, and its
+//! calls back into the real metrics. Natively it is the same `on_batch` over the SDK's stand-in.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use inspector::batch::Batch;
 use inspector::entities::{Entities, Kind, Sighting};
 use inspector::events::{EventLog, Limits as EventLimits};
@@ -24,7 +23,8 @@ use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
 use inspector_sdk::testing::{Harness, World, head, record, words};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::wait;
-use nix::unistd::{Pid, gettid};
+use nix::sys::time::TimeValLike;
+use nix::time::{ClockId, clock_gettime};
 use packet_loss::PacketLoss;
 
 use crate::producer::pin;
@@ -79,17 +79,17 @@ pub fn measure(plan: Plan) -> Result<Sandbox> {
 
 fn run_native(native: &mut Harness<PacketLoss>, words: &[u64], size: usize) -> Result<f64> {
     let batches = CHUNK * CHUNKS / size;
-    let before = thread_cpu(gettid())?;
+    let before = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
     for _ in 0..batches {
         native.packed::<SkbDrop>(NOW_NS, words).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
     }
-    Ok((thread_cpu(gettid())? - before) / (batches * size) as f64)
+    let took = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)? - before;
+    Ok(took.num_nanoseconds() as f64 / (batches * size) as f64)
 }
 
 /// The plugin in the host's path, without probes in front of it.
 struct Component {
     plugins: Plugins,
-    thread: Pid,
     status: Arc<Status>,
     lost: Lost,
     _directory: PluginDir,
@@ -124,13 +124,12 @@ impl Component {
             let board = status.update();
             board.plugins.get(PLUGIN).filter(|plugin| plugin.state == "running").map(drop)
         })?;
-        let thread = thread_of_plugin()?;
-        Ok(Self { plugins, thread, status, lost: loss.cell(Stage::Queue, PLUGIN), _directory: directory })
+        Ok(Self { plugins, status, lost: loss.cell(Stage::Queue, PLUGIN), _directory: directory })
     }
 
     /// Nanoseconds per event that the plugin digested; what its queue dropped does not count.
     fn run(&self, words: &[u64], size: usize) -> Result<f64> {
-        let (digested, cpu, lost) = (self.digested(), thread_cpu(self.thread)?, self.lost.get());
+        let ((events, seconds), lost) = (self.digested(), self.lost.get());
         let mut delivered = 0;
         for _ in 0..CHUNKS {
             for _ in 0..CHUNK / size {
@@ -147,33 +146,19 @@ impl Component {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        let digested = wait::until("the plugin to digest what was delivered", || {
-            let now = self.digested() - digested;
-            (now + self.lost.get() - lost == delivered).then_some(now)
+        let (events, seconds) = wait::until("the plugin to digest what was delivered", || {
+            let now = self.digested();
+            let digested = now.0 - events;
+            (digested + self.lost.get() - lost == delivered).then_some((digested, now.1 - seconds))
         })?;
-        Ok((thread_cpu(self.thread)? - cpu) / digested as f64)
+        Ok(seconds * 1e9 / events as f64)
     }
 
-    fn digested(&self) -> u64 {
-        self.status.update().plugins.get(PLUGIN).map_or(0, |plugin| plugin.events)
+    /// Events that the plugin digested, and the seconds it took for them.
+    fn digested(&self) -> (u64, f64) {
+        let board = self.status.update();
+        board.plugins.get(PLUGIN).map_or((0, 0.0), |plugin| (plugin.events, plugin.seconds))
     }
-}
-
-/// The thread of the plugin, which is named like it.
-fn thread_of_plugin() -> Result<Pid> {
-    for task in std::fs::read_dir("/proc/self/task")?.flatten() {
-        if std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == PLUGIN) {
-            return Ok(Pid::from_raw(task.file_name().to_string_lossy().parse()?));
-        }
-    }
-    bail!("no thread is called {PLUGIN}")
-}
-
-/// CPU time of a thread of this process, nanoseconds.
-fn thread_cpu(thread: Pid) -> Result<f64> {
-    let path = format!("/proc/self/task/{thread}/schedstat");
-    let text = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    text.split(' ').next().and_then(|ns| ns.parse().ok()).with_context(|| format!("{path}: {text:?}"))
 }
 
 const ENTITIES: u64 = 8;
@@ -186,7 +171,7 @@ const SYMBOLS: [(u64, &str); 4] = [
     (0x4000, "skb_queue_purge_reason"),
 ];
 
-/// Drops of 8 entities for 4 reasons, in runs of one to eight, as storms mix on a node.
+/// Drops of 8 entities for 4 reasons, in runs of up to 16, as a storm comes out of a device's queue.
 fn batch(size: usize) -> Vec<u64> {
     let mut state = 0x2545_f491_4f6c_dd1du64;
     let mut random = |below: u64| {
@@ -202,7 +187,7 @@ fn batch(size: usize) -> Vec<u64> {
         drop.head.entity = random(ENTITIES) as u32 + 1;
         (drop.head.kind, drop.head.flags, drop.count) = (1, FLAG_PACKET, 1);
         (drop.reason, drop.location) = (REASONS[site].0, SYMBOLS[site].0 + 0x10);
-        let run = random(8) as usize + 1;
+        let run = random(16) as usize + 1;
         drops.extend(std::iter::repeat_n(drop, run));
     }
     drops.truncate(size);

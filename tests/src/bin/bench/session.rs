@@ -24,8 +24,8 @@ const CONTENDERS: [(Contender, &[u32]); 5] = [
 
 /// Before the first measurement of each start: namespaces are found, names and series interned.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// What was sent is digested within this time.
-const SETTLE: Duration = Duration::from_millis(30);
+/// What was sent is digested within this time, and readers that sleep when idle do.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// One measurement; what a contender does not have is NaN.
 #[derive(Debug, Clone, Copy)]
@@ -95,6 +95,7 @@ pub fn measure(plan: Plan) -> Result<Session> {
 }
 
 fn sample(stage: &Stage, running: &Running, rate: u32, window: Duration) -> Result<Sample> {
+    std::thread::sleep(SETTLE);
     let received = running.received()?;
     let before = running.cost()?;
     let sent = produce(&stage.namespace, rate, window)?;
