@@ -110,7 +110,8 @@ pub fn rows(session: &Session, sandbox: &Sandbox) -> Vec<Row> {
     for rate in [RATES[1], RATES[3]] {
         probe(session, rate, &mut rows);
     }
-    for (rate, limit) in [(RATES[0], 1.0), (RATES[1], 1000.0), (RATES[3], 1000.0)] {
+    // When idle none but the reader's backstop, which comes once or twice in a window.
+    for (rate, limit) in [(RATES[0], 2.0), (RATES[1], 1000.0), (RATES[3], 1000.0)] {
         wakeups(session, rate, limit, &mut rows);
     }
     rows
@@ -139,6 +140,11 @@ fn event_path(session: &Session, rate: u32, rows: &mut Vec<Row>) {
             };
         }
         rows.push(row);
+        let woken = session.values(Woken, rate, value);
+        if part == "together" && !woken.is_empty() {
+            let what = format!("CPU per event at {}, {part}", human(rate));
+            rows.push(Row::new("P1", what, &ours, ("C, woken per record", &woken), Limit::None));
+        }
     }
 }
 
@@ -186,6 +192,6 @@ fn wakeups(session: &Session, rate: u32, limit: f64, rows: &mut Vec<Row>) {
 fn human(per_second: u32) -> String {
     match per_second {
         0..1000 => per_second.to_string(),
-        _ => format!("{} k", per_second / 1000),
+        _ => format!("{} k", (per_second + 500) / 1000),
     }
 }

@@ -1,15 +1,17 @@
 //! P2: one analyzer as a component in the host's real path, and compiled into this program.
 //!
-//! Both get the same packed batches on the same CPU, and both are told by CPU time. The component's
-//! is what the agent shows as the plugin's cost: the call with the copy into the guest, and its
-//! calls back into the real metrics. Natively it is the same `on_batch` over the SDK's stand-in.
+//! Both get the same packed batches, made on one CPU and digested by a thread on the other, and
+//! both are told by the CPU time of the calls. The component's is what the agent shows as the
+//! plugin's cost: the call with the copy into the guest, and its calls back into the real metrics.
+//! Natively it is the same `on_batch` over the SDK's stand-in for a host.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context, Result};
 use inspector::batch::Batch;
 use inspector::entities::{Entities, Kind, Sighting};
 use inspector::events::{EventLog, Limits as EventLimits};
@@ -23,7 +25,6 @@ use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
 use inspector_sdk::testing::{Harness, World, head, record, words};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::wait;
-use nix::sys::time::TimeValLike;
 use nix::time::{ClockId, clock_gettime};
 use packet_loss::PacketLoss;
 
@@ -57,34 +58,97 @@ pub type Sandbox = BTreeMap<usize, Measured>;
 /// # Errors
 /// If the plugin does not start.
 pub fn measure(plan: Plan) -> Result<Sandbox> {
+    // Threads inherit the CPU of the one that starts them.
     pin(CONSUMER_CPU)?;
-    let component = Component::start()?;
-    let mut native =
-        Harness::<PacketLoss>::start(world()).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
+    let (component, native) = (Component::start()?, Native::start());
+    pin(PRODUCER_CPU)?;
     let mut sandbox = Sandbox::new();
     for round in 1..=plan.rounds {
         eprintln!("P2: round {round} of {}", plan.rounds);
         for size in SIZES {
             let words = batch(size);
             let measured = sandbox.entry(size).or_default();
-            pin(PRODUCER_CPU)?;
-            measured.component.push(component.run(&words, size)?);
-            pin(CONSUMER_CPU)?;
-            measured.native.push(run_native(&mut native, &words, size)?);
+            measured.component.push(component.run(&words)?);
+            measured.native.push(native.run(&words)?);
         }
     }
     component.plugins.stop();
     Ok(sandbox)
 }
 
-fn run_native(native: &mut Harness<PacketLoss>, words: &[u64], size: usize) -> Result<f64> {
-    let batches = CHUNK * CHUNKS / size;
-    let before = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
-    for _ in 0..batches {
-        native.packed::<SkbDrop>(NOW_NS, words).map_err(|e| anyhow!("{}: {}", e.code, e.message))?;
+/// Makes batches of `words` on this CPU, as the reader of the rings does; returns the number of
+/// their events.
+fn storm(words: &[u64], mut deliver: impl FnMut(Arc<Batch>)) -> u64 {
+    let probe = probe();
+    let count = words.len() * 8 / usize::from(probe.stride);
+    let mut first_seq = 0;
+    for _ in 0..CHUNKS {
+        for _ in 0..CHUNK / count {
+            let words = words.to_vec();
+            deliver(Arc::new(Batch {
+                probe,
+                count: count as u32,
+                first_seq,
+                lost: 0,
+                now_ns: NOW_NS,
+                words,
+            }));
+            first_seq += count as u64;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
-    let took = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)? - before;
-    Ok(took.num_nanoseconds() as f64 / (batches * size) as f64)
+    first_seq
+}
+
+/// The analyzer, compiled in.
+struct Native {
+    orders: Sender<Order>,
+}
+
+enum Order {
+    Digest(Arc<Batch>),
+    /// Tell the time spent since the last report.
+    Report(Sender<Duration>),
+}
+
+impl Native {
+    /// Its thread, which ends with `self`.
+    fn start() -> Self {
+        let (orders, inbox) = channel();
+        std::thread::spawn(move || {
+            let mut analyzer =
+                Harness::<PacketLoss>::start(world()).expect("it starts in a world that has all");
+            let mut busy = Duration::ZERO;
+            for order in inbox {
+                match order {
+                    Order::Digest(batch) => {
+                        let before = cpu();
+                        analyzer
+                            .packed::<SkbDrop>(batch.now_ns, &batch.words)
+                            .expect("it takes its own probe");
+                        busy += cpu() - before;
+                    }
+                    // Whoever asked may be gone.
+                    Order::Report(to) => drop(to.send(std::mem::take(&mut busy))),
+                }
+            }
+        });
+        Self { orders }
+    }
+
+    /// Nanoseconds per event.
+    fn run(&self, words: &[u64]) -> Result<f64> {
+        let gone = "the native analyzer has ended";
+        let events = storm(words, |batch| drop(self.orders.send(Order::Digest(batch))));
+        let (report, answer) = channel();
+        self.orders.send(Order::Report(report)).ok().context(gone)?;
+        Ok(answer.recv().context(gone)?.as_nanos() as f64 / events as f64)
+    }
+}
+
+/// CPU time of the calling thread.
+fn cpu() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("every thread has this clock").into()
 }
 
 /// The plugin in the host's path, without probes in front of it.
@@ -128,24 +192,9 @@ impl Component {
     }
 
     /// Nanoseconds per event that the plugin digested; what its queue dropped does not count.
-    fn run(&self, words: &[u64], size: usize) -> Result<f64> {
+    fn run(&self, words: &[u64]) -> Result<f64> {
         let ((events, seconds), lost) = (self.digested(), self.lost.get());
-        let mut delivered = 0;
-        for _ in 0..CHUNKS {
-            for _ in 0..CHUNK / size {
-                let batch = Batch {
-                    probe: probe(),
-                    count: u32::try_from(size)?,
-                    first_seq: delivered,
-                    lost: 0,
-                    now_ns: NOW_NS,
-                    words: words.to_vec(),
-                };
-                self.plugins.deliver(&Arc::new(batch));
-                delivered += size as u64;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        let delivered = storm(words, |batch| self.plugins.deliver(&batch));
         let (events, seconds) = wait::until("the plugin to digest what was delivered", || {
             let now = self.digested();
             let digested = now.0 - events;

@@ -18,7 +18,7 @@ const CONTENDERS: [(Contender, &[u32]); 5] = [
     (Contender::Nobody, &[1_000, 100_000]),
     (Contender::Inspector, &RATES),
     (Contender::ByClock, &[10_000, 100_000, 500_000]),
-    (Contender::Woken, &[0, 1_000, 100_000]),
+    (Contender::Woken, &[0, 1_000, 10_000, 100_000]),
     (Contender::Bpftrace, &[1_000, 100_000]),
 ];
 
