@@ -312,6 +312,10 @@ impl Plugins {
             }
             None => {
                 let inbox = Arc::new(Inbox::new(self.context.loss.cell(Stage::Queue, &name)));
+                // Before the plugin can be seen to run: from then on it misses no event. Until it
+                // subscribes the inbox takes in nothing, and the end of the scan removes the inbox
+                // of a plugin that did not start.
+                self.inboxes.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&inbox));
                 let (own, context) = (Arc::clone(&inbox), Arc::clone(&self.context));
                 worker::start(prepared, own, context, self.options.limits).map(|thread| {
                     tracing::info!(plugin = name, version, file = %path.display(), "plugin started");
