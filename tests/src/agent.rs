@@ -176,6 +176,7 @@ impl Process {
             command.arg("--plugin-dir").arg(dir);
         }
         command.args(&settings.args).env("NO_COLOR", "1");
+        end_with_this_thread(&mut command);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let stderr = child.stderr.take().context("stderr is piped")?;
         let log = Arc::<Mutex<Vec<String>>>::default();
@@ -226,6 +227,13 @@ fn command(settings: &Settings) -> Result<Command> {
     let mut command = Command::new(through);
     command.args(args).arg(binary);
     Ok(command)
+}
+
+/// Whatever ends a test, its agents end too.
+fn end_with_this_thread(command: &mut Command) {
+    use std::os::unix::process::CommandExt as _;
+    // SAFETY: between fork and exec, one system call and nothing else.
+    unsafe { command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?)) };
 }
 
 /// An agent without privileges must be able to read its configuration.

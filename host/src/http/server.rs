@@ -13,7 +13,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{SndBuf, TcpUserTimeout},
+};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -25,6 +28,8 @@ use super::body::Body;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time a client may leave unread what it was sent, before the kernel closes the connection.
 const STALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Bytes that the kernel may hold for a client that does not read; it doubles them (`socket(7)`).
+const SEND_BUFFER: usize = 128 << 10;
 /// Bytes and number of a request's headers.
 const MAX_HEADER_BYTES: usize = 16 << 10;
 const MAX_HEADERS: usize = 64;
@@ -99,8 +104,9 @@ async fn connection<H, F>(
     F: Future<Output = Response<Body>>,
 {
     let _slot = slot;
-    // Lines are sent as they come. Neither option is needed for a right answer.
+    // Lines are sent as they come. No option is needed for a right answer.
     let _ = stream.set_nodelay(true);
+    let _ = setsockopt(&stream, SndBuf, &SEND_BUFFER);
     let _ = setsockopt(&stream, TcpUserTimeout, &(STALL_TIMEOUT.as_millis() as u32));
     let service = service_fn(|request| {
         let response = handler(request);

@@ -185,6 +185,8 @@ impl Plugins {
                 Err(e) => self.refuse(path, plugin.as_deref(), &e.to_string()),
             }
         }
+        // Of two new files with the same plugin, the one that has its name wins.
+        ready.sort_by_key(|prepared| folder::stem(&prepared.path) != prepared.description.name);
         let coming = ready.iter().flat_map(probes_of);
         load_probes(&loaded.slots.values().flat_map(|slot| slot.probes.clone()).chain(coming).collect());
         for prepared in ready {
@@ -264,10 +266,14 @@ impl Plugins {
     fn stop_vanished(&self, loaded: &mut Loaded, present: &BTreeMap<PathBuf, folder::Stamp>) {
         let vanished: Vec<_> =
             loaded.files.keys().filter(|path| !present.contains_key(*path)).cloned().collect();
+        if !vanished.is_empty() {
+            // What was refused may have been so for the sake of what is gone: look again.
+            loaded.files.retain(|path, known| known.plugin.is_some() || !present.contains_key(path));
+        }
         for path in vanished {
             let plugin = loaded.files.remove(&path).and_then(|known| known.plugin);
             let mut board = self.context.status.update();
-            board.plugins.remove(&folder::stem(&path));
+            board.plugins.retain(|_, status| status.state != "refused" || Path::new(&status.file) != path);
             let Some(slot) = plugin.as_ref().and_then(|plugin| loaded.slots.remove(plugin)) else { continue };
             drop(board);
             let plugin = plugin.unwrap_or_default();
@@ -331,10 +337,7 @@ impl Plugins {
                 }
                 let mut board = self.context.status.update();
                 // What an earlier, refused version of the file left there.
-                let stem = folder::stem(&path);
-                if stem != name {
-                    board.plugins.remove(&stem);
-                }
+                board.plugins.retain(|_, status| status.name == name || Path::new(&status.file) != path);
                 if let Some(status) = board.plugins.get_mut(&name) {
                     status.rejected.clear();
                 }
@@ -347,22 +350,28 @@ impl Plugins {
     fn refuse(&self, path: &Path, running: Option<&str>, why: &str) {
         let file = path.display();
         let mut board = self.context.status.update();
-        match running.and_then(|running| board.plugins.get_mut(running)) {
+        let stem = folder::stem(path);
+        // A plugin of this name may run from another file: its status is not to be overwritten.
+        let homonym = board
+            .plugins
+            .get(&stem)
+            .filter(|status| status.file != file.to_string() && status.state != "refused");
+        let running = running.map(str::to_owned).or_else(|| homonym.map(|status| status.name.clone()));
+        match running.and_then(|running| board.plugins.get_mut(&running)) {
             Some(status) => {
                 why.clone_into(&mut status.rejected);
                 tracing::warn!(file = %file, running = status.version, error = why, "new plugin file refused, the running version stays");
             }
             None => {
                 tracing::warn!(file = %file, error = why, "plugin file refused");
-                let name = folder::stem(path);
                 let status = PluginStatus {
-                    name: name.clone(),
+                    name: stem.clone(),
                     file: file.to_string(),
                     state: "refused".into(),
                     reason: why.to_owned(),
                     ..PluginStatus::default()
                 };
-                board.plugins.insert(name, status);
+                board.plugins.insert(stem, status);
             }
         }
     }

@@ -174,7 +174,7 @@ impl Scene<'_> {
 fn probes_are_up(agent: &Agent) -> Result<()> {
     let probes = agent.api("/api/v1/probes")?;
     let probes = probes.as_array().or_else(|| probes["probes"].as_array()).context("a list of probes")?;
-    for probe in probes.iter().filter(|probe| probe["state"] == "down") {
+    if let Some(probe) = probes.iter().find(|probe| probe["state"] == "down") {
         bail!("probe {} is down: {}; see `inspector doctor`", probe["name"], probe["reason"]);
     }
     Ok(())

@@ -66,6 +66,9 @@ pub fn send_udp(from: &Namespace, to: SocketAddr, packets: u64, payload: usize) 
     })
 }
 
+/// A sender that was held up makes up for so much, so that it never becomes a burst.
+const CATCH_UP: Duration = Duration::from_millis(50);
+
 /// [`send_udp`] at an even `per_second` from `sockets` sockets in turn, until `keep_going` says no.
 /// Returns how many were sent.
 ///
@@ -80,11 +83,11 @@ pub fn send_udp_evenly(
 ) -> Result<u64> {
     from.run(|| {
         let sockets = (0..sockets).map(|_| udp_socket(to.ip())).collect::<Result<Vec<_>>>()?;
-        let start = Instant::now();
-        let mut sent = 0;
+        let (mut last, mut due, mut sent) = (Instant::now(), 0.0, 0);
         while keep_going(sent) {
-            let due = (start.elapsed().as_secs_f64() * f64::from(per_second)) as u64;
-            while sent < due {
+            let passed = std::mem::replace(&mut last, Instant::now()).elapsed().min(CATCH_UP);
+            due += passed.as_secs_f64() * f64::from(per_second);
+            while sent < due as u64 {
                 send_one(&sockets[sent as usize % sockets.len()], b"evenly", to)?;
                 sent += 1;
             }

@@ -62,9 +62,10 @@ fn an_event_of_a_namespace_as_young_as_itself_has_its_name_and_cookie() -> Resul
         let pair = Pair::new()?;
         let from = faults::send_udp(&pair.client, pair.server_at(Family::V6, faults::CLOSED_PORT), 1, 1)?;
         let cookie = pair.server.cookie()?;
+        let sport = from.port().to_string();
         let event = wait::until("the event", || {
             let own = |event: &&Value| {
-                event["attrs"]["sport"] == from.port().to_string() && event["entity"]["cookie"] == cookie
+                event["attrs"]["sport"] == sport.as_str() && event["entity"]["cookie"] == cookie
             };
             stream.received().iter().find(own).cloned()
         })?;

@@ -84,6 +84,25 @@ fn a_removed_file_takes_its_series_along() -> Result<()> {
 }
 
 #[test]
+fn of_two_files_with_one_plugin_only_one_runs_and_the_other_takes_over() -> Result<()> {
+    let (pair, dir) = (Pair::new()?, PluginDir::new()?);
+    // First by name, so that only its own name lets the right file win.
+    dir.put("another.wasm", &TestPlugin::CountingSecond.wasm()?)?;
+    dir.put("counting.wasm", &TestPlugin::Counting.wasm()?)?;
+    let agent = agent(&dir)?;
+    let state = plugin(&agent, "counting", running("1.0.0"))?;
+    assert!(state["file"].as_str().is_some_and(|file| file.ends_with("/counting.wasm")), "{state}");
+    agent.wait_for_log(&["refused", "another.wasm", "already runs from"])?;
+    make_drops(&pair, 10)?;
+    wait_for_count(&agent, &pair, 10)?;
+    std::fs::remove_file(dir.path().join("counting.wasm"))?;
+    plugin(&agent, "counting", running("2.0.0"))?;
+    let all = agent.api("/api/v1/plugins")?;
+    assert_eq!(all.as_array().map(Vec::len), Some(1), "{all}");
+    Ok(())
+}
+
+#[test]
 fn a_broken_replacement_leaves_the_old_version_running() -> Result<()> {
     let (pair, dir) = (Pair::new()?, PluginDir::new()?);
     let good = TestPlugin::Counting.wasm()?;

@@ -8,6 +8,9 @@ use crate::spread::{Spread, drift};
 /// A baseline that moves further makes its comparison void.
 const STEADY: f64 = 0.05;
 
+/// One figure of a sample.
+type Value = fn(&Sample) -> f64;
+
 /// What a row may be at most.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limit {
@@ -118,7 +121,7 @@ pub fn rows(session: &Session, sandbox: &Sandbox) -> Vec<Row> {
 }
 
 fn event_path(session: &Session, rate: u32, rows: &mut Vec<Row>) {
-    let parts: [(&str, fn(&Sample) -> f64); 3] = [
+    let parts: [(&str, Value); 3] = [
         ("user space", |s| s.user_ns),
         ("in kernel", |s| s.kernel_ns),
         ("together", |s| s.user_ns + s.kernel_ns),
