@@ -26,7 +26,7 @@ use crate::loss::Loss;
 use crate::status::Status;
 
 /// Looks in vain before the reader goes to sleep.
-const IDLE_ROUNDS: u32 = 8;
+const IDLE_ROUNDS: u32 = 3;
 /// Between two looks while awake.
 const ROUND_MS: u8 = 2;
 /// Between two looks at the counters while awake.
