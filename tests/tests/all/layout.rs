@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result};
 use inspector::probe::struct_layout;
-use inspector_ebpf::{Field, PROBES, Record, SkbDrop, TcpReset, TcpRetransmit, TcpState};
+use inspector_ebpf::{
+    Dns, Field, Icmp, Neighbour, PROBES, Record, SkbDrop, SocketError, SocketLatency, TcpReset,
+    TcpRetransmit, TcpState,
+};
 
 /// What differs between a mirror and the struct of its object; empty if nothing does.
 fn differences(probe: &str, c_name: &str, fields: &[Field], size: usize) -> Result<Vec<String>> {
@@ -36,7 +39,12 @@ fn every_mirror_has_the_offsets_and_sizes_of_its_object() -> Result<()> {
     check::<TcpReset>()?;
     check::<TcpRetransmit>()?;
     check::<TcpState>()?;
-    assert_eq!(PROBES.len(), 4, "a new probe needs its line above");
+    check::<SocketError>()?;
+    check::<Neighbour>()?;
+    check::<Icmp>()?;
+    check::<Dns>()?;
+    check::<SocketLatency>()?;
+    assert_eq!(PROBES.len(), 9, "a new probe needs its line above");
     Ok(())
 }
 
