@@ -2,7 +2,7 @@
 
 use crate::record::record;
 
-/// A neighbour did not answer: `probes` requests went out in vain. `old_state` is
+/// A neighbour did not answer. `old_state` is
 /// [`NUD_INCOMPLETE`] if it never was known, [`NUD_PROBE`] if it was and went away.
 pub const KIND_FAILED: u16 = 1;
 /// A known neighbour gets another link-layer address.
@@ -28,7 +28,8 @@ record! {
     {
         /// Interface index in its own namespace.
         ifindex: u32,
-        /// Requests sent without an answer.
+        /// The kernel's count of requests without an answer; for a host that never was known it
+        /// begins at `ucast_solicit`.
         probes: u32,
         /// Link-layer address as known so far, zeros if it is not; longer ones are cut.
         old_lladdr: [u8; 8],

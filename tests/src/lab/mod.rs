@@ -3,12 +3,14 @@
 //! - [`Namespace`]: one named namespace, and code run inside of it.
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
+//! - [`dns`]: a small DNS server and its client.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
 //! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
 //! not meet, and what a killed run left behind is removed by the next one.
 
 mod connection;
+pub mod dns;
 pub mod faults;
 mod namespace;
 mod pair;
