@@ -1,11 +1,12 @@
 //! Every probe there is. Adding one: its two files, one line here, its kernel test.
 
 use crate::record::{Field, Record};
+use crate::sum;
 use crate::{SkbDrop, TcpReset, TcpRetransmit, TcpState};
 
 /// All probes, by id.
 pub const PROBES: &[Probe] = &[
-    probe!(0, SkbDrop, "skb_drop", &[KFREE_SKB]),
+    probe!(0, SkbDrop, "skb_drop", &[KFREE_SKB], sums),
     probe!(1, TcpReset, "tcp_reset", &[TCP_SEND_RESET, TCP_RECEIVE_RESET]),
     probe!(
         2,
@@ -75,9 +76,15 @@ const INET_SOCK_SET_STATE: Hook = Hook {
     gives: "connections opened, accepted, failed and closed",
 };
 
-/// A catalog line: everything that the mirror knows is taken from it.
+/// A catalog line: everything that the mirror knows is taken from it; `sums` if it is `Summed`.
 macro_rules! probe {
     ($id:literal, $record:ty, $object:literal, $hooks:expr) => {
+        probe!($id, $record, $object, $hooks, None, end)
+    };
+    ($id:literal, $record:ty, $object:literal, $hooks:expr, sums) => {
+        probe!($id, $record, $object, $hooks, Some(sum::append::<$record>), end)
+    };
+    ($id:literal, $record:ty, $object:literal, $hooks:expr, $sums:expr, end) => {
         Probe {
             id: $id,
             name: <$record>::PROBE,
@@ -85,6 +92,7 @@ macro_rules! probe {
             stride: size_of::<$record>() as u16,
             fields: <$record>::FIELDS,
             hooks: $hooks,
+            append_sum: $sums,
             #[cfg(feature = "objects")]
             object: &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $object, ".bpf.o"))).0,
         }
@@ -96,6 +104,9 @@ use probe;
 #[cfg(feature = "objects")]
 #[repr(C, align(8))]
 struct Aligned<const N: usize>([u8; N]);
+
+/// See [`Probe::append_sum`].
+pub type AppendSum = fn(&mut Vec<u64>, u64, &sum::Key, &sum::Sum);
 
 /// A fixed eBPF program set that delivers one kind of record.
 #[derive(Debug)]
@@ -112,6 +123,9 @@ pub struct Probe {
     pub fields: &'static [Field],
     /// Its hooks; each is optional.
     pub hooks: &'static [Hook],
+    /// Appends the words of the record that stands for a sum, at a time; none if the probe's
+    /// programs add up nothing.
+    pub append_sum: Option<AppendSum>,
     /// The CO-RE object.
     #[cfg(feature = "objects")]
     pub object: &'static [u8],

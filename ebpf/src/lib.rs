@@ -2,6 +2,7 @@
 //! event struct, and its Rust mirror beside it (`x.rs`).
 //!
 //! - [`record`]: the head common to all records, and typed views into packed batches.
+//! - [`sum`]: what programs add up instead of delivering it one by one.
 //! - [`skb_drop`], [`tcp_reset`], [`tcp_retransmit`], [`tcp_state`]: one mirror each.
 //! - [`catalog`]: every probe with its schema, fields, hooks and (feature `objects`) its object.
 //!
@@ -11,6 +12,7 @@
 pub mod catalog;
 pub mod record;
 pub mod skb_drop;
+pub mod sum;
 pub mod tcp_reset;
 pub mod tcp_retransmit;
 pub mod tcp_state;
