@@ -2,11 +2,12 @@
 
 use crate::hook::{Direction, Hook, args};
 use crate::record::{Field, Record};
+use crate::sum;
 use crate::{Dns, Icmp, Neighbour, SkbDrop, SocketError, SocketLatency, TcpReset, TcpRetransmit, TcpState};
 
 /// All probes, by id.
 pub const PROBES: &[Probe] = &[
-    probe!(0, SkbDrop, "skb_drop", &[KFREE_SKB]),
+    probe!(0, SkbDrop, "skb_drop", &[KFREE_SKB], sums),
     probe!(1, TcpReset, "tcp_reset", &[TCP_SEND_RESET, TCP_RECEIVE_RESET]),
     probe!(
         2,
@@ -33,7 +34,8 @@ pub const PROBES: &[Probe] = &[
         8,
         SocketLatency,
         "socket_latency",
-        &[SK_DATA_READY, SOCK_RECV_LENGTH, SOCK_SEND_LENGTH, TCP_SENDMSG_LOCKED]
+        &[SK_DATA_READY, SOCK_RECV_LENGTH, SOCK_SEND_LENGTH, TCP_SENDMSG_LOCKED],
+        sums
     ),
 ];
 
@@ -144,9 +146,15 @@ const SOCK_SEND_LENGTH: Hook = Hook::tp_btf("sock_send_length", &[args(3, "sock_
 const TCP_SENDMSG_LOCKED: Hook =
     Hook::tp_btf("tcp_sendmsg_locked", &[args(4, "tcp_sendmsg_locked")], "the start of slow sends");
 
-/// A catalog line: everything that the mirror knows is taken from it.
+/// A catalog line: everything that the mirror knows is taken from it; `sums` if it is `Summed`.
 macro_rules! probe {
     ($id:literal, $record:ty, $object:literal, $hooks:expr) => {
+        probe!($id, $record, $object, $hooks, None, end)
+    };
+    ($id:literal, $record:ty, $object:literal, $hooks:expr, sums) => {
+        probe!($id, $record, $object, $hooks, Some(sum::append::<$record>), end)
+    };
+    ($id:literal, $record:ty, $object:literal, $hooks:expr, $sums:expr, end) => {
         Probe {
             id: $id,
             name: <$record>::PROBE,
@@ -154,6 +162,7 @@ macro_rules! probe {
             stride: size_of::<$record>() as u16,
             fields: <$record>::FIELDS,
             hooks: $hooks,
+            append_sum: $sums,
             #[cfg(feature = "objects")]
             object: &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/", $object, ".bpf.o"))).0,
         }
@@ -165,6 +174,9 @@ use probe;
 #[cfg(feature = "objects")]
 #[repr(C, align(8))]
 struct Aligned<const N: usize>([u8; N]);
+
+/// See [`Probe::append_sum`].
+pub type AppendSum = fn(&mut Vec<u64>, u64, &sum::Key, &sum::Sum);
 
 /// A fixed eBPF program set that delivers one kind of record.
 #[derive(Debug)]
@@ -181,6 +193,9 @@ pub struct Probe {
     pub fields: &'static [Field],
     /// Its hooks; each is optional.
     pub hooks: &'static [Hook],
+    /// Appends the words of the record that stands for a sum, at a time; none if the probe's
+    /// programs add up nothing.
+    pub append_sum: Option<AppendSum>,
     /// The CO-RE object.
     #[cfg(feature = "objects")]
     pub object: &'static [u8],

@@ -4,6 +4,7 @@
 //! - [`record`]: the head common to all records, and typed views into packed batches.
 //! - [`skb_drop`], [`tcp_reset`], [`tcp_retransmit`], [`tcp_state`], [`socket_error`], [`neighbour`],
 //!   [`icmp`], [`dns`], [`socket_latency`]: one mirror each.
+//! - [`sum`]: what programs add up instead of delivering it one by one.
 //! - [`catalog`]: every probe with its schema, fields, hooks and (feature `objects`) its object.
 //! - [`hook`]: what its programs are attached to.
 //!
@@ -19,6 +20,7 @@ pub mod record;
 pub mod skb_drop;
 pub mod socket_error;
 pub mod socket_latency;
+pub mod sum;
 pub mod tcp_reset;
 pub mod tcp_retransmit;
 pub mod tcp_state;

@@ -7,9 +7,11 @@
  * has no tracepoint: it is noticed when the next data arrives, and not timed. A send is timed if it
  * blocks in TCP; two threads that send on one socket at once are timed as one.
  *
- * Fast ones make no record.
+ * All are added up per namespace, direction and bucket; one that takes longer than SLOW_NS makes a
+ * record as well.
  */
 #include "net.h"
+#include "sums.h"
 
 #define KIND_READ 1
 #define KIND_SEND 2
@@ -17,17 +19,19 @@
 #define MSG_PEEK 0x2
 #define MSG_ERRQUEUE 0x2000
 
-/* What is faster is not worth a record. */
-#define SLOW_NS 1000000
+/* What is faster is part of a sum only. */
+#define SLOW_NS 100000000
 
 struct socket_latency {
 	struct head head;
 	__u64 latency_ns;
+	__u64 count;
 	__u32 bytes;
 	__u32 left;
 	__u32 pid;
 	__u8 comm[16];
-	__u32 pad;
+	__u16 bucket;
+	__u8 pad[2];
 };
 RECORD(socket_latency);
 
@@ -46,12 +50,16 @@ struct {
 	__type(value, struct waiting);
 } waiting SEC(".maps");
 
-static __always_inline int slow(const struct sock *sk, __u16 kind, __u64 latency, __u32 bytes, __u32 left)
+static __always_inline int timed(const struct sock *sk, __u16 kind, __u64 latency, __u32 bytes, __u32 left)
 {
-	if (latency < SLOW_NS)
+	__u64 netns = socket_net(sk);
+	__u16 bucket = bucket_of(latency);
+
+	produce_sum(netns, kind, 0, bucket, latency);
+	if (latency <= SLOW_NS)
 		return 0;
 
-	struct socket_latency *record = RESERVE(socket_latency, socket_net(sk));
+	struct socket_latency *record = RESERVE(socket_latency, netns);
 
 	if (!record)
 		return 0;
@@ -61,6 +69,8 @@ static __always_inline int slow(const struct sock *sk, __u16 kind, __u64 latency
 		record->head.tcp_state = sk->__sk_common.skc_state;
 	tcp_addresses(&record->head, sk);
 	record->latency_ns = latency;
+	record->count = 1;
+	record->bucket = bucket;
 	record->bytes = bytes;
 	record->left = left;
 	record->pid = bpf_get_current_pid_tgid() >> 32;
@@ -124,7 +134,7 @@ int BPF_PROG(sock_recv_length, struct sock *sk, int result, int flags)
 	mine->ready_ns = left ? now : 0;
 	if (tp)
 		mine->copied_seq = tp->copied_seq;
-	return slow(sk, KIND_READ, latency, result, left);
+	return timed(sk, KIND_READ, latency, result, left);
 }
 
 /* 6.16 and later: at the start of a TCP send, and each time that it goes on. */
@@ -153,7 +163,7 @@ int BPF_PROG(sock_send_length, struct sock *sk, int result)
 	__u64 latency = bpf_ktime_get_boot_ns() - mine->send_ns;
 
 	mine->send_ns = 0;
-	return slow(sk, KIND_SEND, latency, result > 0 ? result : 0, 0);
+	return timed(sk, KIND_SEND, latency, result > 0 ? result : 0, 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use inspector::probe::Options;
 use inspector_ebpf::SocketLatency;
-use inspector_ebpf::socket_latency::{KIND_READ, KIND_SEND};
+use inspector_ebpf::socket_latency::{KIND_READ, KIND_READS, KIND_SEND, KIND_SENDS};
+use inspector_ebpf::sum::{BOUNDS_NS, is_above};
 use inspector_tests::lab::{Connection, Family, Pair};
 
 use super::{ESTABLISHED, TCP, UDP, check_head, is};
@@ -139,6 +140,40 @@ fn a_send_that_waits_for_its_reader_is_slow() -> Result<()> {
         assert!(u128::from(slow.latency_ns) <= sent, "{} of {sent}", slow.latency_ns);
         assert!(slow.bytes > 0 && slow.bytes as usize <= data.len());
         assert_eq!((slow.left, slow.pid), (0, std::process::id()));
+    }
+    Ok(())
+}
+
+#[test]
+fn every_read_and_send_is_in_a_sum_of_its_bucket() -> Result<()> {
+    let (pair, mut observer) = (Pair::new()?, observer()?);
+    let (client, server) = (pair.client.cookie()?, pair.server.cookie()?);
+    let mut connection = Connection::open(&pair, Family::V6)?;
+    for _ in 0..10 {
+        connection.client.write_all(&[b'x'; 100])?;
+        connection.server.peek(&mut [0])?;
+        connection.server.read_exact(&mut [0; 100])?;
+    }
+    connection.client.write_all(b"x")?;
+    connection.server.peek(&mut [0])?;
+    sleep(SLOW);
+    connection.server.read_exact(&mut [0])?;
+    observer.unload();
+    let all = observer.records::<SocketLatency>();
+    let sums = |netns, kind| {
+        all.iter().filter(move |l| (l.head.netns, l.head.kind) == (netns, kind)).collect::<Vec<_>>()
+    };
+    let (reads, sends) = (sums(server, KIND_READS), sums(client, KIND_SENDS));
+    assert_eq!(sends.iter().map(|sum| sum.count).sum::<u64>(), 11);
+    assert_eq!(reads.iter().map(|sum| sum.count).sum::<u64>(), 11);
+    let slow: Vec<_> = reads.iter().filter(|sum| is_above(sum.bucket, 100_000_000)).collect();
+    assert_eq!(slow.iter().map(|sum| sum.count).sum::<u64>(), 1);
+    assert!(slow[0].latency_ns >= SLOW.as_nanos() as u64);
+    for sum in reads.iter().chain(&sends) {
+        let mean = sum.latency_ns / sum.count;
+        let index = usize::from(sum.bucket);
+        assert!(index == 0 || mean > BOUNDS_NS[index - 1], "{sum:?}");
+        assert!(index == BOUNDS_NS.len() || mean <= BOUNDS_NS[index], "{sum:?}");
     }
     Ok(())
 }
