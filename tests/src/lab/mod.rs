@@ -3,6 +3,7 @@
 //! - [`Namespace`]: one named namespace, and code run inside of it.
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
+//! - [`delays`]: what takes its time in the tests.
 //! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
@@ -10,6 +11,7 @@
 //! not meet, and what a killed run left behind is removed by the next one.
 
 mod connection;
+pub mod delays;
 pub mod faults;
 mod namespace;
 mod pair;

@@ -5,7 +5,10 @@ use std::mem::offset_of;
 use anyhow::{Context, Result};
 use inspector::probe::struct_layout;
 use inspector_ebpf::sum::{Key, Sum};
-use inspector_ebpf::{Field, PROBES, Record, SkbDrop, TcpReset, TcpRetransmit, TcpState};
+use inspector_ebpf::{
+    Field, PROBES, Qdisc, Record, RxLatency, SkbDrop, Softirq, TcpReset, TcpRetransmit, TcpState, TxLatency,
+    VirtioCommand,
+};
 
 /// What differs between a mirror and the struct of its object; empty if nothing does.
 fn differences(probe: &str, c_name: &str, fields: &[Field], size: usize) -> Result<Vec<String>> {
@@ -39,7 +42,12 @@ fn every_mirror_has_the_offsets_and_sizes_of_its_object() -> Result<()> {
     check::<TcpReset>()?;
     check::<TcpRetransmit>()?;
     check::<TcpState>()?;
-    assert_eq!(PROBES.len(), 4, "a new probe needs its line above");
+    check::<Softirq>()?;
+    check::<TxLatency>()?;
+    check::<RxLatency>()?;
+    check::<Qdisc>()?;
+    check::<VirtioCommand>()?;
+    assert_eq!(PROBES.len(), 9, "a new probe needs its line above");
     Ok(())
 }
 
