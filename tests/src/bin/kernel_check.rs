@@ -20,7 +20,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use serde_json::Value;
 
 /// An interpreted processor takes its time, most of all to compile the analyzers.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 fn main() {
     // Anywhere else it would mount over a living system and then power it off.
@@ -73,10 +73,13 @@ fn prepare() -> Result<()> {
 fn check() -> Result<usize> {
     say(fs::read_to_string("/proc/version")?.trim());
     let pair = Pair::new()?;
-    let agent = Agent::start(&Settings { plugin_dirs: vec!["/plugins".into()], ..Settings::default() })?;
-    wait::within(PATIENCE, "the analyzers to run and their probes to be up", || {
-        let probes = agent.api("/api/v1/probes").ok()?;
-        probes.as_array()?.iter().all(|probe| probe["state"] != "idle").then_some(())
+    let settings = Settings { plugin_dirs: vec!["/plugins".into()], ..Settings::default() };
+    let agent = Agent::start_within(&settings, PATIENCE)?;
+    let analyzers = fs::read_dir("/plugins")?.count();
+    wait::within(PATIENCE, "the analyzers to run", || {
+        let plugins = agent.api("/api/v1/plugins").ok()?;
+        let running = plugins.as_array()?.iter().filter(|plugin| plugin["state"] == "running").count();
+        (running == analyzers).then_some(())
     })?;
     for probe in agent.api("/api/v1/probes")?.as_array().into_iter().flatten() {
         say(&format!("probe {} {} {}", text(&probe["name"]), text(&probe["state"]), text(&probe["reason"])));
