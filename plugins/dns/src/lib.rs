@@ -3,7 +3,7 @@
 //!
 //! - [`words`]: names of response codes and record types.
 //! - [`waiting`]: queries without an answer, and their deadline.
-//! - [`report`]: events.
+//! - [`report`]: the wording of events.
 //!
 //! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
 

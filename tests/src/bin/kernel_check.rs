@@ -147,7 +147,7 @@ impl Guest<'_> {
 
     /// A reset by an application, because 6.1 has no event for one without a socket.
     fn reset(&self, family: Family) -> Result<String> {
-        let (from, to) = faults::reset_by_linger(&self.pair, family)?;
+        let (from, to) = faults::reset_by_linger(self.pair, family)?;
         self.event("TCP_RCV_RST_ESTAB", self.pair.server.name(), to, from)?;
         let sent = self.event("TCPRESET_ACTIVE", self.pair.client.name(), from, to)?;
         if self.has_reset_reason { named(&sent, "reason", "TCP_STATE") } else { Ok(shown(&sent)) }
