@@ -18,7 +18,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COMPONENT_PROFILE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_DEBUG=false
 
 # What building needs, and what the tests make faults with and are checked against.
-PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables curl prometheus
+PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables conntrack ethtool curl prometheus
 # What `make test-kernels` boots stock kernels with.
 KERNEL_PACKAGES := qemu-system-x86 cpio
 # What stands behind a list of packages: asks first, so that nothing is fetched when all is there.

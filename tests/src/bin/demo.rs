@@ -11,35 +11,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use inspector_tests::agent::{Agent, Settings, binary};
-use inspector_tests::lab::{Family, Namespace, Pair, faults};
+use inspector_tests::lab::{Family, Pair, end_in_order, faults};
 use inspector_tests::scrape::Scrape;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 
 /// Within this time a fault must be seen; in practice it takes a fraction of it.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
-    // Blocked before any thread starts, so that only the waiting thread takes them.
-    let mut signals = SigSet::empty();
-    signals.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    if let Err(e) = signals.thread_block() {
-        eprintln!("cannot wait for signals: {e}");
-        return ExitCode::FAILURE;
-    }
     let started = Arc::<Mutex<Vec<u32>>>::default();
-    std::thread::spawn({
-        let started = Arc::clone(&started);
-        move || {
-            let Ok(signal) = signals.wait() else { return };
-            eprintln!("\n{signal}: cleaning up");
-            for pid in started.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                let _ =
-                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-            }
-            Namespace::remove_own();
-            std::process::exit(130);
+    let to_end = Arc::clone(&started);
+    let ready = end_in_order(move || {
+        for pid in to_end.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     });
+    if let Err(e) = ready {
+        eprintln!("{e:#}");
+        return ExitCode::FAILURE;
+    }
     match demo(&started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -3,6 +3,7 @@
 //! - [`Namespace`]: one named namespace, and code run inside of it.
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
+//! - [`Global`]: settings of the whole machine, for a moment.
 //! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
@@ -11,6 +12,7 @@
 
 mod connection;
 pub mod faults;
+mod global;
 mod namespace;
 mod pair;
 pub mod puppet;
@@ -18,6 +20,7 @@ mod tool;
 pub mod wire;
 
 pub use connection::Connection;
+pub use global::{Global, end_in_order};
 pub use namespace::Namespace;
 pub use pair::{Family, Pair};
 pub use tool::{feed, run};
