@@ -2,7 +2,9 @@
 //! event struct, and its Rust mirror beside it (`x.rs`).
 //!
 //! - [`record`]: the head common to all records, and typed views into packed batches.
-//! - [`skb_drop`], [`tcp_reset`], [`tcp_retransmit`], [`tcp_state`]: one mirror each.
+//! - [`skb_drop`], [`tcp_reset`], [`tcp_retransmit`], [`tcp_state`], [`socket_error`], [`neighbour`],
+//!   [`icmp`], [`dns`], [`socket_latency`]: one mirror each.
+//! - [`sum`]: what programs add up instead of delivering it one by one.
 //! - [`catalog`]: every probe with its schema, fields, hooks and (feature `objects`) its object.
 //! - [`hook`]: what its programs are attached to.
 //!
@@ -10,17 +12,28 @@
 //! `tests/` compares every mirror with the BTF of its object, offset by offset.
 
 pub mod catalog;
+pub mod dns;
 pub mod hook;
+pub mod icmp;
+pub mod neighbour;
 pub mod record;
 pub mod skb_drop;
+pub mod socket_error;
+pub mod socket_latency;
+pub mod sum;
 pub mod tcp_reset;
 pub mod tcp_retransmit;
 pub mod tcp_state;
 
 pub use catalog::{PROBES, Probe};
+pub use dns::Dns;
 pub use hook::{Attach, Direction, Hook, Variant};
+pub use icmp::Icmp;
+pub use neighbour::Neighbour;
 pub use record::{Field, Head, Record, view};
 pub use skb_drop::SkbDrop;
+pub use socket_error::SocketError;
+pub use socket_latency::SocketLatency;
 pub use tcp_reset::TcpReset;
 pub use tcp_retransmit::TcpRetransmit;
 pub use tcp_state::TcpState;

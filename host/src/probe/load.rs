@@ -10,7 +10,7 @@ use inspector_ebpf::{Attach, Direction, Hook, Probe};
 
 use super::btf::Btf;
 use super::control::Control;
-use super::summary::Suppressed;
+use super::summary::Sums;
 use super::{Error, cgroup, hooks};
 use crate::status::HookStatus;
 
@@ -41,8 +41,8 @@ pub struct Loaded {
     pub control: Control,
     /// What became of its records.
     pub counters: PerCpuArray<MapData, Counters>,
-    /// Counts of what its limit suppressed, if it keeps any.
-    pub suppressed: Option<Suppressed>,
+    /// What its programs add up, if they do.
+    pub sums: Option<Sums>,
     /// What became of each hook.
     pub hooks: Vec<HookStatus>,
 }
@@ -120,13 +120,14 @@ impl<'a> Loader<'a> {
         }?;
         let counters = PerCpuArray::try_from(take(&mut programs, probe, "counters")?)
             .map_err(map_error(probe, "counters"))?;
-        let suppressed = match programs.take_map("suppressed") {
-            Some(map) => {
-                Some(Suppressed::new(HashMap::try_from(map).map_err(map_error(probe, "suppressed"))?))
+        let sums = match probe.append_sum {
+            Some(append) => {
+                let map = HashMap::try_from(take(&mut programs, probe, "sums")?);
+                Some(Sums::new(map.map_err(map_error(probe, "sums"))?, append))
             }
             None => None,
         };
-        Ok(Loaded { probe, programs, ring, control, counters, suppressed, hooks })
+        Ok(Loaded { probe, programs, ring, control, counters, sums, hooks })
     }
 }
 
@@ -165,8 +166,8 @@ fn attach_program(
             };
             let program: &mut CgroupSkb = program.try_into().map_err(refused)?;
             program.load().map_err(refused)?;
-            // Others' programs stay, those of cgroups below run as well.
-            program.attach(root, direction, CgroupAttachMode::AllowMultiple).map_err(refused)?;
+            // A link (5.7 and later) lets others' programs be, and takes no mode.
+            program.attach(root, direction, CgroupAttachMode::Single).map_err(refused)?;
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 //! - [`hooks`], [`load`]: which programs fit this kernel, and getting them in.
 //! - [`cgroup`]: where the tree of cgroups begins, for hooks on the packets of sockets.
 //! - [`reader`], [`feed`]: the one loop over all rings; what a probe's records go through.
-//! - [`summary`]: what skb-drop's limit suppressed, as records.
+//! - [`summary`]: what programs add up in the kernel, as records.
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
 //! - [`btf`], [`names`], [`kallsyms`]: what the kernel calls its types, numbers and addresses.
 //! - [`privilege`], [`mod@doctor`]: what this process and this kernel allow, and what is lost.

@@ -4,6 +4,7 @@
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
 //! - [`Global`]: settings of the whole machine, for a moment.
+//! - [`dns`]: a small DNS server and its client.
 //! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
@@ -11,6 +12,7 @@
 //! not meet, and what a killed run left behind is removed by the next one.
 
 mod connection;
+pub mod dns;
 pub mod faults;
 mod global;
 mod namespace;

@@ -1,9 +1,14 @@
 //! Promise: what the kernel did arrives, and every field of it is true. Each test makes the real
 //! thing happen between two namespaces, over IPv4 and IPv6.
 
+mod dns;
 mod drops;
+mod icmp;
+mod neighbours;
 mod resets;
 mod retransmissions;
+mod socket_errors;
+mod socket_latencies;
 mod states;
 
 use std::net::SocketAddr;
