@@ -128,7 +128,7 @@ impl Core {
             Arc::clone(&loss),
             &config.node.name,
         ));
-        let tables = source::Reader::new(Arc::clone(&status));
+        let tables = source::Reader::new(&config.paths.procfs, Arc::clone(&status))?;
         let nouns = Nouns {
             node: config.node.name.clone(),
             kernel: kernel_release(),

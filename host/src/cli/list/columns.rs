@@ -83,10 +83,11 @@ pub fn event_types(types: &[EventType]) -> Table {
 
 /// One line for each source.
 pub fn sources(sources: &[SourceStatus]) -> Table {
-    let mut table = Table::new(&["name", "reads", "errors", "last ms", "total s", "last error"]);
+    let mut table = Table::new(&["name", "state", "reads", "errors", "last ms", "total s", "why"]);
     for source in sources {
         table.row([
             &source.name,
+            &source.state,
             &source.reads.to_string(),
             &source.errors.to_string(),
             &format!("{:.3}", source.last_seconds * 1e3),
