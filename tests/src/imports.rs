@@ -26,6 +26,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["http"]),
     ("hyper_util", &["http"]),
     ("http_body_util", &["http"]),
+    ("netlink_packet_core", &["source"]),
     ("kube", &["discover"]),
     ("clap", &["cli"]),
     ("prometheus_client", &["metrics.rs", "selfmetrics.rs"]),

@@ -176,9 +176,9 @@ impl wit::kernel::Host for State {
 impl wit::sources::Host for State {
     fn columns(&mut self, source: String) -> Result<Vec<String>, wit::types::Error> {
         self.declared(&source)?;
-        let columns = self.context.columns.get(source.as_str());
+        let columns = self.context.columns.get(&source);
         columns
-            .cloned()
+            .map(|columns| columns.to_vec())
             .ok_or_else(|| error("not-found", format!("source {source:?} cannot be read on this node")))
     }
 

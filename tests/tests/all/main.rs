@@ -13,6 +13,7 @@ mod layout;
 mod observer;
 mod plugins;
 mod prometheus;
+mod sources;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

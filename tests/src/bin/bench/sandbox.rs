@@ -270,6 +270,7 @@ fn sighting(cookie: u64) -> Sighting {
         name: format!("bench-{cookie}"),
         ips: Vec::new(),
         pids: Vec::new(),
+        cgroup: String::new(),
         path: PathBuf::new(),
     }
 }
