@@ -154,7 +154,7 @@ fn marked_tunnel_packet() -> Result<()> {
 fn squeezed(pair: &Pair) -> Result<Held> {
     pair.client.run(|| run("ethtool", "-K eth0 tso off"))?;
     let mut connection = Connection::open(pair, V4)?;
-    connection.exchange(1 << 18, 1)?;
+    connection.exchange(10_000, 1)?;
     {
         let _backlog = Global::set("/proc/sys/net/core/netdev_max_backlog", "0")?;
         let _budget = Global::set("/proc/sys/net/core/netdev_budget", "1")?;
