@@ -15,6 +15,6 @@ mod pair;
 mod tool;
 
 pub use connection::Connection;
-pub use namespace::Namespace;
+pub use namespace::{Namespace, cookie_here};
 pub use pair::{Family, Pair};
 pub use tool::{feed, run};

@@ -3,6 +3,7 @@
 
 mod accounting;
 mod bad_input;
+mod churn;
 mod clients;
 mod entities;
 mod freshness;
