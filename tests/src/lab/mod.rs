@@ -3,6 +3,7 @@
 //! - [`Namespace`]: one named namespace, and code run inside of it.
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
+//! - [`pods`]: real pods, from a containerd of our own.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
 //! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
@@ -12,6 +13,7 @@ mod connection;
 pub mod faults;
 mod namespace;
 mod pair;
+pub mod pods;
 mod tool;
 
 pub use connection::Connection;

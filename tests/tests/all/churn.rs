@@ -17,6 +17,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 use crate::heavy;
+use crate::sources::Busy;
 
 /// Namespaces that come and go.
 const NAMESPACES: u16 = 1000;
@@ -152,7 +153,7 @@ fn a_process_number_that_is_used_again_belongs_to_its_new_namespace() -> Result<
     let agent =
         Agent::start(&Settings { config: "sources.interval = '200ms'".to_owned(), ..Settings::default() })?;
     let (old, new) = (Namespace::new("old")?, Namespace::new("new")?);
-    let first = crate::sources::Busy::start(&old, &["30", "2"])?;
+    let first = Busy::start(&old, &["30", "2"])?;
     let pid = first.pid();
     let has = |namespace: &Namespace, pid: u32| {
         let found = entity(&agent, namespace.name())?;
@@ -167,10 +168,9 @@ fn a_process_number_that_is_used_again_belongs_to_its_new_namespace() -> Result<
     drop(first);
 
     // The kernel gives the next number; another process may be faster.
-    let again = (0..100).find_map(|_| {
-        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
-        crate::sources::Busy::start(&new, &["10", "1"]).ok().filter(|next| next.pid() == pid)
-    });
+    let rewind = || Ok(std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string())?);
+    let again = (0..100)
+        .find_map(|_| Busy::start_as(&new, &["10", "1"], rewind).ok().filter(|next| next.pid() == pid));
     let again = again.context("the number is not given again")?;
     let value = |namespace: &Namespace, metric: &str| {
         agent.scrape().ok()?.sum(&format!("inspector_pod_{metric}"), &[("pod", namespace.name())])

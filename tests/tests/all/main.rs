@@ -13,6 +13,7 @@ mod lab;
 mod layout;
 mod observer;
 mod plugins;
+mod pods;
 mod prometheus;
 mod sources;
 
