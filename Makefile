@@ -19,6 +19,10 @@ COMPONENT_PROFILE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN
 
 # What building needs, and what the tests make faults with and are checked against.
 PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables conntrack ethtool curl prometheus
+# A container runtime for the test of real pods, unless there is one: Debian's would replace it.
+PACKAGES += $(if $(shell command -v containerd),,containerd runc) containernetworking-plugins busybox-static
+# What `make bench` compares with.
+BENCH_PACKAGES := prometheus-node-exporter
 # What `make test-kernels` boots stock kernels with.
 KERNEL_PACKAGES := qemu-system-x86 cpio
 # What stands behind a list of packages: asks first, so that nothing is fetched when all is there.
@@ -72,11 +76,13 @@ test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, re
 	@$(call install,$(KERNEL_PACKAGES))
 	cargo run --release -p inspector-tests --bin kernels
 
-bench: build ## P1, P2 and P3 of the performance goals, with their floors in the same run (root)
-	cargo run --release -p inspector-tests --bin bench
+bench: build ## P1, P2, P3 and P5b of the performance goals, with their floors in the same run (root); ARGS='--only P5b' measures one
+	@$(call install,$(BENCH_PACKAGES))
+	cargo run --release -p inspector-tests --bin bench -- $(ARGS)
 
 bench-quick: build ## the same table from fewer rounds, in under two minutes (root)
-	cargo run --release -p inspector-tests --bin bench -- --quick
+	@$(call install,$(BENCH_PACKAGES))
+	cargo run --release -p inspector-tests --bin bench -- --quick $(ARGS)
 
 lint: ## format, clippy, C format, documentation, import rules; warnings are errors
 	cargo fmt --all --check

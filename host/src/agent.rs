@@ -27,6 +27,8 @@ use crate::status::Status;
 use crate::view::View;
 use crate::watch::{self, Watcher};
 
+use namespaces::Announced;
+
 /// A burst of changes is looked at once, this long after it began: files are written in pieces.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -139,15 +141,16 @@ impl Core {
         };
         let plugins = Arc::new(Plugins::new(plugin_options(config), nouns)?);
 
-        let unknown = Arc::new(Bell::default());
+        let (unknown, announced) = (Arc::<Bell>::default(), Arc::<Announced>::default());
         let probes = {
-            let (plugins, table, unknown) =
-                (Arc::clone(&plugins), Arc::clone(&entities), Arc::clone(&unknown));
+            let (plugins, table) = (Arc::clone(&plugins), Arc::clone(&entities));
+            let (unknown, announced) = (Arc::clone(&unknown), Arc::clone(&announced));
             let sink = move |batch| {
-                plugins.deliver(&batch);
                 if table.take_unnamed() {
                     unknown.ring();
+                    announced.settle();
                 }
+                plugins.deliver(&batch);
             };
             let (table, loss, status) = (Arc::clone(&entities), Arc::clone(&loss), Arc::clone(&status));
             Arc::new(Probes::start(probe_options(config), table, loss, status, sink)?)
@@ -157,7 +160,7 @@ impl Core {
         let view = Arc::new(View { metrics, events, entities, status, loss, node, revision, labels });
 
         let mut core = Self { view, probes, plugins, followers: Vec::new(), watchers: Vec::new() };
-        core.follow_namespaces(config, unknown)?;
+        core.follow_namespaces(config, announced, unknown)?;
         core.follow_plugin_files(config)?;
         core.follow_sources(config, tables)?;
         core.view.status.update().ready = true;

@@ -2,7 +2,7 @@
 //! unknown cookie, within [`RESCAN`] otherwise.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Core, Error, now_ns, pause};
@@ -23,31 +23,75 @@ const GLANCES: Duration = Duration::from_millis(100);
 /// Names that wait to be looked at; what is beyond is left to the scans.
 const MAX_NAMES: usize = 1024;
 
-/// Names that appeared, each with the moment when it did.
+/// What waits for a name is held back for at most so long ...
+const HOLD: Duration = Duration::from_millis(10);
+/// ... and not again within this time if that was in vain.
+const HOLD_PAUSE: Duration = Duration::from_millis(100);
+
+/// Names that appeared and have not been looked at with success.
 #[derive(Debug, Default)]
-struct Announced(Mutex<Vec<(PathBuf, Instant)>>);
+pub(super) struct Announced {
+    state: Mutex<Waiting>,
+    settled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Each with the moment when it appeared.
+    names: Vec<(PathBuf, Instant)>,
+    /// Those that are being looked at.
+    young: usize,
+    /// Somebody waited in vain.
+    held: Option<Instant>,
+}
 
 impl Announced {
     fn add(&self, paths: &[PathBuf]) {
-        let mut waiting = self.lock();
-        let room = MAX_NAMES - waiting.len().min(MAX_NAMES);
-        waiting.extend(paths.iter().take(room).map(|path| (path.clone(), Instant::now())));
+        let mut state = self.lock();
+        let room = MAX_NAMES - state.names.len().min(MAX_NAMES);
+        state.names.extend(paths.iter().take(room).map(|path| (path.clone(), Instant::now())));
     }
 
     fn take(&self) -> Vec<(PathBuf, Instant)> {
-        std::mem::take(&mut *self.lock())
+        let mut state = self.lock();
+        let names = std::mem::take(&mut state.names);
+        state.young += names.len();
+        names
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<(PathBuf, Instant)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn looked(&self, young: usize) {
+        self.lock().young = young;
+        self.settled.notify_all();
+    }
+
+    /// Waits a moment until every name that appeared has its namespace: an event of one that is a
+    /// millisecond old would be told under no name otherwise.
+    pub(super) fn settle(&self) {
+        let state = self.lock();
+        if state.held.is_some_and(|held| held.elapsed() < HOLD_PAUSE) {
+            return;
+        }
+        let unsettled = |state: &mut Waiting| state.young > 0 || !state.names.is_empty();
+        let (mut state, in_vain) =
+            self.settled.wait_timeout_while(state, HOLD, unsettled).unwrap_or_else(PoisonError::into_inner);
+        state.held = in_vain.timed_out().then(Instant::now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Core {
     /// Returns after the first scan.
-    pub(super) fn follow_namespaces(&mut self, config: &Config, bell: Arc<Bell>) -> Result<(), Error> {
+    pub(super) fn follow_namespaces(
+        &mut self,
+        config: &Config,
+        announced: Arc<Announced>,
+        bell: Arc<Bell>,
+    ) -> Result<(), Error> {
         let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
-        let (announced, named) = (Arc::<Announced>::default(), Arc::<Bell>::default());
+        let named = Arc::<Bell>::default();
         let (names, ring, scan) = (Arc::clone(&announced), Arc::clone(&named), Arc::clone(&bell));
         self.watch(&places.netns, move |created| {
             scan.ring();
@@ -100,6 +144,7 @@ impl Core {
                     }
                     None => since.elapsed() < GLANCES,
                 });
+                announced.looked(young.len());
             }
         })
     }

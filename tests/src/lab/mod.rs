@@ -6,6 +6,7 @@
 //! - [`Global`]: settings of the whole machine, for a moment.
 //! - [`dns`]: a small DNS server and its client.
 //! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
+//! - [`pods`]: real pods, from a containerd of our own.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
 //! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
@@ -18,11 +19,12 @@ mod global;
 mod namespace;
 mod pair;
 pub mod puppet;
+pub mod pods;
 mod tool;
 pub mod wire;
 
 pub use connection::Connection;
 pub use global::{Global, end_in_order};
-pub use namespace::Namespace;
+pub use namespace::{Namespace, cookie_here};
 pub use pair::{Family, Pair};
 pub use tool::{feed, run};

@@ -3,6 +3,7 @@
 
 mod accounting;
 mod bad_input;
+mod churn;
 mod clients;
 mod entities;
 mod freshness;
@@ -12,6 +13,7 @@ mod lab;
 mod layout;
 mod observer;
 mod plugins;
+mod pods;
 mod prometheus;
 mod sources;
 
