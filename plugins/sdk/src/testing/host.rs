@@ -19,6 +19,8 @@ pub struct World {
     pub symbols: HashMap<u64, (&'static str, u32)>,
     /// Live entities.
     pub entities: Vec<EntityId>,
+    /// The one of them that is the node itself.
+    pub host: EntityId,
     /// When an entity was first seen; 0 for those not named here. The analyzer starts at 1.
     pub since: HashMap<EntityId, Timestamp>,
     /// Columns of each source.
@@ -160,7 +162,8 @@ pub mod entities {
     pub fn get(id: EntityId) -> Option<Entity> {
         HOST.with_borrow(|host| {
             let since = host.world.since.get(&id).copied().unwrap_or(0);
-            let (kind, name) = ("netns".to_owned(), format!("e{id}"));
+            let kind = if id == host.world.host { "host" } else { "netns" };
+            let (kind, name) = (kind.to_owned(), format!("e{id}"));
             let live = host.world.entities.contains(&id);
             live.then(|| Entity { id, kind, name, since, ..Entity::default() })
         })
