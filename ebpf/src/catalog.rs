@@ -1,9 +1,12 @@
 //! Every probe there is. Adding one: its two files, one line here, its kernel test.
 
-use crate::hook::{Direction, Hook, args};
+use crate::hook::{Direction, Hook, Point, args};
 use crate::record::{Field, Record};
 use crate::sum;
-use crate::{Dns, Icmp, Neighbour, SkbDrop, SocketError, SocketLatency, TcpReset, TcpRetransmit, TcpState};
+use crate::{
+    Dns, Icmp, Neighbour, Qdisc, RxLatency, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset,
+    TcpRetransmit, TcpState, TxLatency, VirtioCommand,
+};
 
 /// All probes, by id.
 pub const PROBES: &[Probe] = &[
@@ -37,6 +40,17 @@ pub const PROBES: &[Probe] = &[
         &[SK_DATA_READY, SOCK_RECV_LENGTH, SOCK_SEND_LENGTH, TCP_SENDMSG_LOCKED],
         sums
     ),
+    probe!(9, Softirq, "softirq", &[SOFTIRQ_RAISE, SOFTIRQ_ENTRY, SOFTIRQ_EXIT], sums),
+    probe!(
+        10,
+        TxLatency,
+        "tx_latency",
+        &[NET_DEV_QUEUE, NET_DEV_START_XMIT, NET_DEV_XMIT, KFREE_SKB_FORGETS],
+        sums
+    ),
+    probe!(11, RxLatency, "rx_latency", &[NETIF_RECEIVE_SKB, TCP_PROBE], sums),
+    probe!(12, Qdisc, "qdisc", &[QDISC_ENQUEUE, QDISC_DEQUEUE, KFREE_SKB_FORGETS], sums),
+    probe!(13, VirtioCommand, "virtio_command", &[COMMAND_START, COMMAND_END]),
 ];
 
 /// Reasons since 5.17, the receiving socket since 6.11.
@@ -145,6 +159,67 @@ const SOCK_SEND_LENGTH: Hook = Hook::tp_btf("sock_send_length", &[args(3, "sock_
 /// Since 6.16.
 const TCP_SENDMSG_LOCKED: Hook =
     Hook::tp_btf("tcp_sendmsg_locked", &[args(4, "tcp_sendmsg_locked")], "the start of slow sends");
+/// Since 2.6.31.
+const SOFTIRQ_RAISE: Hook =
+    Hook::tp_btf("softirq_raise", &[args(1, "softirq_raise")], "time that soft interrupts wait");
+
+/// Since 2.6.31.
+const SOFTIRQ_ENTRY: Hook =
+    Hook::tp_btf("softirq_entry", &[args(1, "softirq_entry")], "time that soft interrupts wait or run");
+
+/// Since 2.6.31.
+const SOFTIRQ_EXIT: Hook =
+    Hook::tp_btf("softirq_exit", &[args(1, "softirq_exit")], "time that soft interrupts run");
+
+/// Since 2.6.37.
+const NET_DEV_QUEUE: Hook =
+    Hook::tp_btf("net_dev_queue", &[args(1, "net_dev_queue")], "time of packets on their way out");
+
+/// Since 3.14.
+const NET_DEV_START_XMIT: Hook = Hook::tp_btf(
+    "net_dev_start_xmit",
+    &[args(2, "net_dev_start_xmit")],
+    "time of packets in queues and drivers",
+);
+
+/// Since 2.6.37; four arguments since 3.18.
+const NET_DEV_XMIT: Hook = Hook::tp_btf(
+    "net_dev_xmit",
+    &[args(4, "net_dev_xmit")],
+    "time of packets in drivers, and what drivers refuse",
+);
+
+/// Only the first argument is read, which all kernels have.
+const KFREE_SKB_FORGETS: Hook = Hook::tp_btf(
+    "kfree_skb",
+    &[args(4, "kfree_skb"), args(3, "kfree_skb"), args(2, "kfree_skb")],
+    "certainty that a time is not that of a dropped packet",
+);
+
+/// Since 2.6.37.
+const NETIF_RECEIVE_SKB: Hook =
+    Hook::tp_btf("netif_receive_skb", &[args(1, "netif_receive_skb")], "time of packets on their way in");
+
+/// Since 4.16.
+const TCP_PROBE: Hook =
+    Hook::tp_btf("tcp_probe", &[args(2, "tcp_probe")], "time of segments to their socket");
+
+/// Since 5.14.
+const QDISC_ENQUEUE: Hook =
+    Hook::tp_btf("qdisc_enqueue", &[args(3, "qdisc_enqueue")], "packets that are queued");
+
+/// Since 4.16.
+const QDISC_DEQUEUE: Hook =
+    Hook::tp_btf("qdisc_dequeue", &[args(4, "qdisc_dequeue")], "packets that leave a queue");
+
+/// Of module virtio_net; the second is the name before 6.10.
+const SEND_COMMAND: &[&str] = &["virtnet_send_command_reply", "virtnet_send_command"];
+
+const COMMAND_START: Hook =
+    Hook::kprobe(SEND_COMMAND, Point::Entry, "command_start", "time of commands to the hypervisor");
+
+const COMMAND_END: Hook =
+    Hook::kprobe(SEND_COMMAND, Point::Return, "command_end", "time of commands to the hypervisor");
 
 /// A catalog line: everything that the mirror knows is taken from it; `sums` if it is `Summed`.
 macro_rules! probe {

@@ -129,9 +129,16 @@ typedef struct {
 } possible_net_t;
 
 struct net_device {
+	char name[16];
 	int ifindex;
 	unsigned char addr_len;
 	possible_net_t nd_net;
+};
+
+struct Qdisc;
+
+struct netdev_queue {
+	struct net_device *dev;
 };
 
 struct dst_entry {
@@ -219,6 +226,7 @@ struct neigh_table {
 
 struct tcp_skb_cb {
 	__u32 seq;
+	__u32 ack_seq;
 	__u8 tcp_flags;
 };
 
@@ -229,12 +237,22 @@ struct sk_buff {
 	unsigned long _skb_refdst;
 	__u32 len;
 	__u8 pkt_type : 3;
+	__u8 tstamp_type : 2;	     /* 6.11 and later */
+	__u8 mono_delivery_time : 1; /* 5.18 to 6.10 */
+	__u64 skb_mstamp_ns;
 	__be16 protocol;
 	__u16 network_header;
 	__u16 mac_header;
 	__u32 tail;
 	unsigned char *head;
 	unsigned char *data;
+};
+
+/* The part of a saved register set that tells arguments and result of a function on x86. */
+struct pt_regs {
+	unsigned long si;
+	unsigned long dx;
+	unsigned long ax;
 };
 
 #pragma clang attribute pop

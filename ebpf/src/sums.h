@@ -73,6 +73,9 @@ static __always_inline void produce_sum(__u64 netns, __u64 what, __u32 which, __
 		add_up(mine, netns, what, which, detail, amount);
 }
 
+/* What takes longer gets a record of its own beside its part in a sum. */
+#define SLOW_NS 10000000
+
 /*
  * Index of the bucket that a duration falls in: bounds are 1, 2 and 5 times each power of ten from
  * 1 us to 5 s, inclusive, and one bucket is above them all (BOUNDS_NS of sum.rs). Powers of two
@@ -83,7 +86,6 @@ static __always_inline __u16 bucket_of(__u64 ns)
 	__u64 decade = 1000;
 	__u16 index = 0;
 
-#pragma unroll
 	for (int i = 0; i < 6; i++) {
 		if (ns <= 5 * decade)
 			break;

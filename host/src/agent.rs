@@ -272,6 +272,7 @@ fn plugin_options(config: &Config) -> plugin::Options {
     let plugins = &config.plugins;
     plugin::Options {
         directories: plugins.directories.clone(),
+        disabled: plugins.disabled.clone(),
         cache: (!plugins.cache_dir.as_os_str().is_empty()).then(|| plugins.cache_dir.clone()),
         limits: plugin::Limits {
             memory_bytes: (plugins.memory_mib as usize) << 20,

@@ -114,6 +114,10 @@ impl wit::metrics::Host for State {
     fn apply(&mut self, series: Vec<u32>, values: Vec<f64>) -> u32 {
         self.series.apply(&series, &values)
     }
+
+    fn observe(&mut self, series: Vec<u32>, values: Vec<f64>, counts: Vec<u64>) -> u32 {
+        self.series.observe(&series, &values, &counts)
+    }
 }
 
 impl wit::events::Host for State {

@@ -4,14 +4,16 @@
 use std::fs::File;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, KProbe, Program, ProgramError,
+};
 use aya::{Ebpf, EbpfLoader};
 use inspector_ebpf::{Attach, Direction, Hook, Probe};
 
 use super::btf::Btf;
 use super::control::Control;
 use super::summary::Sums;
-use super::{Error, cgroup, hooks};
+use super::{Error, cgroup, hooks, kprobe};
 use crate::status::HookStatus;
 
 /// Per-CPU counters of one object: `struct counters` of record.h.
@@ -70,6 +72,7 @@ impl Loaded {
             let _ = match program {
                 Program::BtfTracePoint(program) => program.unload(),
                 Program::CgroupSkb(program) => program.unload(),
+                Program::KProbe(program) => program.unload(),
                 _ => Ok(()),
             };
         }
@@ -168,6 +171,12 @@ fn attach_program(
             program.load().map_err(refused)?;
             // A link (5.7 and later) lets others' programs be, and takes no mode.
             program.attach(root, direction, CgroupAttachMode::Single).map_err(refused)?;
+        }
+        // Whether at its entry or its return the section of the program says, and aya reads.
+        Attach::KProbe { symbols, .. } => {
+            let program: &mut KProbe = program.try_into().map_err(refused)?;
+            program.load().map_err(refused)?;
+            program.attach(kprobe::symbol(symbols)?, 0).map_err(refused)?;
         }
     }
     Ok(())

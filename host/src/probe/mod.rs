@@ -2,6 +2,7 @@
 //!
 //! - [`hooks`], [`load`]: which programs fit this kernel, and getting them in.
 //! - [`cgroup`]: where the tree of cgroups begins, for hooks on the packets of sockets.
+//! - [`kprobe`]: what a function is called here, for hooks on functions.
 //! - [`reader`], [`feed`]: the one loop over all rings; what a probe's records go through.
 //! - [`summary`]: what programs add up in the kernel, as records.
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
@@ -20,6 +21,7 @@ mod doctor;
 mod feed;
 mod hooks;
 mod kallsyms;
+mod kprobe;
 mod layout;
 mod load;
 mod names;

@@ -5,6 +5,7 @@
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
 //! - [`Global`]: settings of the whole machine, for a moment.
 //! - [`dns`]: a small DNS server and its client.
+//! - [`delays`]: what takes its time in the tests.
 //! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
 //! - [`pods`]: real pods, from a containerd of our own.
 //! - [`Connection`]: an established TCP connection between two namespaces.
@@ -13,13 +14,14 @@
 //! not meet, and what a killed run left behind is removed by the next one.
 
 mod connection;
+pub mod delays;
 pub mod dns;
 pub mod faults;
 mod global;
 mod namespace;
 mod pair;
-pub mod puppet;
 pub mod pods;
+pub mod puppet;
 mod tool;
 pub mod wire;
 

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use inspector::probe::struct_layout;
 use inspector_ebpf::sum::{Key, Sum};
 use inspector_ebpf::{
-    Dns, Field, Icmp, Neighbour, PROBES, Record, SkbDrop, SocketError, SocketLatency, TcpReset,
-    TcpRetransmit, TcpState,
+    Dns, Field, Icmp, Neighbour, PROBES, Qdisc, Record, RxLatency, SkbDrop, SocketError, SocketLatency,
+    Softirq, TcpReset, TcpRetransmit, TcpState, TxLatency, VirtioCommand,
 };
 
 /// What differs between a mirror and the struct of its object; empty if nothing does.
@@ -47,6 +47,11 @@ fn every_mirror_has_the_offsets_and_sizes_of_its_object() -> Result<()> {
     check::<Icmp>()?;
     check::<Dns>()?;
     check::<SocketLatency>()?;
+    check::<Softirq>()?;
+    check::<TxLatency>()?;
+    check::<RxLatency>()?;
+    check::<Qdisc>()?;
+    check::<VirtioCommand>()?;
     assert_eq!(PROBES.len(), 9, "a new probe needs its line above");
     Ok(())
 }

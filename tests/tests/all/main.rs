@@ -10,6 +10,7 @@ mod freshness;
 mod import_rules;
 mod kernel_tests;
 mod lab;
+mod latency;
 mod layout;
 mod observer;
 mod plugins;

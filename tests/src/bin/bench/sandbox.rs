@@ -181,7 +181,12 @@ impl Component {
             status: Arc::clone(&status),
         };
         let limits = Limits { memory_bytes: 16 << 20, deadline: Duration::from_secs(1) };
-        let options = Options { directories: vec![directory.path().to_owned()], cache: None, limits };
+        let options = Options {
+            directories: vec![directory.path().to_owned()],
+            disabled: Vec::new(),
+            cache: None,
+            limits,
+        };
         let plugins = Plugins::new(options, nouns)?;
         plugins.scan(&|_| {});
         wait::until("the plugin to run", || {

@@ -29,12 +29,12 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "crafted: timestamps that go backwards",
-        moves: &["tcpextpawsestab", "tcpexttcpackskippedpaws", "packetloss_tcprcv"],
+        moves: &["tcpextpawsestab", "tcpexttcpackskippedpaws"],
         run: |pair| {
             let listener = listener(pair)?;
             let puppet = Puppet::open(pair, listener.local_addr()?)?;
             puppet.send(&Segment { clock: 1000, data: b"now", ..Segment::default() })?;
-            repeat(&puppet, &Segment { off: 3, clock: -500_000, data: b"then", ..Segment::default() })?;
+            repeat(&puppet, &Segment { off: 3, clock: -500_000, ..Segment::default() })?;
             Ok(Box::new((listener, puppet)))
         },
     },

@@ -41,7 +41,13 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "a closed port",
-        moves: &["tcpattemptfails", "tcpoutrsts", "packetloss_total", "packetloss_abnormal"],
+        moves: &[
+            "tcpattemptfails",
+            "tcpoutrsts",
+            "packetloss_total",
+            "packetloss_abnormal",
+            "packetloss_tcprcv",
+        ],
         run: |pair| {
             faults::connect_to_closed_port(&pair.client, pair.server_at(V4, faults::CLOSED_PORT))?;
             Ok(Box::new(()))
