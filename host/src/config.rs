@@ -137,7 +137,7 @@ pub struct Log {
 }
 
 /// How much the agent says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Only what stops the agent or a part of it.

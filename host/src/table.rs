@@ -39,6 +39,16 @@ impl Snapshot {
         self.tables.entry(source).or_default().insert(entity, table);
     }
 
+    /// Every table with its source and entity, by these.
+    pub fn all(&self) -> Vec<(&'static str, EntityId, &Table)> {
+        let mut all = Vec::new();
+        for (source, tables) in &self.tables {
+            all.extend(tables.iter().map(|(entity, table)| (*source, *entity, table)));
+        }
+        all.sort_by_key(|(source, entity, _)| (*source, *entity));
+        all
+    }
+
     /// The table of one entity, if it was read.
     pub fn get(&self, entity: EntityId, source: &str) -> Option<&Table> {
         self.tables.get(source)?.get(&entity)

@@ -15,6 +15,8 @@ use crate::config;
 mod doctor;
 mod list;
 mod log;
+mod record;
+mod replay;
 mod serve;
 mod table;
 mod terminal;
@@ -28,6 +30,8 @@ Examples:
   inspector watch -s node-1 -s node-2 --type PACKETLOSS --since 5m
   inspector list probe                         which kernel hooks are attached, and why not
   inspector list entity -o json
+  inspector record -o fault.trace --for 30s    keep what the kernel says, and
+  inspector replay fault.trace                 run the analyzers on it, anywhere
   inspector doctor                             what this kernel and these privileges allow
 
 Exit status:
@@ -49,6 +53,8 @@ enum Command {
     Serve(Box<serve::Args>),
     Watch(watch::Args),
     List(list::Args),
+    Record(record::Args),
+    Replay(replay::Args),
     Doctor(doctor::Args),
     Version(version::Args),
 }
@@ -67,6 +73,8 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Watch(args) => watch::run(args),
         Command::List(args) => list::run(&args),
+        Command::Record(args) => record::run(args),
+        Command::Replay(args) => replay::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Version(args) => version::run(&args),
     };

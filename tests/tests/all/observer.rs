@@ -40,9 +40,11 @@ impl Observer {
         let probes = Probes::start(options, e, l, s, sink)?;
         let started_ns = now_ns();
         probes.set_wanted(&wanted.iter().map(|name| (*name).to_owned()).collect());
+        let names = probe::kernel_names();
+        names.symbols.wait();
         let observer = Self {
             entities,
-            names: probe::kernel_names(),
+            names,
             batches,
             loss,
             status,
