@@ -35,6 +35,8 @@ pub struct Config {
     pub probes: Probes,
     /// The kernel's counter tables.
     pub sources: Sources,
+    /// What reasons mean.
+    pub advice: Advice,
     /// The agent's own log.
     pub log: Log,
     /// Where the kernel's file systems are.
@@ -124,6 +126,14 @@ pub struct Sources {
     /// Time between two snapshots, 100 ms to 1 h.
     #[serde(deserialize_with = "duration::<100, 3_600_000, _>")]
     pub interval: Duration,
+}
+
+/// Section `[advice]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Advice {
+    /// Texts that come before the built-in ones; empty for none.
+    pub file: PathBuf,
 }
 
 /// Section `[log]`.

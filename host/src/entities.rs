@@ -208,10 +208,8 @@ impl Entities {
 
     /// All rows, by id: also of what vanished and of cookies without a name.
     pub fn rows(&self) -> Vec<EntityRow> {
-        let row = |row: &Row| EntityRow {
-            entity: Arc::clone(&row.entity),
-            live: row.named && row.gone.is_none(),
-        };
+        let row =
+            |row: &Row| EntityRow { entity: Arc::clone(&row.entity), live: row.named && row.gone.is_none() };
         self.read().by_id.values().map(row).collect()
     }
 

@@ -5,6 +5,7 @@
 //!
 //! - [`batch`], [`table`]: what comes in: packed event records, kernel counter tables.
 //! - [`entities`], [`names`], [`symbols`]: who is it, and what the running kernel calls things.
+//! - [`advice`]: what the kernel's reasons mean to people.
 //! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
 //! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
@@ -22,6 +23,7 @@
 //! - [`cli`]: the command line (clap).
 
 pub mod address;
+pub mod advice;
 pub mod agent;
 pub mod batch;
 pub mod bell;

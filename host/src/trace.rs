@@ -295,7 +295,8 @@ impl Iterator for Frames<'_> {
 
 /// Number, length and entries of the frame at the begin of `bytes`, or what is wrong with it.
 fn entries(bytes: &[u8]) -> Result<(u32, usize, Vec<Entry>), &'static str> {
-    let word = |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes);
+    let word =
+        |at: usize| bytes.get(at..at + 4).and_then(|four| four.try_into().ok()).map(u32::from_le_bytes);
     if !bytes.starts_with(&MARKER) {
         return Err(if MARKER.starts_with(bytes) { CUT } else { "no frame begins here" });
     }
@@ -341,7 +342,9 @@ mod tests {
         let (mut bytes, mut starts, mut encoder) = (Encoder::preamble(), Vec::new(), Encoder::default());
         for frame in 0..3 {
             starts.push(bytes.len());
-            assert!(encoder.push(&batch(frame * 2)).is_none() && encoder.push(&batch(frame * 2 + 1)).is_none());
+            assert!(
+                encoder.push(&batch(frame * 2)).is_none() && encoder.push(&batch(frame * 2 + 1)).is_none()
+            );
             bytes.extend(encoder.flush().expect("something waits"));
         }
         (bytes, starts)

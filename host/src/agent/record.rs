@@ -87,7 +87,8 @@ fn probe_names() -> Vec<&'static str> {
     PROBES.iter().map(|probe| probe.name).collect()
 }
 
-/// Records until `stop` is closed; blocking. `tell` hears of the progress about once a second.
+/// Records until `stop` is closed; blocking. `tell` hears when it has begun,
+/// and then of the progress about once a second.
 ///
 /// # Errors
 /// See [`Error`]. What was written by then is a trace that can be replayed.
@@ -107,6 +108,7 @@ pub fn run(
     let (sender, batches) = sync_channel(WAITING);
     let probes = start(config, &wanted, sender, &recorder)?;
     recorder.begin(config, &wanted)?;
+    tell(&recorder.progress());
     let mut told = Instant::now();
     while stop.wait(Duration::ZERO) != Wake::Closed {
         recorder.step(&batches)?;
@@ -214,7 +216,10 @@ impl Recorder {
                     reason: probe.reason.clone(),
                 })
                 .collect(),
-            columns: columns.iter().map(|(source, columns)| ((*source).to_owned(), columns.clone())).collect(),
+            columns: columns
+                .iter()
+                .map(|(source, columns)| ((*source).to_owned(), columns.clone()))
+                .collect(),
             reasons: self.names.reasons.clone(),
         })))?;
         self.writer.flush()?;

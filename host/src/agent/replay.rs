@@ -158,11 +158,9 @@ impl Stage {
         let (entities, loss, status) =
             (Arc::<Entities>::default(), Arc::<Loss>::default(), Arc::<Status>::default());
         status.update().probes = start.probes.iter().map(probe_status).collect();
-        let metrics =
-            Arc::new(Metrics::new(super::budget(config), Arc::clone(&entities), Arc::clone(&loss)));
+        let metrics = Arc::new(Metrics::new(super::budget(config), Arc::clone(&entities), Arc::clone(&loss)));
         let limits = super::event_limits(config);
-        let events =
-            Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), &start.node));
+        let events = Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), &start.node));
         let mut sources = BTreeMap::new();
         let columns: Columns = start
             .columns
@@ -286,7 +284,8 @@ impl Stage {
             self.left_out.push(format!("{count} records of {name:?}, which this version does not know"));
         }
         let lost = self.loss.all().into_iter().filter(|(_, _, count)| *count > 0);
-        let lost = lost.map(|(stage, name, count)| format!("{count} lost at stage {} of {name}", stage.as_str()));
+        let lost =
+            lost.map(|(stage, name, count)| format!("{count} lost at stage {} of {name}", stage.as_str()));
         self.left_out.extend(lost);
     }
 

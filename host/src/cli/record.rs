@@ -86,8 +86,11 @@ async fn record(config: Config, options: Options, time: Option<Duration>) -> any
     let started = Instant::now();
     let mut recording = tokio::task::spawn_blocking(move || {
         let show = std::io::stderr().is_terminal();
+        let mut begun = false;
         let recorded = record::run(&config, &options, &until, |progress| {
-            if show {
+            if !std::mem::replace(&mut begun, true) {
+                terminal::complain(&format!("recording to {}; Ctrl-C ends it", options.output.display()));
+            } else if show {
                 show_progress(started, progress);
             }
         });
@@ -115,7 +118,7 @@ async fn record(config: Config, options: Options, time: Option<Duration>) -> any
 
 fn show_progress(started: Instant, progress: &Progress) {
     let seconds = started.elapsed().as_secs();
-    let line = format!("recording for {seconds} s: {}; Ctrl-C ends it", sum(progress));
+    let line = format!("{seconds} s: {}", sum(progress));
     let _ = write!(std::io::stderr().lock(), "\r\x1b[K{line}");
 }
 

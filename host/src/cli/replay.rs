@@ -129,7 +129,8 @@ mod tests {
     #[test]
     fn a_sample_is_json_with_its_labels() {
         let line = r#"x_total{pod="a\"b\\",le="+Inf"} 3"#;
-        let expected = json!({ "metric": "x_total", "labels": { "pod": "a\"b\\", "le": "+Inf" }, "value": 3.0 });
+        let expected =
+            json!({ "metric": "x_total", "labels": { "pod": "a\"b\\", "le": "+Inf" }, "value": 3.0 });
         assert_eq!(sample(line), Some(expected));
         assert_eq!(sample("# HELP x_total {y} 3"), None);
         assert_eq!(sample(r#"x{a="b"} +Inf"#).expect("a sample")["value"], "+Inf");

@@ -44,7 +44,8 @@ pub fn tcp_state(code: u32) -> Rc<str> {
 
 /// Name of a state of congestion control, e.g. `Recovery`.
 pub fn congestion_state(code: u32) -> Rc<str> {
-    CACHE.with_borrow_mut(|c| cached(&mut c.congestion_states, code, || kernel::congestion_state(code).into()))
+    CACHE
+        .with_borrow_mut(|c| cached(&mut c.congestion_states, code, || kernel::congestion_state(code).into()))
 }
 
 /// The symbol that covers an address, `unknown` where none does. That is not kept: the host may

@@ -3,6 +3,7 @@
 //! - [`Namespace`]: one named namespace, and code run inside of it.
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
+//! - [`record()`]: a fault, recorded by the product.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
 //! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
@@ -12,9 +13,11 @@ mod connection;
 pub mod faults;
 mod namespace;
 mod pair;
+mod record;
 mod tool;
 
 pub use connection::Connection;
 pub use namespace::Namespace;
 pub use pair::{Family, Pair};
+pub use record::record;
 pub use tool::{feed, run};

@@ -2,7 +2,9 @@
 //! harness. Tests run as root and in parallel; those that load the whole machine take turns.
 
 mod accounting;
+mod advice;
 mod bad_input;
+mod catalog;
 mod clients;
 mod entities;
 mod freshness;
@@ -13,6 +15,7 @@ mod layout;
 mod observer;
 mod plugins;
 mod prometheus;
+mod replay;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

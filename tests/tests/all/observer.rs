@@ -42,15 +42,7 @@ impl Observer {
         probes.set_wanted(&wanted.iter().map(|name| (*name).to_owned()).collect());
         let names = probe::kernel_names();
         names.symbols.wait();
-        let observer = Self {
-            entities,
-            names,
-            batches,
-            loss,
-            status,
-            probes: Some(probes),
-            started_ns,
-        };
+        let observer = Self { entities, names, batches, loss, status, probes: Some(probes), started_ns };
         for name in wanted {
             let status = observer.status(name);
             ensure!(
