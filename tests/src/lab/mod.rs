@@ -8,6 +8,7 @@
 //! - [`delays`]: what takes its time in the tests.
 //! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
 //! - [`pods`]: real pods, from a containerd of our own.
+//! - [`record()`]: a fault, recorded by the product.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
 //! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
@@ -22,6 +23,7 @@ mod namespace;
 mod pair;
 pub mod pods;
 pub mod puppet;
+mod record;
 mod tool;
 pub mod wire;
 
@@ -29,4 +31,5 @@ pub use connection::Connection;
 pub use global::{Global, end_in_order};
 pub use namespace::{Namespace, cookie_here};
 pub use pair::{Family, Pair};
+pub use record::record;
 pub use tool::{feed, run};

@@ -2,7 +2,9 @@
 //! harness. Tests run as root and in parallel; those that load the whole machine take turns.
 
 mod accounting;
+mod advice;
 mod bad_input;
+mod catalog;
 mod churn;
 mod clients;
 mod entities;
@@ -16,6 +18,7 @@ mod observer;
 mod plugins;
 mod pods;
 mod prometheus;
+mod replay;
 mod sources;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -13,6 +13,7 @@ const NAMES: &str = include_str!("../../../contract/metrics.txt");
 const UNREACHABLE: &[(&str, &str)] = &[
     ("ipindiscards", "the kernel counts it only if it has no memory to copy a packet's header"),
     ("tcpextpfmemallocdrop", "only for packets in the emergency memory reserve (swap over network)"),
+    ("tcpexttcpzerowindowdrop", "since 6.17 such a segment is refused earlier, as TCP_INVALID_END_SEQUENCE"),
     ("conntrackinsertfailed", "a race: two packets of one new flow between lookup and insertion"),
     ("conntracksearchrestart", "a race: a lookup while its entry moves to another hash chain"),
     ("tcpexttcpbacklogdrop", "a socket's lock held by a stalled process while more than its buffers arrive"),

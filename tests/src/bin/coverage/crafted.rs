@@ -110,7 +110,7 @@ pub const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "crafted: more data than the receiver has room for",
-        moves: &["tcpexttcprcvqdrop", "tcpexttcpzerowindowdrop", "packetloss_tcphandle"],
+        moves: &["tcpexttcprcvqdrop", "packetloss_tcphandle"],
         run: too_much,
     },
 ];

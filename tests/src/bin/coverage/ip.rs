@@ -27,6 +27,8 @@ pub const WORKLOADS: &[Workload] = &[
         run: |pair| {
             let server = receiver(pair)?;
             faults::send_udp(&pair.client, server.local_addr()?, 3, 10)?;
+            // They count when they are read.
+            server.recv(&mut [0; 10])?;
             faults::send_udp(&pair.client, pair.server_at(V4, faults::CLOSED_PORT), 1, 10)?;
             Ok(Box::new(server))
         },
@@ -54,7 +56,7 @@ pub const WORKLOADS: &[Workload] = &[
         ],
         run: |pair| {
             pair.client.ip("link set eth0 txqueuelen 1000")?;
-            tc(&pair.client, "qdisc replace dev eth0 root tbf rate 64kbit burst 2kb latency 20s")?;
+            tc(&pair.client, "qdisc replace dev eth0 root tbf rate 16kbit burst 2kb latency 20s")?;
             let to = pair.server_at(V4, faults::CLOSED_PORT);
             pair.client.run(|| flood(to, 8192))
         },
@@ -93,8 +95,19 @@ pub const WORKLOADS: &[Workload] = &[
         },
     },
     Workload {
+        name: "forwarding switched over",
+        moves: &["ipforwarding"],
+        run: |pair| {
+            // A new namespace has the setting of the host.
+            let path = "/proc/sys/net/ipv4/ip_forward";
+            let now = pair.server.run(|| Ok(std::fs::read_to_string(path)?))?;
+            sysctl(&pair.server, "net/ipv4/ip_forward", if now.trim() == "0" { "1" } else { "0" })?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
         name: "a router without a route",
-        moves: &["ipinnoroutes", "ipforwarding"],
+        moves: &["ipinnoroutes"],
         run: |pair| {
             sysctl(&pair.server, "net/ipv4/ip_forward", "1")?;
             through_the_server(pair)?;
@@ -105,6 +118,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "a router that does not forward",
         moves: &["ipinaddrerrors"],
         run: |pair| {
+            sysctl(&pair.server, "net/ipv4/ip_forward", "0")?;
             through_the_server(pair)?;
             datagram(&pair.client, (BEYOND, 9).into(), 64, 10)
         },

@@ -26,7 +26,7 @@ use inspector_tests::scrape::Scrape;
 use inspector_tests::wait;
 
 /// Sources are read once a second, and a batch and a scrape take their time.
-const PATIENCE: Duration = Duration::from_secs(8);
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What a workload keeps open until its metrics were seen.
 type Held = Box<dyn Any + Send>;
@@ -62,7 +62,10 @@ fn coverage() -> Result<bool> {
     // The agent ends with the thread that started it.
     end_in_order(|| ())?;
     let only = std::env::args().nth(1);
-    let settings = Settings { config: "sources.interval = \"1s\"\n".to_owned(), ..Settings::default() };
+    let settings = Settings {
+        config: "sources.interval = \"1s\"\nplugins.disabled = []\n".to_owned(),
+        ..Settings::default()
+    };
     let agent = Agent::start(&settings)?;
     let mut seen = BTreeMap::new();
     let workloads = [tcp::WORKLOADS, crafted::WORKLOADS, ip::WORKLOADS, system::WORKLOADS].concat();

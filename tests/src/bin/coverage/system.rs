@@ -185,6 +185,8 @@ fn tracked(pair: &Pair) -> Result<Held> {
 fn full_table(pair: &Pair) -> Result<Held> {
     pair.server.nft(TRACK)?;
     let _maximum = Global::set("/proc/sys/net/netfilter/nf_conntrack_max", "3")?;
+    // Room is made only among the neighbours in the table, so it has to be crowded.
+    let _buckets = Global::set("/proc/sys/net/netfilter/nf_conntrack_buckets", "16")?;
     // Unanswered ones give way to newer ones ...
     for port in 0..20 {
         faults::send_udp(&pair.client, pair.server_at(V4, 9000 + port), 1, 1)?;

@@ -3,6 +3,9 @@
 //! Everything shown comes from the running product: event lines from `inspector watch`, metrics
 //! from a scrape before and after. A fault that Inspector does not see fails the demo. Whatever
 //! ends it, also Ctrl-C, the agent is stopped and the namespaces are deleted.
+//! Without the privileges for that it shows recorded traces instead, and says so ([`recorded`]).
+
+mod recorded;
 
 use std::io::{BufRead, BufReader, IsTerminal, Write as _};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -42,8 +45,8 @@ fn main() -> ExitCode {
 fn demo(started: &Mutex<Vec<u32>>) -> Result<()> {
     let style = Style { colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
     println!("{}\n", style.bold("Inspector demo: three real faults between two network namespaces"));
-    if !nix::unistd::geteuid().is_root() {
-        bail!("it makes network namespaces and loads eBPF programs: run it as root (sudo make demo)");
+    if let Some(obstacle) = recorded::obstacle() {
+        return recorded::demo(style, &obstacle);
     }
     let start = Instant::now();
     let pair = step("making two namespaces and a link between them", Pair::new)?;
