@@ -26,7 +26,7 @@ const MAX_NAMES: usize = 1024;
 /// What waits for a name is held back for at most so long ...
 const HOLD: Duration = Duration::from_millis(10);
 /// ... and not again within this time if that was in vain.
-const HOLD_PAUSE: Duration = Duration::from_millis(100);
+const HOLD_PAUSE: Duration = Duration::from_millis(30);
 
 /// Names that appeared and have not been looked at with success.
 #[derive(Debug, Default)]

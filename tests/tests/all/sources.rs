@@ -223,7 +223,7 @@ impl Busy {
     pub(crate) fn start_as(
         namespace: &Namespace,
         args: &[&str],
-        before: impl Fn() -> Result<()> + Send,
+        before: impl Fn() -> Result<()> + Sync,
     ) -> Result<Self> {
         let mut child = namespace.run(|| {
             before()?;
