@@ -135,14 +135,15 @@ impl Core {
                 }
                 young.extend(announced.take());
                 young.retain(|(path, since): &(PathBuf, Instant)| match discover::glance(path) {
-                    Some(sighting) => {
+                    Ok(Some(sighting)) => {
                         let changes = view.entities.sighted(sighting, now_ns(), Instant::now());
                         if !changes.added.is_empty() {
                             plugins.entities_changed(&changes);
                         }
                         false
                     }
-                    None => since.elapsed() < GLANCES,
+                    Ok(None) => since.elapsed() < GLANCES,
+                    Err(_) => false,
                 });
                 announced.looked(young.len());
             }

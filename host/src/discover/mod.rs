@@ -54,16 +54,19 @@ pub fn scan(places: &Places) -> io::Result<Vec<Sighting>> {
 
 /// Looks at one named namespace that was announced this moment, so that it has its name even if it
 /// is gone before the next scan. `ip netns add` makes a file and mounts the namespace on it a
-/// millisecond later: `None` means not yet, or not any more.
-pub fn glance(file: &Path) -> Option<Sighting> {
-    let inode = fs::metadata(file).ok()?.ino();
-    let netns_name = Some(file.file_name()?.to_string_lossy().into_owned());
+/// millisecond later: `None` means not yet.
+///
+/// # Errors
+/// There is no such file any more.
+pub fn glance(file: &Path) -> io::Result<Option<Sighting>> {
+    let inode = fs::metadata(file)?.ino();
+    let netns_name = file.file_name().map(|name| name.to_string_lossy().into_owned());
     // Any file can be opened, only a namespace can be entered. Addresses are left to the scan: the
     // lock that listing them takes is held for long while other namespaces are torn down.
     let evidence = Evidence { netns_name, path: file.to_owned(), ..Evidence::default() };
     let sighting = visit(inode, evidence, Vec::new);
     netns::leave();
-    sighting
+    Ok(sighting)
 }
 
 fn named(directory: &Path, found: &mut BTreeMap<u64, Evidence>) {

@@ -204,7 +204,7 @@ pub const MODULES: &[Module] = &[
         counters: Names::Renamed(&[
             ("processed", &["processed"]),
             ("dropped", &["dropped"]),
-            ("timesqueeze", &["time_squeeze"]),
+            ("time_squeeze", &["time_squeeze"]),
         ]),
     },
     Module {
