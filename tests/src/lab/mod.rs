@@ -4,6 +4,7 @@
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
 //! - [`pods`]: real pods, from a containerd of our own.
+//! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
 //! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
@@ -14,7 +15,9 @@ pub mod faults;
 mod namespace;
 mod pair;
 pub mod pods;
+pub mod puppet;
 mod tool;
+pub mod wire;
 
 pub use connection::Connection;
 pub use namespace::{Namespace, cookie_here};
