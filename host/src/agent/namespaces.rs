@@ -26,7 +26,7 @@ const MAX_NAMES: usize = 1024;
 /// What waits for a name is held back for at most so long ...
 const HOLD: Duration = Duration::from_millis(10);
 /// ... and not again within this time if that was in vain.
-const HOLD_PAUSE: Duration = Duration::from_millis(100);
+const HOLD_PAUSE: Duration = Duration::from_millis(30);
 
 /// Names that appeared and have not been looked at with success.
 #[derive(Debug, Default)]
@@ -135,14 +135,15 @@ impl Core {
                 }
                 young.extend(announced.take());
                 young.retain(|(path, since): &(PathBuf, Instant)| match discover::glance(path) {
-                    Some(sighting) => {
+                    Ok(Some(sighting)) => {
                         let changes = view.entities.sighted(sighting, now_ns(), Instant::now());
                         if !changes.added.is_empty() {
                             plugins.entities_changed(&changes);
                         }
                         false
                     }
-                    None => since.elapsed() < GLANCES,
+                    Ok(None) => since.elapsed() < GLANCES,
+                    Err(_) => false,
                 });
                 announced.looked(young.len());
             }

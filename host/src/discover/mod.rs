@@ -46,21 +46,27 @@ pub fn scan(places: &Places) -> io::Result<Vec<Sighting>> {
     let mut found = BTreeMap::<u64, Evidence>::new();
     named(&places.netns, &mut found);
     processes(&places.proc, &mut found)?;
-    let sightings = found.into_iter().filter_map(|(inode, evidence)| visit(inode, evidence)).collect();
+    let sightings =
+        found.into_iter().filter_map(|(inode, evidence)| visit(inode, evidence, addresses)).collect();
     netns::leave();
     Ok(sightings)
 }
 
 /// Looks at one named namespace that was announced this moment, so that it has its name even if it
 /// is gone before the next scan. `ip netns add` makes a file and mounts the namespace on it a
-/// millisecond later: `None` means not yet, or not any more.
-pub fn glance(file: &Path) -> Option<Sighting> {
-    let inode = fs::metadata(file).ok()?.ino();
-    let netns_name = Some(file.file_name()?.to_string_lossy().into_owned());
-    // Any file can be opened, only a namespace can be entered.
-    let sighting = visit(inode, Evidence { netns_name, path: file.to_owned(), ..Evidence::default() });
+/// millisecond later: `None` means not yet.
+///
+/// # Errors
+/// There is no such file any more.
+pub fn glance(file: &Path) -> io::Result<Option<Sighting>> {
+    let inode = fs::metadata(file)?.ino();
+    let netns_name = file.file_name().map(|name| name.to_string_lossy().into_owned());
+    // Any file can be opened, only a namespace can be entered. Addresses are left to the scan: the
+    // lock that listing them takes is held for long while other namespaces are torn down.
+    let evidence = Evidence { netns_name, path: file.to_owned(), ..Evidence::default() };
+    let sighting = visit(inode, evidence, Vec::new);
     netns::leave();
-    sighting
+    Ok(sighting)
 }
 
 fn named(directory: &Path, found: &mut BTreeMap<u64, Evidence>) {
@@ -122,14 +128,14 @@ fn netns_inode(process: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Enters the namespace for its cookie and addresses.
-fn visit(inode: u64, evidence: Evidence) -> Option<Sighting> {
+/// Enters the namespace for its cookie and what `look` finds there.
+fn visit(inode: u64, evidence: Evidence, look: fn() -> Vec<IpAddr>) -> Option<Sighting> {
     let (cookie, entered) = netns::enter(&evidence.path).ok()?;
     // Another inode: the process behind the path died and its number went to a new one.
     (entered == inode).then(|| {
         let (kind, name) = evidence.identity(cookie);
         let Evidence { pids, cgroup, path, .. } = evidence;
-        let (namespace, ips) = (String::new(), addresses());
+        let (namespace, ips) = (String::new(), look());
         Sighting { cookie, inode, kind, namespace, name, ips, pids, cgroup, path }
     })
 }

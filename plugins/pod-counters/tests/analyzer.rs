@@ -34,7 +34,7 @@ const CONTRACT: &[(&str, &str)] = &[
         "tcpsummary",
         "tcpestablishedconn tcptimewaitconn tcpclosewaitconn tcpsynsentconn tcpsynrecvconn tcptxqueue tcprxqueue",
     ),
-    ("softnet", "processed dropped timesqueeze"),
+    ("softnet", "processed dropped time_squeeze"),
     (
         "conntrack",
         "found invalid ignore insert insertfailed drop earlydrop error searchrestart entries maxentries",
@@ -126,7 +126,7 @@ fn a_queueing_discipline_below_another_one_is_not_counted_twice() {
 fn cpus_add_up() {
     let host = ticked(world());
     assert_eq!(host.value("inspector_pod_softnetprocessed", 1, &[]), Some(111.0));
-    assert_eq!(host.value("inspector_pod_softnettimesqueeze", 1, &[]), Some(3.0));
+    assert_eq!(host.value("inspector_pod_softnettime_squeeze", 1, &[]), Some(3.0));
 }
 
 #[test]

@@ -177,7 +177,8 @@ impl Containerd {
 impl Drop for Containerd {
     fn drop(&mut self) {
         let pid = nix::unistd::Pid::from_raw(self.child.id().cast_signed());
-        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        // One that ended by itself needs no signal.
+        let _: nix::Result<()> = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
         drop(self.child.wait());
         // It is there only if a pod ran.
         drop(run("ip", &format!("link del {}", self.bridge)));

@@ -198,7 +198,7 @@ fn softnet_is_the_nodes_and_only_the_hosts() -> Result<()> {
     reaches(&agent, "", "softnetprocessed", |n| n >= before + 1000.0)?;
     reaches(&agent, pair.server.name(), "udpnoports", |n| n >= 1000.0)?;
     assert_eq!(value(&agent, pair.server.name(), "softnetprocessed"), None);
-    reaches(&agent, "", "softnettimesqueeze", |n| n >= 0.0)?;
+    reaches(&agent, "", "softnettime_squeeze", |n| n >= 0.0)?;
     Ok(())
 }
 
@@ -223,7 +223,7 @@ impl Busy {
     pub(crate) fn start_as(
         namespace: &Namespace,
         args: &[&str],
-        before: impl Fn() -> Result<()> + Send,
+        before: impl Fn() -> Result<()> + Sync,
     ) -> Result<Self> {
         let mut child = namespace.run(|| {
             before()?;
