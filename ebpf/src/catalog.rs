@@ -19,38 +19,38 @@ pub const PROBES: &[Probe] = &[
         &[TCP_RETRANSMIT_SKB, TCP_RETRANSMIT_SYNACK, TCP_CONG_STATE_SET]
     ),
     probe!(3, TcpState, "tcp_state", &[INET_SOCK_SET_STATE]),
-    probe!(4, Softirq, "softirq", &[SOFTIRQ_RAISE, SOFTIRQ_ENTRY, SOFTIRQ_EXIT], sums),
     probe!(
-        5,
-        TxLatency,
-        "tx_latency",
-        &[NET_DEV_QUEUE, NET_DEV_START_XMIT, NET_DEV_XMIT, KFREE_SKB_FORGETS],
-        sums
-    ),
-    probe!(6, RxLatency, "rx_latency", &[NETIF_RECEIVE_SKB, TCP_PROBE], sums),
-    probe!(7, Qdisc, "qdisc", &[QDISC_ENQUEUE, QDISC_DEQUEUE, KFREE_SKB_FORGETS], sums),
-    probe!(8, VirtioCommand, "virtio_command", &[COMMAND_START, COMMAND_END]),
-    probe!(
-        9,
+        4,
         SocketError,
         "socket_error",
         &[INET_SK_ERROR_REPORT, SOCK_EXCEED_BUF_LIMIT, SOCK_RCVQUEUE_FULL, UDP_FAIL_QUEUE_RCV_SKB]
     ),
     probe!(
-        10,
+        5,
         Neighbour,
         "neighbour",
         &[NEIGH_TIMER_HANDLER, NEIGH_UPDATE, NEIGH_CREATE, NEIGH_EVENT_SEND_DEAD]
     ),
-    probe!(11, Icmp, "icmp", &[ICMP_SEND, ICMPV6_SEND]),
-    probe!(12, Dns, "dns", &[DNS_QUERY, DNS_ANSWER]),
+    probe!(6, Icmp, "icmp", &[ICMP_SEND, ICMPV6_SEND]),
+    probe!(7, Dns, "dns", &[DNS_QUERY, DNS_ANSWER]),
     probe!(
-        13,
+        8,
         SocketLatency,
         "socket_latency",
         &[SK_DATA_READY, SOCK_RECV_LENGTH, SOCK_SEND_LENGTH, TCP_SENDMSG_LOCKED],
         sums
     ),
+    probe!(9, Softirq, "softirq", &[SOFTIRQ_RAISE, SOFTIRQ_ENTRY, SOFTIRQ_EXIT], sums),
+    probe!(
+        10,
+        TxLatency,
+        "tx_latency",
+        &[NET_DEV_QUEUE, NET_DEV_START_XMIT, NET_DEV_XMIT, KFREE_SKB_FORGETS],
+        sums
+    ),
+    probe!(11, RxLatency, "rx_latency", &[NETIF_RECEIVE_SKB, TCP_PROBE], sums),
+    probe!(12, Qdisc, "qdisc", &[QDISC_ENQUEUE, QDISC_DEQUEUE, KFREE_SKB_FORGETS], sums),
+    probe!(13, VirtioCommand, "virtio_command", &[COMMAND_START, COMMAND_END]),
 ];
 
 /// Reasons since 5.17, the receiving socket since 6.11.
@@ -159,7 +159,6 @@ const SOCK_SEND_LENGTH: Hook = Hook::tp_btf("sock_send_length", &[args(3, "sock_
 /// Since 6.16.
 const TCP_SENDMSG_LOCKED: Hook =
     Hook::tp_btf("tcp_sendmsg_locked", &[args(4, "tcp_sendmsg_locked")], "the start of slow sends");
-
 /// Since 2.6.31.
 const SOFTIRQ_RAISE: Hook =
     Hook::tp_btf("softirq_raise", &[args(1, "softirq_raise")], "time that soft interrupts wait");

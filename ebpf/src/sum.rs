@@ -64,6 +64,20 @@ pub const BOUNDS_NS: [u64; 21] = {
     bounds
 };
 
+/// Upper bounds, in seconds, of a histogram that is made of sums: [`BOUNDS_NS`] from `from_ns` to
+/// `to_ns`. `coarse` leaves out those that begin with 2.
+pub fn bounds_seconds(from_ns: u64, to_ns: u64, coarse: bool) -> Vec<f64> {
+    let bounds = BOUNDS_NS.iter().enumerate();
+    let bounds = bounds.filter(|(i, bound)| (from_ns..=to_ns).contains(*bound) && !(coarse && i % 3 == 1));
+    bounds.map(|(_, bound)| mean_seconds(1, *bound)).collect()
+}
+
+/// The mean of a sum in seconds, which lies in its bucket as each of them does: observed as often
+/// as they are, it makes a histogram with the right buckets and the right sum.
+pub fn mean_seconds(count: u64, total_ns: u64) -> f64 {
+    total_ns as f64 / count.max(1) as f64 / 1e9
+}
+
 /// Whether everything in the bucket took longer than `bound_ns`, one of [`BOUNDS_NS`].
 pub fn is_above(bucket: u16, bound_ns: u64) -> bool {
     BOUNDS_NS.iter().position(|bound| *bound == bound_ns).is_some_and(|index| usize::from(bucket) > index)
@@ -80,6 +94,8 @@ mod tests {
             assert!(!is_above(index, bound) && is_above(index + 1, bound));
         }
         assert_eq!((BOUNDS_NS[0], BOUNDS_NS[20]), (1_000, 5_000_000_000));
+        assert_eq!(bounds_seconds(1_000_000, 20_000_000, true), [0.001, 0.005, 0.01]);
+        assert_eq!(mean_seconds(3, 30_000_000), 0.01, "a bound is reached exactly");
         assert!(BOUNDS_NS.is_sorted_by(|a, b| a < b));
     }
 }

@@ -4,7 +4,7 @@
  *
  * QDISC: from being queued to a device until its driver is called. DRIVER: that call. KERNEL: from
  * the time at which TCP sent the segment (5.18 and later; other packets: from being queued) until
- * the driver has it, so it includes netfilter, routing and waiting for a neighbour's address. Each
+ * the driver is called, so it includes netfilter, routing and waiting for a neighbour's address. Each
  * is added up per namespace of the device and bucket; one above SLOW_NS is a record as well.
  *
  * Left out: what is segmented in software behind the queue, since those are packets that never
@@ -150,8 +150,10 @@ int BPF_PROG(net_dev_start_xmit, const struct sk_buff *skb, const struct net_dev
 	__u64 now = bpf_ktime_get_ns();
 
 	/* Told once: a driver that was busy is called again with the same packet. */
-	if (!value->started_ns)
+	if (!value->started_ns) {
 		observe(skb, dev, STAGE_QDISC, now - value->at_ns, skb->len);
+		observe(skb, dev, STAGE_KERNEL, now - value->sent_ns, skb->len);
+	}
 	value->started_ns = now;
 	value->cpu = bpf_get_smp_processor_id();
 	return 0;
@@ -182,12 +184,10 @@ int BPF_PROG(net_dev_xmit, const struct sk_buff *skb, int code, const struct net
 	    code == NETDEV_TX_BUSY)
 		return 0;
 
-	struct queued value = *found;
+	__u64 ns = now - found->started_ns;
 
 	bpf_map_delete_elem(&queued, &key);
-	observe(NULL, dev, STAGE_DRIVER, now - value.started_ns, length);
-	if (code == 0)
-		observe(NULL, dev, STAGE_KERNEL, now - value.sent_ns, length);
+	observe(NULL, dev, STAGE_DRIVER, ns, length);
 	return 0;
 }
 

@@ -17,7 +17,7 @@ pub const KIND_ERROR: u16 = 3;
 pub const STAGE_QDISC: u8 = 0;
 /// In the driver; of a veth device, up to the peer's backlog.
 pub const STAGE_DRIVER: u8 = 1;
-/// From TCP's sending (5.18 and later; other packets: from the queue) until the driver has it.
+/// From TCP's sending (5.18 and later; other packets: from the queue) until the driver is called.
 pub const STAGE_KERNEL: u8 = 2;
 /// Sums only: given to a driver without having been seen in its queue, so without a duration.
 pub const STAGE_UNSEEN: u8 = 3;

@@ -6,7 +6,8 @@
 //! - [`metrics`], [`event`], [`log`](mod@log): what goes out.
 //! - [`flow`], [`kernel`], [`entities`], [`errno`]: words for addresses, protocols, drop reasons, pods
 //!   and errors.
-//! - [`budget`], [`map`]: a limit on detailed events per entity; a fast map with a fixed order.
+//! - [`budget`], [`totals`], [`map`]: a limit on detailed events per entity; sums for metrics without a
+//!   type; a fast map with a fixed order.
 //! - [`instance`], [`export`](mod@export), [`bindings`]: the seam to the host; authors do not see it.
 //! - [`testing`]: runs an analyzer natively, under `cargo test` and in benches.
 //!
@@ -36,6 +37,7 @@ mod series;
 pub mod source;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod totals;
 
 pub use analyzer::Analyzer;
 pub use batch::Batch;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::http::EventStream;
 use inspector_tests::lab::dns::{A, Resolver, Transport};
-use inspector_tests::lab::{Family, Pair, faults, run};
+use inspector_tests::lab::{Connection, Family, Pair, delays, faults, run};
 use inspector_tests::wait;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
@@ -73,7 +73,11 @@ fn prepare() -> Result<()> {
 fn check() -> Result<usize> {
     say(fs::read_to_string("/proc/version")?.trim());
     let pair = Pair::new()?;
-    let settings = Settings { plugin_dirs: vec!["/plugins".into()], ..Settings::default() };
+    let settings = Settings {
+        config: "plugins.disabled = []".to_owned(),
+        plugin_dirs: vec!["/plugins".into()],
+        ..Settings::default()
+    };
     let agent = Agent::start_within(&settings, PATIENCE)?;
     let analyzers = fs::read_dir("/plugins")?.count();
     wait::within(PATIENCE, "the analyzers to run", || {
@@ -97,6 +101,10 @@ fn check() -> Result<usize> {
             ("drop", guest.firewall(family)),
             ("reset", guest.reset(family)),
             ("retransmission", guest.retransmission(family)),
+            ("receive", guest.slow_receive(family)),
+            ("softirq", guest.slow_softirq(family)),
+            ("queue", guest.slow_queue(family)),
+            ("virtio-command", guest.command(&agent, family)),
             ("socket-error", guest.refused(family)),
             ("icmp", guest.icmp(family)),
             ("neighbour", guest.absent(family)),
@@ -160,6 +168,28 @@ impl Guest<'_> {
         let event = self.event("TCPRETRANS", self.pair.client.name(), from, to)?;
         faults::stop_dropping(&self.pair.server)?;
         named(&event, "kind", "syn")
+    }
+
+    /// A segment that a firewall with too many rules holds up.
+    fn slow_receive(&self, family: Family) -> Result<String> {
+        let mut connection = Connection::open(&self.pair, family)?;
+        let (from, to) = (connection.client_at, connection.server_at);
+        delays::slow_firewall(&self.pair.server, "input", &format!("tcp dport {}", to.port()))?;
+        connection.exchange(100, 1)?;
+        self.pair.server.nft("delete table inet slow")?;
+        Ok(shown(&self.event("RXKERNEL_SLOW", self.pair.server.name(), from, to)?))
+    }
+
+    /// The soft interrupt in which such a firewall runs.
+    fn slow_softirq(&self, family: Family) -> Result<String> {
+        delays::slow_firewall(&self.pair.server, "input", "udp dport 5555")?;
+        faults::send_udp(&self.pair.client, self.pair.server_at(family, 5555), 3, 10)?;
+        self.pair.server.nft("delete table inet slow")?;
+        let event = wait::within(PATIENCE, "a soft interrupt that ran for long", || {
+            let received = self.events.received();
+            received.iter().find(|event| text(&event["type"]).starts_with("NETSOFTIRQ_EXCUTE_")).cloned()
+        })?;
+        Ok(shown(&event))
     }
 
     fn refused(&self, family: Family) -> Result<String> {
@@ -228,6 +258,29 @@ impl Guest<'_> {
             text(&event["attrs"]["address"]).contains(':') == (family == Family::V6)
         })?;
         Ok(shown(&event))
+    }
+
+    /// A queue that lets a packet through every 125 ms.
+    fn slow_queue(&self, family: Family) -> Result<String> {
+        delays::throttle(&self.pair.client)?;
+        let to = self.pair.server_at(family, faults::CLOSED_PORT);
+        let from = faults::send_udp(&self.pair.client, to, 6, 1000)?;
+        let event = self.event("NETIFTXLAT_QDISC", self.pair.client.name(), from, to)?;
+        run("tc", &format!("-n {} qdisc del dev eth0 root", self.pair.client.name()))?;
+        Ok(shown(&event))
+    }
+
+    /// Commands to this guest's hypervisor, which answers too fast for an event.
+    fn command(&self, agent: &Agent, family: Family) -> Result<String> {
+        let count = || agent.scrape().ok()?.sum("inspector_virtio_command_seconds_count", &[]);
+        let before = count().unwrap_or(0.0);
+        let on = if family == Family::V4 { "on" } else { "off" };
+        run("ip", "link set eth0 up")?;
+        run("ip", &format!("link set eth0 promisc {on}"))?;
+        let after = wait::within(PATIENCE, "commands of virtio_net", || count().filter(|n| *n > before))?;
+        let sum = agent.scrape()?.sum("inspector_virtio_command_seconds_sum", &[]).context("a sum")?;
+        ensure!(sum > 0.0 && sum < 60.0, "{after} commands took {sum} s");
+        Ok(format!("{after} commands in {sum} s"))
     }
 
     /// Waits for an event of a namespace between two addresses.

@@ -42,16 +42,16 @@ fn every_mirror_has_the_offsets_and_sizes_of_its_object() -> Result<()> {
     check::<TcpReset>()?;
     check::<TcpRetransmit>()?;
     check::<TcpState>()?;
-    check::<Softirq>()?;
-    check::<TxLatency>()?;
-    check::<RxLatency>()?;
-    check::<Qdisc>()?;
-    check::<VirtioCommand>()?;
     check::<SocketError>()?;
     check::<Neighbour>()?;
     check::<Icmp>()?;
     check::<Dns>()?;
     check::<SocketLatency>()?;
+    check::<Softirq>()?;
+    check::<TxLatency>()?;
+    check::<RxLatency>()?;
+    check::<Qdisc>()?;
+    check::<VirtioCommand>()?;
     assert_eq!(PROBES.len(), 14, "a new probe needs its line above");
     Ok(())
 }

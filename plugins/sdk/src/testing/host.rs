@@ -19,6 +19,8 @@ pub struct World {
     pub symbols: HashMap<u64, (&'static str, u32)>,
     /// Live entities.
     pub entities: Vec<EntityId>,
+    /// The one of them that is the node itself.
+    pub host: EntityId,
     /// When an entity was first seen; 0 for those not named here. The analyzer starts at 1.
     pub since: HashMap<EntityId, Timestamp>,
     /// Columns of each source.
@@ -160,7 +162,8 @@ pub mod entities {
     pub fn get(id: EntityId) -> Option<Entity> {
         HOST.with_borrow(|host| {
             let since = host.world.since.get(&id).copied().unwrap_or(0);
-            let (kind, name) = ("netns".to_owned(), format!("e{id}"));
+            let kind = if id == host.world.host { "host" } else { "netns" };
+            let (kind, name) = (kind.to_owned(), format!("e{id}"));
             let live = host.world.entities.contains(&id);
             live.then(|| Entity { id, kind, name, since, ..Entity::default() })
         })
@@ -177,7 +180,7 @@ pub mod entities {
 
 pub mod kernel {
     use super::HOST;
-    use crate::kernel::Symbol;
+    use crate::kernel::{Location, Symbol};
 
     pub fn drop_reason(code: u32) -> String {
         HOST.with_borrow(|host| name(host.world.drop_reasons.get(&code), code))
@@ -192,6 +195,19 @@ pub mod kernel {
             let (name, offset) = host.world.symbols.get(&address)?;
             Some(Symbol { name: (*name).to_owned(), offset: *offset })
         })
+    }
+
+    pub fn locate(address: u64) -> Option<Location> {
+        let Symbol { name, offset } = symbol_at(address)?;
+        Some(Location { symbol: name, module: String::new(), offset })
+    }
+
+    pub fn tcp_state(code: u32) -> String {
+        format!("STATE_{code}")
+    }
+
+    pub fn congestion_state(code: u32) -> String {
+        format!("STATE_{code}")
     }
 
     fn name(known: Option<&&str>, code: u32) -> String {
