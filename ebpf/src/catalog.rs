@@ -147,8 +147,7 @@ const DNS_QUERY: Hook = Hook::cgroup_skb(Direction::Egress, "dns_query", "DNS qu
 const DNS_ANSWER: Hook = Hook::cgroup_skb(Direction::Ingress, "dns_answer", "DNS answers");
 
 /// Since 6.3.
-const SK_DATA_READY: Hook =
-    Hook::tp_btf("sk_data_ready", &[args(1, "sk_data_ready")], "the start of waits for slow readers");
+const SK_DATA_READY: Hook = Hook::tp_btf("sk_data_ready", &[args(1, "sk_data_ready")], "slow reads");
 
 /// Since 6.3.
 const SOCK_RECV_LENGTH: Hook = Hook::tp_btf("sock_recv_length", &[args(3, "sock_recv_length")], "slow reads");
@@ -158,7 +157,7 @@ const SOCK_SEND_LENGTH: Hook = Hook::tp_btf("sock_send_length", &[args(3, "sock_
 
 /// Since 6.16.
 const TCP_SENDMSG_LOCKED: Hook =
-    Hook::tp_btf("tcp_sendmsg_locked", &[args(4, "tcp_sendmsg_locked")], "the start of slow sends");
+    Hook::tp_btf("tcp_sendmsg_locked", &[args(4, "tcp_sendmsg_locked")], "slow sends");
 /// Since 2.6.31.
 const SOFTIRQ_RAISE: Hook =
     Hook::tp_btf("softirq_raise", &[args(1, "softirq_raise")], "time that soft interrupts wait");

@@ -217,8 +217,13 @@ static __always_inline int deliver(struct __sk_buff *ctx, const struct message *
 	record->name_length = length;
 	if (length > NAME)
 		length = NAME;
-	if (length)
+	if (length) {
+		/* Verifiers before 6.8 learn nothing from "not zero"; the mask says "1 to NAME". */
+		length--;
+		asm volatile("" : "+r"(length));
+		length = (length & (NAME - 1)) + 1;
 		bpf_skb_load_bytes(ctx, message->name_at, record->name, length);
+	}
 	SUBMIT(record);
 	return PASS;
 }

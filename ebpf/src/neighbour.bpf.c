@@ -166,17 +166,23 @@ int BPF_PROG(neigh_update, const struct neighbour *n, const void *lladdr, __u8 s
 /*
  * Without a neighbour there was no room for one: the table holds gc_thresh3 entries, none of which
  * can be given up, or memory ran out. Whether there is one is asked of memory, because verifiers
- * believe that no argument is NULL and would drop the check.
+ * believe that no argument is NULL and would drop the check; and so is the key, because those
+ * before 6.16 refuse to load a pointer to const void.
  */
 SEC("tp_btf/neigh_create")
-int BPF_PROG(neigh_create, const struct neigh_table *table, const struct net_device *dev, const void *key)
+int BPF_PROG(neigh_create, const struct neigh_table *table, const struct net_device *dev)
 {
-	__u64 n = 0;
+	struct {
+		const void *key;
+		const void *neighbour;
+	} arguments = {};
 
-	if (!may_read_kernel || bpf_probe_read_kernel(&n, sizeof(n), (const __u64 *)ctx + 3) || n)
+	if (!may_read_kernel ||
+	    bpf_probe_read_kernel(&arguments, sizeof(arguments), (const __u64 *)ctx + 2) ||
+	    arguments.neighbour)
 		return 0;
 
-	struct neighbour_event *record = begin(KIND_TABLE_FULL, table->family, dev, key);
+	struct neighbour_event *record = begin(KIND_TABLE_FULL, table->family, dev, arguments.key);
 
 	if (record)
 		SUBMIT(record);

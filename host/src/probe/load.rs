@@ -188,7 +188,9 @@ fn in_one_line(error: &ProgramError) -> String {
         return super::with_causes(error);
     };
     let log = verifier_log.to_string();
-    let complaint = log.lines().rev().find(|line| !line.is_empty() && !line.starts_with("processed "));
+    let is_statistics =
+        |line: &str| ["processed ", "stack depth ", "verification time "].iter().any(|s| line.starts_with(s));
+    let complaint = log.lines().rev().find(|line| !line.is_empty() && !is_statistics(line));
     match complaint {
         Some(line) => format!("the kernel refuses it: {io_error}: {line}"),
         None => format!("the kernel refuses it: {io_error}"),
