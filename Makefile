@@ -18,7 +18,11 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COMPONENT_PROFILE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_DEBUG=false
 
 # What building needs, and what the tests make faults with and are checked against.
-PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables curl prometheus
+PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables conntrack ethtool curl prometheus
+# A container runtime for the test of real pods, unless there is one: Debian's would replace it.
+PACKAGES += $(if $(shell command -v containerd),,containerd runc) containernetworking-plugins busybox-static
+# What `make bench` compares with.
+BENCH_PACKAGES := prometheus-node-exporter
 # What `make test-kernels` boots stock kernels with.
 KERNEL_PACKAGES := qemu-system-x86 cpio
 # What stands behind a list of packages: asks first, so that nothing is fetched when all is there.
@@ -37,7 +41,7 @@ endef
 
 # Targets build on each other in the order in which they are named.
 .NOTPARALLEL:
-.PHONY: help setup build demo run test test-kernels bench bench-quick lint image
+.PHONY: help setup build demo run test record-cases test-kernels bench bench-quick lint image
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -59,8 +63,11 @@ build: ## release binary target/release/inspector and components target/plugins/
 	@for f in target/plugins/*.wasm; do name=$$(basename $$f .wasm); [ -d plugins/$$name ] || rm $$f; done
 	@ls -l target/release/inspector target/plugins/*.wasm
 
-demo: setup build ## three real faults in network namespaces, and what Inspector says of them (root)
-	@$(SUDO) env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/demo
+# Without root, and without a sudo that asks for no password, the demo shows recorded traces.
+DEMO_AS = $(if $(SUDO),$(shell sudo -n true 2>/dev/null && echo sudo))
+
+demo: setup build ## three real faults, live with root, else from recorded traces, and what Inspector says of them
+	@$(DEMO_AS) env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/demo
 
 run: build ## run the agent on this machine with the built analyzers (root); ARGS=... adds flags
 	$(SUDO) target/release/inspector serve --plugin-dir target/plugins $(ARGS)
@@ -68,15 +75,20 @@ run: build ## run the agent on this machine with the built analyzers (root); ARG
 test: setup build ## every test, with real packets in network namespaces (root)
 	cargo test --release --no-fail-fast --workspace
 
+record-cases: build ## record the faults of the replay tests anew (root); CASES=... names some
+	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/record-cases $(CASES)
+
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
 	@$(call install,$(KERNEL_PACKAGES))
 	cargo run --release -p inspector-tests --bin kernels
 
-bench: build ## P1, P2 and P3 of the performance goals, with their floors in the same run (root)
-	cargo run --release -p inspector-tests --bin bench
+bench: build ## P1, P2, P3 and P5b of the performance goals, with their floors in the same run (root); ARGS='--only P5b' measures one
+	@$(call install,$(BENCH_PACKAGES))
+	cargo run --release -p inspector-tests --bin bench -- $(ARGS)
 
 bench-quick: build ## the same table from fewer rounds, in under two minutes (root)
-	cargo run --release -p inspector-tests --bin bench -- --quick
+	@$(call install,$(BENCH_PACKAGES))
+	cargo run --release -p inspector-tests --bin bench -- --quick $(ARGS)
 
 lint: ## format, clippy, C format, documentation, import rules; warnings are errors
 	cargo fmt --all --check

@@ -1,10 +1,11 @@
 //! Every probe there is. Adding one: its two files, one line here, its kernel test.
 
-use crate::hook::{Hook, Point, args};
+use crate::hook::{Direction, Hook, Point, args};
 use crate::record::{Field, Record};
 use crate::sum;
 use crate::{
-    Qdisc, RxLatency, SkbDrop, Softirq, TcpReset, TcpRetransmit, TcpState, TxLatency, VirtioCommand,
+    Dns, Icmp, Neighbour, Qdisc, RxLatency, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset,
+    TcpRetransmit, TcpState, TxLatency, VirtioCommand,
 };
 
 /// All probes, by id.
@@ -18,17 +19,38 @@ pub const PROBES: &[Probe] = &[
         &[TCP_RETRANSMIT_SKB, TCP_RETRANSMIT_SYNACK, TCP_CONG_STATE_SET]
     ),
     probe!(3, TcpState, "tcp_state", &[INET_SOCK_SET_STATE]),
-    probe!(4, Softirq, "softirq", &[SOFTIRQ_RAISE, SOFTIRQ_ENTRY, SOFTIRQ_EXIT], sums),
+    probe!(
+        4,
+        SocketError,
+        "socket_error",
+        &[INET_SK_ERROR_REPORT, SOCK_EXCEED_BUF_LIMIT, SOCK_RCVQUEUE_FULL, UDP_FAIL_QUEUE_RCV_SKB]
+    ),
     probe!(
         5,
+        Neighbour,
+        "neighbour",
+        &[NEIGH_TIMER_HANDLER, NEIGH_UPDATE, NEIGH_CREATE, NEIGH_EVENT_SEND_DEAD]
+    ),
+    probe!(6, Icmp, "icmp", &[ICMP_SEND, ICMPV6_SEND]),
+    probe!(7, Dns, "dns", &[DNS_QUERY, DNS_ANSWER]),
+    probe!(
+        8,
+        SocketLatency,
+        "socket_latency",
+        &[SK_DATA_READY, SOCK_RECV_LENGTH, SOCK_SEND_LENGTH, TCP_SENDMSG_LOCKED],
+        sums
+    ),
+    probe!(9, Softirq, "softirq", &[SOFTIRQ_RAISE, SOFTIRQ_ENTRY, SOFTIRQ_EXIT], sums),
+    probe!(
+        10,
         TxLatency,
         "tx_latency",
         &[NET_DEV_QUEUE, NET_DEV_START_XMIT, NET_DEV_XMIT, KFREE_SKB_FORGETS],
         sums
     ),
-    probe!(6, RxLatency, "rx_latency", &[NETIF_RECEIVE_SKB, TCP_PROBE], sums),
-    probe!(7, Qdisc, "qdisc", &[QDISC_ENQUEUE, QDISC_DEQUEUE, KFREE_SKB_FORGETS], sums),
-    probe!(8, VirtioCommand, "virtio_command", &[COMMAND_START, COMMAND_END]),
+    probe!(11, RxLatency, "rx_latency", &[NETIF_RECEIVE_SKB, TCP_PROBE], sums),
+    probe!(12, Qdisc, "qdisc", &[QDISC_ENQUEUE, QDISC_DEQUEUE, KFREE_SKB_FORGETS], sums),
+    probe!(13, VirtioCommand, "virtio_command", &[COMMAND_START, COMMAND_END]),
 ];
 
 /// Reasons since 5.17, the receiving socket since 6.11.
@@ -74,6 +96,69 @@ const INET_SOCK_SET_STATE: Hook = Hook::tp_btf(
     "connections opened, accepted, failed and closed",
 );
 
+/// Since 5.14.
+const INET_SK_ERROR_REPORT: Hook =
+    Hook::tp_btf("inet_sk_error_report", &[args(1, "inet_sk_error_report")], "errors that sockets are told");
+
+/// Before 5.8.
+const SOCK_EXCEED_BUF_LIMIT: Hook = Hook::tp_btf(
+    "sock_exceed_buf_limit",
+    &[args(4, "sock_exceed_buf_limit")],
+    "sockets that their protocol's memory limit stops",
+);
+
+/// Before 5.8.
+const SOCK_RCVQUEUE_FULL: Hook =
+    Hook::tp_btf("sock_rcvqueue_full", &[args(2, "sock_rcvqueue_full")], "full raw and ping sockets");
+
+/// Before 5.8; with the packet since 6.10.
+const UDP_FAIL_QUEUE_RCV_SKB: Hook = Hook::tp_btf(
+    "udp_fail_queue_rcv_skb",
+    &[args(3, "udp_fail_queue_rcv_skb_3"), args(2, "udp_fail_queue_rcv_skb_2")],
+    "full UDP sockets",
+);
+
+/// Before 5.8.
+const NEIGH_TIMER_HANDLER: Hook =
+    Hook::tp_btf("neigh_timer_handler", &[args(2, "neigh_timer_handler")], "neighbours that do not answer");
+
+/// Before 5.8.
+const NEIGH_UPDATE: Hook =
+    Hook::tp_btf("neigh_update", &[args(5, "neigh_update")], "changed link-layer addresses");
+
+/// Before 5.8.
+const NEIGH_CREATE: Hook = Hook::tp_btf("neigh_create", &[args(5, "neigh_create")], "full neighbour tables");
+
+/// Before 5.8.
+const NEIGH_EVENT_SEND_DEAD: Hook = Hook::tp_btf(
+    "neigh_event_send_dead",
+    &[args(2, "neigh_event_send_dead")],
+    "packets to neighbours that are being removed",
+);
+
+/// Since 6.11, and in later stable releases of older kernels.
+const ICMP_SEND: Hook = Hook::tp_btf("icmp_send", &[args(3, "icmp_send")], "ICMP errors sent over IPv4");
+
+/// No tracepoint sees these.
+const ICMPV6_SEND: Hook = Hook::cgroup_skb(Direction::Egress, "icmpv6_send", "ICMP errors sent over IPv6");
+
+const DNS_QUERY: Hook = Hook::cgroup_skb(Direction::Egress, "dns_query", "DNS queries");
+
+const DNS_ANSWER: Hook = Hook::cgroup_skb(Direction::Ingress, "dns_answer", "DNS answers");
+
+/// Since 6.3.
+const SK_DATA_READY: Hook =
+    Hook::tp_btf("sk_data_ready", &[args(1, "sk_data_ready")], "the start of waits for slow readers");
+
+/// Since 6.3.
+const SOCK_RECV_LENGTH: Hook = Hook::tp_btf("sock_recv_length", &[args(3, "sock_recv_length")], "slow reads");
+
+/// Since 6.3.
+const SOCK_SEND_LENGTH: Hook = Hook::tp_btf("sock_send_length", &[args(3, "sock_send_length")], "slow sends");
+
+/// Since 6.16.
+const TCP_SENDMSG_LOCKED: Hook =
+    Hook::tp_btf("tcp_sendmsg_locked", &[args(4, "tcp_sendmsg_locked")], "the start of slow sends");
 /// Since 2.6.31.
 const SOFTIRQ_RAISE: Hook =
     Hook::tp_btf("softirq_raise", &[args(1, "softirq_raise")], "time that soft interrupts wait");

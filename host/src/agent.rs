@@ -2,17 +2,22 @@
 //!
 //! Data flows one way: probes deliver batches to plugins, sources deliver snapshots to plugins,
 //! plugins write the nouns, http shows them. Each follower below is a thread that waits for its
-//! bell; nothing here runs per event but [`Plugins::deliver`].
+//! bell; nothing here runs per event but [`Plugins::deliver`]. [`record`] joins the kernel's side
+//! to a file, [`replay`] a file to the plugins.
+
+pub mod record;
+pub mod replay;
+
+mod namespaces;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::bell::{Bell, Wake};
 use crate::config::Config;
-use crate::discover::{self, Places};
 use crate::entities::Entities;
 use crate::events::{self, EventLog};
 use crate::exposition::LabelNames;
@@ -26,12 +31,10 @@ use crate::status::Status;
 use crate::view::View;
 use crate::watch::{self, Watcher};
 
-/// A namespace that nothing announces is found within this time.
-const RESCAN: Duration = Duration::from_secs(5);
+use namespaces::Announced;
+
 /// A burst of changes is looked at once, this long after it began: files are written in pieces.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Two scans for unknown namespaces are at least so far apart.
-const SCAN_PAUSE: Duration = Duration::from_millis(50);
 
 /// Why the agent cannot run at all; everything else degrades and is shown.
 #[derive(Debug, thiserror::Error)]
@@ -116,24 +119,25 @@ struct Follower {
 impl Core {
     /// Starts everything; blocking.
     fn start(config: &Config) -> Result<Self, Error> {
+        // First, since the kernel takes its time to list its symbols.
+        let names = Arc::new(probe::kernel_names());
         let status = Arc::new(Status::default());
         let loss = Arc::new(Loss::default());
         let entities = Arc::new(Entities::default());
-        let budget =
-            Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total };
-        let metrics = Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss)));
+        let metrics = Arc::new(Metrics::new(budget(config), Arc::clone(&entities), Arc::clone(&loss)));
         let events = Arc::new(EventLog::new(
             event_limits(config),
             Arc::clone(&entities),
             Arc::clone(&loss),
             &config.node.name,
         ));
-        let tables = source::Reader::new(Arc::clone(&status));
+        let tables = source::Reader::new(&config.paths.procfs, Arc::clone(&status))?;
         let nouns = Nouns {
             node: config.node.name.clone(),
             kernel: kernel_release(),
+            clock: Arc::default(),
             entities: Arc::clone(&entities),
-            names: Arc::new(probe::kernel_names()),
+            names: Arc::clone(&names),
             columns: tables.columns(),
             metrics: Arc::clone(&metrics),
             events: Arc::clone(&events),
@@ -142,15 +146,18 @@ impl Core {
         };
         let plugins = Arc::new(Plugins::new(plugin_options(config), nouns)?);
 
-        let unknown = Arc::new(Bell::default());
+        let (unknown, announced) = (Arc::<Bell>::default(), Arc::<Announced>::default());
         let probes = {
-            let (plugins, table, unknown) =
-                (Arc::clone(&plugins), Arc::clone(&entities), Arc::clone(&unknown));
+            let (plugins, table) = (Arc::clone(&plugins), Arc::clone(&entities));
+            let (unknown, announced) = (Arc::clone(&unknown), Arc::clone(&announced));
             let sink = move |batch| {
-                plugins.deliver(&batch);
                 if table.take_unnamed() {
                     unknown.ring();
+                    announced.settle();
                 }
+                // The first records come when the listing is read, or nearly so; the ring keeps them.
+                names.symbols.wait();
+                plugins.deliver(&batch);
             };
             let (table, loss, status) = (Arc::clone(&entities), Arc::clone(&loss), Arc::clone(&status));
             Arc::new(Probes::start(probe_options(config), table, loss, status, sink)?)
@@ -160,42 +167,19 @@ impl Core {
         let view = Arc::new(View { metrics, events, entities, status, loss, node, revision, labels });
 
         let mut core = Self { view, probes, plugins, followers: Vec::new(), watchers: Vec::new() };
-        core.follow_namespaces(config, unknown)?;
+        core.follow_namespaces(config, announced, unknown)?;
         core.follow_plugin_files(config)?;
         core.follow_sources(config, tables)?;
         core.view.status.update().ready = true;
         Ok(core)
     }
 
-    /// Keeps the entity table true: at once when `/run/netns` changes or an event has an unknown
-    /// cookie, within [`RESCAN`] otherwise. Returns after the first scan.
-    fn follow_namespaces(&mut self, config: &Config, bell: Arc<Bell>) -> Result<(), Error> {
-        let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
-        self.watch(&places.netns, &bell);
-        let (view, plugins) = (Arc::clone(&self.view), Arc::clone(&self.plugins));
-        let (first, done) = std::sync::mpsc::sync_channel(1);
-        let waiting = Arc::clone(&bell);
-        self.follow("namespaces", bell, move || {
-            let mut first = Some(first);
-            loop {
-                scan_namespaces(&places, &view, &plugins);
-                drop(first.take());
-                // Many short-lived namespaces must not turn into a busy loop.
-                if waiting.wait(RESCAN) == Wake::Closed || pause(&waiting, SCAN_PAUSE) {
-                    return;
-                }
-            }
-        })?;
-        // The sender is dropped after the first scan.
-        let _: Result<(), _> = done.recv();
-        Ok(())
-    }
-
     /// Starts, replaces and stops plugins as their files change. Returns after the first look.
     fn follow_plugin_files(&mut self, config: &Config) -> Result<(), Error> {
         let bell = Arc::new(Bell::default());
         for directory in &config.plugins.directories {
-            self.watch(directory, &bell);
+            let ring = Arc::clone(&bell);
+            self.watch(directory, move |_| ring.ring());
         }
         let (plugins, probes) = (Arc::clone(&self.plugins), Arc::clone(&self.probes));
         let load = move |wanted: &BTreeSet<String>| probes.set_wanted(wanted);
@@ -238,9 +222,8 @@ impl Core {
     }
 
     /// A directory that cannot be watched is looked at less often, and said so.
-    fn watch(&mut self, directory: &Path, bell: &Arc<Bell>) {
-        let bell = Arc::clone(bell);
-        match watch::directory(directory, move || bell.ring()) {
+    fn watch(&mut self, directory: &Path, changed: impl Fn(&[PathBuf]) + Send + 'static) {
+        match watch::directory(directory, changed) {
             Ok(watcher) => self.watchers.push(watcher),
             Err(e) => tracing::warn!(error = %e, "changes there are not noticed at once"),
         }
@@ -284,18 +267,8 @@ fn pause(bell: &Bell, moment: Duration) -> bool {
     }
 }
 
-fn scan_namespaces(places: &Places, view: &View, plugins: &Plugins) {
-    let scan = match discover::scan(places) {
-        Ok(scan) => scan,
-        Err(e) => {
-            return tracing::error!(path = %places.proc.display(), error = %e, "cannot look for namespaces");
-        }
-    };
-    let changes = view.entities.seen(scan, now_ns(), Instant::now());
-    if !changes.added.is_empty() || !changes.removed.is_empty() {
-        plugins.entities_changed(&changes);
-    }
-    view.metrics.remove_entities(&changes.forgotten);
+fn budget(config: &Config) -> Budget {
+    Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total }
 }
 
 fn event_limits(config: &Config) -> events::Limits {

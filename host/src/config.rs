@@ -35,6 +35,8 @@ pub struct Config {
     pub probes: Probes,
     /// The kernel's counter tables.
     pub sources: Sources,
+    /// What reasons mean.
+    pub advice: Advice,
     /// The agent's own log.
     pub log: Log,
     /// Where the kernel's file systems are.
@@ -128,6 +130,14 @@ pub struct Sources {
     pub interval: Duration,
 }
 
+/// Section `[advice]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Advice {
+    /// Texts that come before the built-in ones; empty for none.
+    pub file: PathBuf,
+}
+
 /// Section `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -139,7 +149,7 @@ pub struct Log {
 }
 
 /// How much the agent says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Only what stops the agent or a part of it.

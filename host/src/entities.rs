@@ -67,8 +67,11 @@ pub struct Entity {
     pub inode: u64,
     /// Addresses of its interfaces, without loopback.
     pub ips: Vec<IpAddr>,
-    /// Some of its processes, at most [`MAX_PIDS`].
-    pub pids: Vec<i32>,
+    /// Some of its processes, at most [`MAX_PIDS`]; none of the host's, which are most of the
+    /// machine's and say nothing.
+    pub pids: Vec<Process>,
+    /// Path of its processes' cgroup: that of the container, if one is known. Empty for the host.
+    pub cgroup: String,
     /// A file by which the namespace can be entered (`/run/netns/NAME`, `/proc/PID/ns/net`).
     #[serde(skip)]
     pub path: PathBuf,
@@ -76,7 +79,16 @@ pub struct Entity {
     pub since_ns: u64,
 }
 
-/// At most so many process ids are kept for an entity.
+/// A process of an entity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Its number.
+    pub pid: i32,
+    /// What it calls itself (`/proc/PID/comm`): any text at all.
+    pub name: String,
+}
+
+/// At most so many processes are kept for an entity.
 pub const MAX_PIDS: usize = 16;
 
 impl Entity {
@@ -106,7 +118,9 @@ pub struct Sighting {
     /// Addresses of its interfaces, without loopback.
     pub ips: Vec<IpAddr>,
     /// Some of its processes.
-    pub pids: Vec<i32>,
+    pub pids: Vec<Process>,
+    /// Path of their cgroup, or empty.
+    pub cgroup: String,
     /// A file by which the namespace can be entered.
     pub path: PathBuf,
 }
@@ -122,6 +136,15 @@ pub struct Changes {
     pub forgotten: Vec<EntityId>,
 }
 
+/// One row of the table as a trace keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntityRow {
+    /// Who it is.
+    pub entity: Arc<Entity>,
+    /// The last scan saw it; otherwise it vanished, or none has seen it yet.
+    pub live: bool,
+}
+
 #[derive(Debug)]
 struct Row {
     entity: Arc<Entity>,
@@ -135,8 +158,11 @@ struct Row {
 struct Rows {
     by_id: BTreeMap<EntityId, Row>,
     by_cookie: HashMap<u64, EntityId>,
+    /// 0 for an address that several entities have: it tells nobody.
     by_ip: HashMap<IpAddr, EntityId>,
     last_id: EntityId,
+    /// Named outside of a scan, and when: a scan that began before did not see them.
+    sighted: Vec<(EntityId, Instant)>,
 }
 
 /// The table. Readers never wait for I/O, since nothing does I/O under its lock.
@@ -163,9 +189,14 @@ impl Entities {
         self.read().by_id.get(&id).map(|row| Arc::clone(&row.entity))
     }
 
-    /// The live entity that has an address, or 0.
+    /// The only live entity that has an address; 0 if there is none, or more than one.
     pub fn by_ip(&self, ip: IpAddr) -> EntityId {
         self.read().by_ip.get(&ip.to_canonical()).copied().unwrap_or(0)
+    }
+
+    /// The only live entity that has an address.
+    pub fn owner(&self, ip: IpAddr) -> Option<Arc<Entity>> {
+        self.get(self.by_ip(ip))
     }
 
     /// All live entities that have been seen by `discover/`, by id.
@@ -174,7 +205,21 @@ impl Entities {
         rows.by_id.values().filter(|r| r.named && r.gone.is_none()).map(|r| Arc::clone(&r.entity)).collect()
     }
 
-    /// Takes a complete scan: names what was found, buries what was not, forgets old tombstones.
+    /// Names one namespace that was found by itself, ahead of the next scan. A scan has seen more of
+    /// what it named.
+    pub fn sighted(&self, sighting: Sighting, now_ns: u64, now: Instant) -> Changes {
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        let id = rows.id_of(sighting.cookie);
+        if rows.by_id.get(&id).is_some_and(|row| row.named && row.gone.is_none()) {
+            return Changes::default();
+        }
+        rows.sighted.push((id, now));
+        let added = rows.name(id, sighting, now_ns).then_some(id);
+        Changes { added: added.into_iter().collect(), ..Changes::default() }
+    }
+
+    /// Takes a complete scan that began at `now`: names what was found, buries what was not,
+    /// forgets old tombstones.
     pub fn seen(&self, scan: Vec<Sighting>, now_ns: u64, now: Instant) -> Changes {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         let mut changes = Changes::default();
@@ -186,6 +231,8 @@ impl Entities {
                 changes.added.push(id);
             }
         }
+        rows.sighted.retain(|(_, at)| *at >= now);
+        present.extend(rows.sighted.iter().map(|(id, _)| *id));
         for (id, row) in &mut rows.by_id {
             if !present.contains(id) && row.gone.is_none() {
                 row.gone = Some(now);
@@ -195,6 +242,30 @@ impl Entities {
         changes.forgotten = rows.forget(now);
         rows.index_ips();
         changes
+    }
+
+    /// All rows, by id: also of what vanished and of cookies without a name.
+    pub fn rows(&self) -> Vec<EntityRow> {
+        let row =
+            |row: &Row| EntityRow { entity: Arc::clone(&row.entity), live: row.named && row.gone.is_none() };
+        self.read().by_id.values().map(row).collect()
+    }
+
+    /// Sets and removes rows under ids that another agent gave, for a replay; names the rest of the
+    /// table anew. `now` is when those that are not live vanished.
+    pub fn replay(&self, rows: Vec<EntityRow>, forgotten: &[EntityId], now: Instant) {
+        let mut table = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        for EntityRow { entity, live } in rows {
+            table.last_id = table.last_id.max(entity.id);
+            table.by_cookie.insert(entity.cookie, entity.id);
+            table.by_id.insert(entity.id, Row { entity, gone: (!live).then_some(now), named: live });
+        }
+        for id in forgotten {
+            if let Some(row) = table.by_id.remove(id) {
+                table.by_cookie.remove(&row.entity.cookie);
+            }
+        }
+        table.index_ips();
     }
 
     /// Whether a cookie without a name turned up since the last call.
@@ -217,6 +288,7 @@ impl Entities {
             inode: 0,
             ips: Vec::new(),
             pids: Vec::new(),
+            cgroup: String::new(),
             path: PathBuf::new(),
             since_ns: now_ns,
         };
@@ -254,6 +326,7 @@ impl Rows {
             inode,
             ips: s.ips,
             pids: s.pids,
+            cgroup: s.cgroup,
             path: s.path,
             since_ns,
         };
@@ -284,12 +357,11 @@ impl Rows {
     }
 
     fn index_ips(&mut self) {
-        self.by_ip = self
-            .by_id
-            .iter()
-            .filter(|(_, row)| row.gone.is_none())
-            .flat_map(|(id, row)| row.entity.ips.iter().map(|ip| (ip.to_canonical(), *id)))
-            .collect();
+        self.by_ip.clear();
+        let live = self.by_id.iter().filter(|(_, row)| row.gone.is_none());
+        for (id, ip) in live.flat_map(|(id, row)| row.entity.ips.iter().map(move |ip| (*id, ip))) {
+            self.by_ip.entry(ip.to_canonical()).and_modify(|owner| *owner = 0).or_insert(id);
+        }
     }
 }
 
@@ -306,6 +378,7 @@ mod tests {
             name: name.to_owned(),
             ips: vec![],
             pids: vec![],
+            cgroup: String::new(),
             path: PathBuf::new(),
         }
     }
@@ -348,5 +421,31 @@ mod tests {
     #[test]
     fn the_unknown_cookie_is_nobody() {
         assert_eq!(Entities::default().stamp(0, 1), 0);
+    }
+
+    #[test]
+    fn what_was_named_while_a_scan_ran_is_not_buried_by_it() {
+        let entities = Entities::default();
+        let scan_began = Instant::now();
+        let id = entities.sighted(sighting(1, "young"), 1, scan_began + Duration::from_millis(1)).added[0];
+        assert!(entities.seen(vec![], 2, scan_began).removed.is_empty());
+        assert_eq!(entities.get(id).expect("named").name, "young");
+        let later = scan_began + Duration::from_millis(2);
+        assert_eq!(entities.seen(vec![], 3, later).removed, [id]);
+        assert_eq!(entities.get(id).expect("tombstone").name, "young");
+    }
+
+    #[test]
+    fn an_address_that_two_namespaces_have_is_nobodys() {
+        let entities = Entities::default();
+        let at = |cookie, ips: [&str; 2]| Sighting {
+            ips: ips.map(|ip| ip.parse().expect("address")).into(),
+            ..sighting(cookie, "x")
+        };
+        let scan = vec![at(1, ["10.0.0.1", "10.0.0.9"]), at(2, ["10.0.0.2", "10.0.0.9"])];
+        entities.seen(scan, 1, Instant::now());
+        let owner = |ip: &str| entities.owner(ip.parse().expect("address")).map(|e| e.cookie);
+        assert_eq!((owner("10.0.0.1"), owner("::ffff:10.0.0.2")), (Some(1), Some(2)));
+        assert_eq!((owner("10.0.0.9"), owner("10.0.0.3")), (None, None));
     }
 }

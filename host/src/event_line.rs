@@ -217,6 +217,7 @@ mod tests {
             name: "kube-proxy-worker-tbv5s".into(),
             ips: vec![],
             pids: vec![],
+            cgroup: String::new(),
             path: Default::default(),
         };
         view.entities.seen(vec![pod], 1, std::time::Instant::now());

@@ -27,6 +27,8 @@ pub const MAX_ATTRS: usize = 32;
 pub const MAX_NAME: usize = 64;
 /// At most so many bytes has an attribute's value; a longer one is cut.
 pub const MAX_ATTR_VALUE: usize = 256;
+/// Attributes that hold an address, and the attributes that name the entity that has it.
+const PEERS: [(&str, &str); 2] = [("saddr", "src_entity"), ("daddr", "dst_entity")];
 /// At most so many bytes of events are kept, by estimate.
 pub const MAX_BYTES: usize = 16 << 20;
 /// At most so many types are counted for one plugin; what is beyond is counted as `other`.
@@ -259,7 +261,8 @@ impl EventLog {
         Read { lost, events }
     }
 
-    fn emit_at(&self, plugin: &str, events: Vec<NewEvent>, now: Instant) -> u32 {
+    /// [`EventLog::emit`] by a clock of the caller's.
+    pub fn emit_at(&self, plugin: &str, events: Vec<NewEvent>, now: Instant) -> u32 {
         let events: Vec<NewEvent> = events.into_iter().map(NewEvent::admit).collect();
         let (mut accepted, mut refused) = (0, 0);
         let mut log = self.lock();
@@ -286,6 +289,7 @@ impl EventLog {
 
     fn push(&self, log: &mut Log, plugin: String, event: NewEvent, count: u64) {
         log.last += 1;
+        let attrs = self.with_names(event.attrs);
         let event = Event {
             seq: log.last,
             time_ns: event.time_ns,
@@ -296,7 +300,7 @@ impl EventLog {
             entity: event.entity,
             who: self.entities.get(event.entity),
             message: event.message,
-            attrs: event.attrs,
+            attrs,
             count,
             json: OnceLock::new(),
         };
@@ -306,6 +310,19 @@ impl EventLog {
             let Some(oldest) = log.events.pop_front() else { break };
             log.bytes -= oldest.bytes();
         }
+    }
+
+    /// Adds whose the addresses are, where exactly one entity of this node has them.
+    fn with_names(&self, mut attrs: Vec<(String, String)>) -> Vec<(String, String)> {
+        for (address, name) in PEERS {
+            let value = |wanted: &str| attrs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
+            let ip = value(address).and_then(|text| text.parse().ok());
+            let owner = ip.and_then(|ip| self.entities.owner(ip));
+            if let Some(owner) = owner.filter(|_| value(name).is_none()) {
+                attrs.push((name.to_owned(), escape::admit(owner.display(), MAX_ATTR_VALUE)));
+            }
+        }
+        attrs
     }
 
     fn wake(&self, log: MutexGuard<'_, Log>) {

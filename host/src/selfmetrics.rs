@@ -115,6 +115,13 @@ impl Snapshot {
         let each = |value: fn(&SourceStatus) -> Number| {
             self.board.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
         };
+        // A source that nobody reads is neither up nor down, and one that the machine lacks is not down.
+        let used = self.board.sources.values().filter(|s| !matches!(s.state.as_str(), "idle" | "absent"));
+        let up = used.map(|s| ([("source", s.name.as_str())], Int((s.state == "up").into())));
+        let help = "A source was read in time, for every entity.";
+        to.family("inspector_source_up", help, Gauge, up)?;
+        let help = "Intervals in which a source was not read in time.";
+        to.family("inspector_source_late", help, Counter, each(|s| Int(s.late)))?;
         to.family("inspector_source_reads", "Tables read.", Counter, each(|s| Int(s.reads)))?;
         to.family(
             "inspector_source_errors",
@@ -128,8 +135,13 @@ impl Snapshot {
         to.family("inspector_source_read_seconds", help, Counter, each(|s| Float(s.total_seconds)))?;
         let label = |name| [("node", self.node.as_str()), ("probe", name)];
         let sources = self.board.sources.values().map(|s| (label(s.name.as_str()), Float(s.last_seconds)));
-        let probes = self.board.probes.values().map(|p| (label(p.name.as_str()), Float(mean_run(p))));
-        let help = "Seconds that one collection takes: the last read of a source, the mean run of a probe.";
+        let sources = sources.filter(|(_, value)| !matches!(value, Float(0.0)));
+        let probes =
+            self.board.probes.values().filter_map(|probe| {
+                mean_run(probe).map(|seconds| (label(probe.name.as_str()), Float(seconds)))
+            });
+        let help = "Seconds that one collection takes: a source's last read of all entities, the mean run \
+                    of a probe's programs (only while kernel.bpf_stats_enabled is 1).";
         to.family("inspector_runtime_collectlatency", help, Unknown, sources.chain(probes))
     }
 
@@ -233,9 +245,10 @@ fn runs(probe: &ProbeStatus) -> (u64, f64) {
     (sum(|hook| hook.run_count), sum(|hook| hook.run_time_ns) as f64 / 1e9)
 }
 
-fn mean_run(probe: &ProbeStatus) -> f64 {
+/// What was not measured has no cost to show: a zero would claim that it is free.
+fn mean_run(probe: &ProbeStatus) -> Option<f64> {
     let (count, seconds) = runs(probe);
-    if count == 0 { 0.0 } else { seconds / count as f64 }
+    (count > 0).then(|| seconds / count as f64)
 }
 
 /// OpenMetrics as prometheus-client writes it, as Prometheus text: a counter's HELP and TYPE carry

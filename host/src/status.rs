@@ -50,11 +50,16 @@ pub struct ProbeStatus {
 pub struct SourceStatus {
     /// Source name, e.g. `snmp`.
     pub name: String,
+    /// `up`, `absent` (this kernel does not have it, or not now), `failing` (some or all entities),
+    /// `late` (not read in time), or `idle` (no plugin reads it).
+    pub state: String,
     /// Tables read since start.
     pub reads: u64,
     /// Reads that failed since start.
     pub errors: u64,
-    /// The last failure, empty if there was none.
+    /// Intervals in which it was not read in time.
+    pub late: u64,
+    /// Why it is not up; empty if it is.
     pub last_error: String,
     /// Seconds that reading it took in the last interval, over all entities.
     pub last_seconds: f64,

@@ -5,6 +5,7 @@
 //! Nothing here reads anything.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::entities::EntityId;
 
@@ -17,15 +18,41 @@ pub struct Table {
     pub strings: Vec<String>,
 }
 
-/// Column names by source, constant while the agent runs.
-pub type Columns = BTreeMap<&'static str, Vec<String>>;
+/// Column names by source. A source's columns stay the same once they are known; those of one that
+/// this machine lacks may become known later, when a kernel module is loaded.
+#[derive(Debug, Default)]
+pub struct Columns {
+    known: RwLock<BTreeMap<&'static str, Arc<[String]>>>,
+}
+
+impl Columns {
+    /// The columns of a source, if it could ever be read.
+    pub fn get(&self, source: &str) -> Option<Arc<[String]>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).get(source).cloned()
+    }
+
+    /// Every source whose columns are known, by name.
+    pub fn all(&self) -> Vec<(&'static str, Arc<[String]>)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(source, columns)| (*source, Arc::clone(columns))).collect()
+    }
+
+    /// The columns of a source; `columns` if none are known yet.
+    pub fn learn(&self, source: &'static str, columns: &[String]) -> Arc<[String]> {
+        if let Some(known) = self.get(source) {
+            return known;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(source).or_insert_with(|| columns.into()))
+    }
+}
 
 /// All tables that were read in one interval.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Wall clock when reading began, nanoseconds since the Unix epoch.
     pub taken_ns: u64,
-    tables: HashMap<&'static str, HashMap<EntityId, Table>>,
+    tables: HashMap<&'static str, HashMap<EntityId, Arc<Table>>>,
 }
 
 impl Snapshot {
@@ -35,12 +62,22 @@ impl Snapshot {
     }
 
     /// Adds the table of one entity.
-    pub fn insert(&mut self, entity: EntityId, source: &'static str, table: Table) {
-        self.tables.entry(source).or_default().insert(entity, table);
+    pub fn insert(&mut self, entity: EntityId, source: &'static str, table: impl Into<Arc<Table>>) {
+        self.tables.entry(source).or_default().insert(entity, table.into());
+    }
+
+    /// Every table with its source and entity, by these.
+    pub fn all(&self) -> Vec<(&'static str, EntityId, &Table)> {
+        let mut all = Vec::new();
+        for (source, tables) in &self.tables {
+            all.extend(tables.iter().map(|(entity, table)| (*source, *entity, table.as_ref())));
+        }
+        all.sort_by_key(|(source, entity, _)| (*source, *entity));
+        all
     }
 
     /// The table of one entity, if it was read.
     pub fn get(&self, entity: EntityId, source: &str) -> Option<&Table> {
-        self.tables.get(source)?.get(&entity)
+        self.tables.get(source)?.get(&entity).map(Arc::as_ref)
     }
 }

@@ -75,11 +75,12 @@ impl View {
             name: e.name.clone(),
             ips: vec![],
             pids: vec![],
+            cgroup: String::new(),
             path: Default::default(),
         };
         let (kind, namespace, name) = (Kind::Netns, String::new(), name.to_owned());
-        let (ips, pids, path) = (vec![], vec![], Default::default());
-        let new = Sighting { cookie, inode: 7, kind, namespace, name, ips, pids, path };
+        let (ips, pids, cgroup, path) = (vec![], vec![], String::new(), Default::default());
+        let new = Sighting { cookie, inode: 7, kind, namespace, name, ips, pids, cgroup, path };
         let all = self.entities.live().into_iter().map(again).chain([new]).collect();
         self.entities.seen(all, 1, std::time::Instant::now());
         self.entities.stamp(cookie, 1)

@@ -44,9 +44,9 @@ impl Table {
 pub fn colour_of_state(state: &str) -> Option<Colour> {
     match state {
         "ok" | "up" | "attached" | "running" => Some(Colour::Green),
-        "partial" | "missing" | "backoff" => Some(Colour::Yellow),
-        "down" | "failed" | "quarantined" | "refused" => Some(Colour::Red),
-        "idle" | "stopped" => Some(Colour::Dim),
+        "partial" | "missing" | "backoff" | "late" => Some(Colour::Yellow),
+        "down" | "failed" | "failing" | "quarantined" | "refused" => Some(Colour::Red),
+        "idle" | "stopped" | "absent" => Some(Colour::Dim),
         _ => None,
     }
 }

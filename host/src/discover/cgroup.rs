@@ -21,6 +21,17 @@ pub(super) fn container(text: &str) -> Option<Container> {
     paths().find_map(pod).or_else(|| paths().find_map(plain))
 }
 
+/// The path to show: the one that tells of a container; else that of cgroup v2; else, on v1, the
+/// longest, because many a controller leaves every process in its root.
+pub(super) fn path(text: &str) -> String {
+    let lines =
+        || text.lines().map(|line| (line.starts_with("0::"), line.splitn(3, ':').nth(2).unwrap_or("")));
+    let told = lines().map(|(_, path)| path).find(|path| pod(path).or_else(|| plain(path)).is_some());
+    let unified = || lines().find(|(v2, path)| *v2 && *path != "/").map(|(_, path)| path);
+    let longest = || lines().map(|(_, path)| path).max_by_key(|path| path.len());
+    told.or_else(unified).or_else(longest).unwrap_or_default().to_owned()
+}
+
 /// `/kubepods/burstable/pod<uid>/<id>` (cgroupfs) or
 /// `/kubepods.slice/kubepods-pod<uid with underscores>.slice/cri-containerd-<id>.scope` (systemd).
 fn pod(path: &str) -> Option<Container> {
@@ -85,5 +96,14 @@ mod tests {
     fn an_ordinary_process_is_in_no_container() {
         assert_eq!(container("0::/user.slice/user-0.slice/session-1.scope\n"), None);
         assert_eq!(container("0::/system.slice/tripod.service\nnonsense\n"), None);
+    }
+
+    #[test]
+    fn the_path_shown_is_the_containers_on_v1_v2_and_hybrid() {
+        assert_eq!(path(&format!("0::/user.slice\n4:cpu:/docker/{ID}\n")), format!("/docker/{ID}"));
+        assert_eq!(path("12:pids:/user.slice/deep/deeper\n0::/user.slice\n"), "/user.slice");
+        assert_eq!(path("12:pids:/user.slice\n3:cpuset:/\n"), "/user.slice");
+        assert_eq!(path("0::/\n"), "/");
+        assert_eq!(path("gone"), "");
     }
 }

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::entities::{Kind, MAX_PIDS, Sighting};
+use crate::entities::{Kind, MAX_PIDS, Process, Sighting};
 use crate::netns;
 
 /// Where namespaces are looked for.
@@ -31,12 +31,13 @@ pub struct Places {
 struct Evidence {
     path: PathBuf,
     netns_name: Option<String>,
-    pids: Vec<i32>,
+    pids: Vec<Process>,
+    cgroup: String,
     container: Option<cgroup::Container>,
     host: bool,
 }
 
-/// Finds every namespace; blocking, and leaves the calling thread in one of them.
+/// Finds every namespace; blocking, and moves the calling thread about.
 ///
 /// # Errors
 /// The proc file system cannot be listed. Anything else that vanishes or refuses on the way is
@@ -45,7 +46,27 @@ pub fn scan(places: &Places) -> io::Result<Vec<Sighting>> {
     let mut found = BTreeMap::<u64, Evidence>::new();
     named(&places.netns, &mut found);
     processes(&places.proc, &mut found)?;
-    Ok(found.into_iter().filter_map(|(inode, evidence)| visit(inode, evidence)).collect())
+    let sightings =
+        found.into_iter().filter_map(|(inode, evidence)| visit(inode, evidence, addresses)).collect();
+    netns::leave();
+    Ok(sightings)
+}
+
+/// Looks at one named namespace that was announced this moment, so that it has its name even if it
+/// is gone before the next scan. `ip netns add` makes a file and mounts the namespace on it a
+/// millisecond later: `None` means not yet.
+///
+/// # Errors
+/// There is no such file any more.
+pub fn glance(file: &Path) -> io::Result<Option<Sighting>> {
+    let inode = fs::metadata(file)?.ino();
+    let netns_name = file.file_name().map(|name| name.to_string_lossy().into_owned());
+    // Any file can be opened, only a namespace can be entered. Addresses are left to the scan: the
+    // lock that listing them takes is held for long while other namespaces are torn down.
+    let evidence = Evidence { netns_name, path: file.to_owned(), ..Evidence::default() };
+    let sighting = visit(inode, evidence, Vec::new);
+    netns::leave();
+    Ok(sighting)
 }
 
 fn named(directory: &Path, found: &mut BTreeMap<u64, Evidence>) {
@@ -74,15 +95,31 @@ fn processes(proc: &Path, found: &mut BTreeMap<u64, Evidence>) -> io::Result<()>
             evidence.path = process.join("ns/net");
         }
         // The host's are most of the machine's and say nothing.
-        if !evidence.host && evidence.pids.len() < MAX_PIDS {
-            evidence.pids.push(pid);
+        if evidence.host {
+            continue;
         }
-        if !evidence.host && evidence.container.is_none() {
-            evidence.container =
-                fs::read_to_string(process.join("cgroup")).ok().and_then(|t| cgroup::container(&t));
+        if evidence.pids.len() < MAX_PIDS {
+            evidence.pids.push(Process { pid, name: command(&process) });
+        }
+        if evidence.container.is_none() {
+            let text = text(&process.join("cgroup"));
+            evidence.container = cgroup::container(&text);
+            if evidence.container.is_some() || evidence.cgroup.is_empty() {
+                evidence.cgroup = cgroup::path(&text);
+            }
         }
     }
     Ok(())
+}
+
+/// What a process calls itself, which may be any bytes but a line feed at the end.
+fn command(process: &Path) -> String {
+    text(&process.join("comm")).trim_end_matches('\n').to_owned()
+}
+
+/// A file as text; empty if it vanished. What is no UTF-8 shows as U+FFFD.
+fn text(file: &Path) -> String {
+    fs::read(file).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Inode in the target `net:[4026531840]` of a process's namespace link.
@@ -91,14 +128,15 @@ fn netns_inode(process: &Path) -> Option<u64> {
     target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// Enters the namespace for its cookie and addresses.
-fn visit(inode: u64, evidence: Evidence) -> Option<Sighting> {
+/// Enters the namespace for its cookie and what `look` finds there.
+fn visit(inode: u64, evidence: Evidence, look: fn() -> Vec<IpAddr>) -> Option<Sighting> {
     let (cookie, entered) = netns::enter(&evidence.path).ok()?;
     // Another inode: the process behind the path died and its number went to a new one.
     (entered == inode).then(|| {
         let (kind, name) = evidence.identity(cookie);
-        let Evidence { pids, path, .. } = evidence;
-        Sighting { cookie, inode, kind, namespace: String::new(), name, ips: addresses(), pids, path }
+        let Evidence { pids, cgroup, path, .. } = evidence;
+        let (namespace, ips) = (String::new(), look());
+        Sighting { cookie, inode, kind, namespace, name, ips, pids, cgroup, path }
     })
 }
 

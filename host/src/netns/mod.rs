@@ -32,6 +32,21 @@ pub fn enter(path: &Path) -> io::Result<(u64, u64)> {
     Ok((cookie().unwrap_or(inode), inode))
 }
 
+/// Moves the calling thread back to the namespace of the process, so that it keeps no deleted one
+/// alive. A thread that may not is there already: it could not have left.
+pub fn leave() {
+    // The leader of the thread group is never moved.
+    drop(File::open("/proc/self/ns/net").map(|home| setns(home, CloneFlags::CLONE_NEWNET)));
+}
+
+/// Inode number of the calling thread's namespace.
+///
+/// # Errors
+/// There is no procfs.
+pub fn here() -> io::Result<u64> {
+    Ok(File::open("/proc/thread-self/ns/net")?.metadata()?.ino())
+}
+
 /// The cookie of the calling thread's namespace.
 fn cookie() -> Option<u64> {
     let socket: OwnedFd =

@@ -2,7 +2,8 @@
 //! follows their changes while running, and hands each one its batches on a thread of its own.
 //!
 //! In reading order: [`folder`] opens files, `prepare` compiles and checks them (with `cache`),
-//! `worker` runs one plugin from its `inbox` through its `instance`; `sandbox`, `imports`, `stdio`
+//! `worker` runs one plugin from its `inbox` through its `instance`, `player` all of them on one
+//! thread for a replay; `sandbox`, `imports`, `stdio`
 //! and `bounds` are what a guest lives in, `filter` its subscriptions.
 //!
 //! Whatever one plugin does, the others lose nothing, and a broken file leaves the running version
@@ -19,6 +20,7 @@ pub mod folder;
 mod imports;
 mod inbox;
 mod instance;
+mod player;
 mod prepare;
 mod sandbox;
 mod stdio;
@@ -28,9 +30,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::batch::Batch;
+use crate::clock::Clock;
 use crate::entities::{Changes, Entities};
 use crate::events::EventLog;
 use crate::loss::{Loss, Stage};
@@ -40,6 +43,7 @@ use crate::status::{PluginStatus, Status};
 use crate::table::{Columns, Snapshot};
 
 use inbox::Inbox;
+pub use player::{Player, Refused};
 pub use prepare::Error as PrepareError;
 use prepare::Prepared;
 use sandbox::{Epochs, Sandbox};
@@ -73,6 +77,8 @@ pub struct Nouns {
     pub node: String,
     /// Release of the running kernel.
     pub kernel: String,
+    /// What time it is.
+    pub clock: Arc<Clock>,
     /// Who is it?
     pub entities: Arc<Entities>,
     /// What the running kernel calls things.
@@ -105,7 +111,7 @@ impl std::ops::Deref for Context {
 
 impl Context {
     fn now_ns(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+        self.clock.now_ns()
     }
 }
 

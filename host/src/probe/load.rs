@@ -169,8 +169,8 @@ fn attach_program(
             };
             let program: &mut CgroupSkb = program.try_into().map_err(refused)?;
             program.load().map_err(refused)?;
-            // Others' programs stay, those of cgroups below run as well.
-            program.attach(root, direction, CgroupAttachMode::AllowMultiple).map_err(refused)?;
+            // A link (5.7 and later) lets others' programs be, and takes no mode.
+            program.attach(root, direction, CgroupAttachMode::Single).map_err(refused)?;
         }
         // Whether at its entry or its return the section of the program says, and aya reads.
         Attach::KProbe { symbols, .. } => {

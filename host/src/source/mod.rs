@@ -1,63 +1,114 @@
-//! Kernel counter tables, read inside each entity's network namespace: one pass per interval for
-//! all plugins.
+//! Kernel counter tables, read inside each entity's network namespace: one snapshot per interval
+//! for all plugins.
 //!
-//! A source is one line in [`SOURCES`] and one parser. A source that fails costs its own table
-//! and a line in its status, nothing else. This door decides nothing about what the numbers mean.
+//! A source is one line in [`SOURCES`] and one function. Sources that wait for the same things are
+//! read by one thread ([`lane`]); one that fails, hangs or is slow costs its own tables and a line
+//! in its status, nothing else. This door decides nothing about what the numbers mean.
 
+mod conntrack;
+mod lane;
+mod netdev;
+mod netlink;
 mod proc_net;
+mod processes;
+mod qdisc;
+mod rows;
+mod tcpsummary;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use crate::entities::Entity;
-use crate::netns;
 use crate::status::{SourceStatus, Status};
-use crate::table::{Columns, Snapshot, Table};
+use crate::table::{Columns, Snapshot};
+
+use lane::{Kind, Lane, Outcome, Pass};
+use proc_net::read as files;
+use processes::Processes;
+use rows::Rows;
+
+/// A snapshot waits so long for its lanes; what comes later is in the next one.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One kind of table.
 struct Source {
     name: &'static str,
-    /// Files below `/proc/net` that it is made of; the first must exist.
-    files: &'static [&'static str],
-    parse: fn(&[String]) -> proc_net::Rows,
+    lane: Kind,
+    /// Its numbers are the machine's, whatever namespace they are read in.
+    host_only: bool,
+    read: Read,
+}
+
+enum Read {
+    /// In the namespace of the calling thread.
+    Inside(fn() -> io::Result<Rows>),
+    /// From the processes of a namespace, by its inode.
+    Processes(fn(&Processes, u64) -> io::Result<Rows>),
+}
+
+/// A source of a namespace.
+const fn source(name: &'static str, lane: Kind, read: fn() -> io::Result<Rows>) -> Source {
+    Source { name, lane, host_only: false, read: Read::Inside(read) }
 }
 
 /// Every source there is.
 const SOURCES: &[Source] = &[
-    Source { name: "snmp", files: &["snmp", "snmp6"], parse: proc_net::snmp },
-    Source { name: "netstat", files: &["netstat"], parse: proc_net::netstat },
-    Source { name: "netdev", files: &["dev"], parse: proc_net::netdev },
-    Source { name: "sockstat", files: &["sockstat", "sockstat6"], parse: proc_net::sockstat },
+    source("snmp", Kind::Files, || files(&["snmp", "snmp6"], proc_net::snmp)),
+    source("netstat", Kind::Files, || files(&["netstat"], proc_net::netstat)),
+    source("sockstat", Kind::Files, || files(&["sockstat", "sockstat6"], proc_net::sockstat)),
+    source("ipvs", Kind::Files, || files(&["ip_vs_stats"], proc_net::ipvs)),
+    Source {
+        host_only: true,
+        ..source("softnet", Kind::Files, || files(&["softnet_stat"], proc_net::softnet))
+    },
+    source("netdev", Kind::Links, netdev::read),
+    source("qdisc", Kind::Links, qdisc::read),
+    source("conntrack", Kind::Conntrack, conntrack::read),
+    source("tcpsummary", Kind::Sockets, tcpsummary::read),
+    Source {
+        read: Read::Processes(Processes::descriptors),
+        ..source("fd", Kind::Processes, || Ok(Rows::default()))
+    },
+    Source { read: Read::Processes(Processes::io), ..source("io", Kind::Processes, || Ok(Rows::default())) },
 ];
 
-/// Reads sources for entities; belongs to one thread, which it moves between namespaces.
+/// Reads sources for entities.
 #[derive(Debug)]
 pub struct Reader {
     columns: Arc<Columns>,
     status: Arc<Status>,
     totals: BTreeMap<&'static str, SourceStatus>,
+    lanes: Vec<Lane>,
+    passes: Receiver<Pass>,
 }
 
 impl Reader {
-    /// Learns the columns of every source from the namespace of the caller. A source that cannot
-    /// be read here has no columns, and plugins that need it are told so.
-    pub fn new(status: Arc<Status>) -> Self {
-        let mut columns = Columns::new();
-        let mut totals = BTreeMap::new();
-        for source in SOURCES {
-            let mut total = SourceStatus { name: source.name.to_owned(), ..SourceStatus::default() };
-            match read_rows(source) {
-                Ok(rows) => drop(columns.insert(source.name, rows.columns)),
-                Err(e) => total.last_error = e.to_string(),
-            }
-            totals.insert(source.name, total);
+    /// Starts the lanes and learns the columns of every source that can be read in the namespace
+    /// of the caller. One that cannot has no columns until some namespace yields it (a module may
+    /// be loaded later). `proc` is the host's proc file system.
+    ///
+    /// # Errors
+    /// The system has no room for another thread.
+    pub fn new(proc: &Path, status: Arc<Status>) -> io::Result<Self> {
+        let columns = Arc::new(Columns::default());
+        let (done, passes) = channel();
+        let mut lanes = Vec::new();
+        for kind in Kind::ALL {
+            lanes.push(Lane::start(kind, proc, Arc::clone(&columns), done.clone())?);
         }
-        let reader = Self { columns: Arc::new(columns), status, totals };
+        let totals = SOURCES.iter().map(|source| (source.name, SourceStatus::idle(source.name))).collect();
+        let mut reader = Self { columns, status, totals, lanes, passes };
+        reader.gather(Instant::now() + PATIENCE);
+        // That was a look, not a reading: what it found missing stays said.
+        for total in reader.totals.values_mut().filter(|total| total.state == "up") {
+            *total = SourceStatus::idle(&total.name);
+        }
         reader.publish();
-        reader
+        Ok(reader)
     }
 
     /// Column names by source.
@@ -65,57 +116,44 @@ impl Reader {
         Arc::clone(&self.columns)
     }
 
-    /// Reads the wanted sources of every entity; blocking.
+    /// Reads the wanted sources of every entity; blocks for at most [`PATIENCE`].
     pub fn read(&mut self, wanted: &BTreeSet<String>, entities: &[Arc<Entity>], now_ns: u64) -> Snapshot {
-        let mut snapshot = Snapshot::at(now_ns);
-        let wanted: Vec<_> = SOURCES.iter().filter(|s| wanted.contains(s.name)).collect();
-        for source in &wanted {
-            self.total(source).last_seconds = 0.0;
+        // What came too late for the last snapshot.
+        self.gather(Instant::now());
+        for lane in &mut self.lanes {
+            lane.ask(wanted, entities);
         }
-        for entity in entities.iter().filter(|_| !wanted.is_empty()) {
-            match netns::enter(&entity.path) {
-                Ok((cookie, _)) if cookie == entity.cookie => {
-                    for source in &wanted {
-                        self.read_one(source, entity, &mut snapshot);
-                    }
-                }
-                // The path leads to a younger namespace by now, or nowhere: the next scan knows.
-                Ok(_) => {}
-                Err(e) if gone(&e) => {}
-                Err(e) => {
-                    for source in &wanted {
-                        self.fail(source, &format!("{}: {e}", entity.display()));
-                    }
-                }
+        self.gather(Instant::now() + PATIENCE);
+        let mut snapshot = Snapshot::at(now_ns);
+        for lane in &self.lanes {
+            for (source, entity, table) in lane.tables() {
+                snapshot.insert(*entity, source, Arc::clone(table));
             }
         }
         self.publish();
         snapshot
     }
 
-    fn read_one(&mut self, source: &Source, entity: &Entity, snapshot: &mut Snapshot) {
-        let start = Instant::now();
-        let read = read_rows(source);
-        let seconds = start.elapsed().as_secs_f64();
-        let total = self.total(source);
-        total.reads += 1;
-        total.last_seconds += seconds;
-        total.total_seconds += seconds;
-        match (read, self.columns.get(source.name)) {
-            (Ok(rows), Some(columns)) => snapshot.insert(entity.id, source.name, rows.under(columns)),
-            (Ok(_), None) => {}
-            (Err(e), _) => self.fail(source, &format!("{}: {e}", entity.display())),
+    /// Takes the passes that end by `deadline`. A lane that was late before is not waited for.
+    fn gather(&mut self, deadline: Instant) {
+        loop {
+            let left = match self.lanes.iter().any(Lane::is_awaited) {
+                true => deadline.saturating_duration_since(Instant::now()),
+                false => Duration::ZERO,
+            };
+            let Ok(pass) = self.passes.recv_timeout(left) else { break };
+            for (source, outcome) in &pass.outcomes {
+                self.totals.entry(source).or_default().add(outcome);
+            }
+            if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.kind() == pass.kind) {
+                lane.finished(pass);
+            }
         }
-    }
-
-    fn fail(&mut self, source: &Source, error: &str) {
-        let total = self.total(source);
-        total.errors += 1;
-        error.clone_into(&mut total.last_error);
-    }
-
-    fn total(&mut self, source: &Source) -> &mut SourceStatus {
-        self.totals.entry(source.name).or_default()
+        for lane in &mut self.lanes {
+            for source in lane.give_up() {
+                self.totals.entry(source).or_default().late();
+            }
+        }
     }
 
     fn publish(&self) {
@@ -124,34 +162,28 @@ impl Reader {
     }
 }
 
-fn gone(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput)
-}
-
-/// Reads a source in the namespace of the calling thread.
-fn read_rows(source: &Source) -> io::Result<proc_net::Rows> {
-    // thread-self, because /proc/net follows the thread-group leader, which stays at home.
-    let directory = Path::new("/proc/thread-self/net");
-    let mut texts = Vec::with_capacity(source.files.len());
-    for (i, file) in source.files.iter().enumerate() {
-        match std::fs::read(directory.join(file)) {
-            Ok(bytes) => texts.push(String::from_utf8_lossy(&bytes).into_owned()),
-            Err(e) if i > 0 && gone(&e) => texts.push(String::new()),
-            Err(e) => return Err(e),
-        }
+impl SourceStatus {
+    fn idle(name: &str) -> Self {
+        Self { name: name.to_owned(), state: "idle".to_owned(), ..Self::default() }
     }
-    Ok((source.parse)(&texts))
-}
 
-impl proc_net::Rows {
-    /// The rows as a table under `columns`; a column this namespace lacks is 0.
-    fn under(self, columns: &[String]) -> Table {
-        if self.columns == columns {
-            return Table { numbers: self.numbers, strings: self.strings };
-        }
-        let places: Vec<_> = columns.iter().map(|c| self.columns.iter().position(|own| own == c)).collect();
-        let rows = self.numbers.chunks_exact(self.columns.len().max(1));
-        let numbers = rows.flat_map(|row| places.iter().map(|p| p.map_or(0, |p| row[p]))).collect();
-        Table { numbers, strings: self.strings }
+    fn add(&mut self, pass: &Outcome) {
+        self.reads += pass.reads;
+        self.errors += pass.errors;
+        self.last_seconds = pass.seconds;
+        self.total_seconds += pass.seconds;
+        pass.why.clone_into(&mut self.last_error);
+        let state = match pass {
+            Outcome { errors: 1.., .. } => "failing",
+            Outcome { reads: 0, absent: 1.., .. } => "absent",
+            _ => "up",
+        };
+        state.clone_into(&mut self.state);
+    }
+
+    fn late(&mut self) {
+        self.late += 1;
+        "late".clone_into(&mut self.state);
+        self.last_error = format!("not read within {PATIENCE:?}: its last values stand");
     }
 }

@@ -4,7 +4,19 @@
 //! dashboards depend on every one of these names: none may change, and none may be removed.
 
 /// The sources read.
-pub const SOURCES: &[&str] = &["snmp", "netstat", "netdev", "sockstat"];
+pub const SOURCES: &[&str] = &[
+    "snmp",
+    "netstat",
+    "netdev",
+    "sockstat",
+    "tcpsummary",
+    "softnet",
+    "conntrack",
+    "qdisc",
+    "fd",
+    "io",
+    "ipvs",
+];
 
 /// Counters of one module from one source.
 #[derive(Debug)]
@@ -147,7 +159,7 @@ pub const MODULES: &[Module] = &[
     Module {
         name: "netdev",
         source: "netdev",
-        origin: "/proc/net/dev, sum of interfaces but lo",
+        origin: "rtnetlink, sum of interfaces that no other one counts",
         counters: Names::Renamed(&[
             ("rxbytes", &["rx_bytes"]),
             ("rxerrors", &["rx_errs"]),
@@ -169,6 +181,90 @@ pub const MODULES: &[Module] = &[
             ("tw", &["TCP.tw"]),
             ("alloc", &["TCP.alloc"]),
             ("mem", &["TCP.mem"]),
+        ]),
+    },
+    Module {
+        name: "tcpsummary",
+        source: "tcpsummary",
+        origin: "SOCK_DIAG",
+        counters: Names::Renamed(&[
+            ("tcpestablishedconn", &["established"]),
+            ("tcptimewaitconn", &["time_wait"]),
+            ("tcpclosewaitconn", &["close_wait"]),
+            ("tcpsynsentconn", &["syn_sent"]),
+            ("tcpsynrecvconn", &["syn_recv"]),
+            ("tcptxqueue", &["tx_queue"]),
+            ("tcprxqueue", &["rx_queue"]),
+        ]),
+    },
+    Module {
+        name: "softnet",
+        source: "softnet",
+        origin: "/proc/net/softnet_stat, all CPUs of the node",
+        counters: Names::Renamed(&[
+            ("processed", &["processed"]),
+            ("dropped", &["dropped"]),
+            ("time_squeeze", &["time_squeeze"]),
+        ]),
+    },
+    Module {
+        name: "conntrack",
+        source: "conntrack",
+        origin: "ctnetlink",
+        counters: Names::Renamed(&[
+            ("found", &["found"]),
+            ("invalid", &["invalid"]),
+            ("ignore", &["ignore"]),
+            ("insert", &["insert"]),
+            ("insertfailed", &["insert_failed"]),
+            ("drop", &["drop"]),
+            ("earlydrop", &["early_drop"]),
+            ("error", &["error"]),
+            ("searchrestart", &["search_restart"]),
+            ("entries", &["entries"]),
+            ("maxentries", &["max_entries"]),
+        ]),
+    },
+    Module {
+        name: "qdisc",
+        source: "qdisc",
+        origin: "rtnetlink, sum of root disciplines",
+        counters: Names::Renamed(&[
+            ("bytes", &["bytes"]),
+            ("packets", &["packets"]),
+            ("drops", &["drops"]),
+            ("qlen", &["qlen"]),
+            ("backlog", &["backlog"]),
+            ("overlimits", &["overlimits"]),
+        ]),
+    },
+    Module {
+        name: "fd",
+        source: "fd",
+        origin: "/proc/PID/fd, all processes of the network namespace",
+        counters: Names::Renamed(&[("openfd", &["open"]), ("opensocket", &["sockets"])]),
+    },
+    Module {
+        name: "io",
+        source: "io",
+        origin: "/proc/PID/io, all processes of the network namespace",
+        counters: Names::Renamed(&[
+            ("ioreadsyscall", &["syscr"]),
+            ("iowritesyscall", &["syscw"]),
+            ("ioreadbytes", &["read_bytes"]),
+            ("iowritebytes", &["write_bytes"]),
+        ]),
+    },
+    Module {
+        name: "ipvs",
+        source: "ipvs",
+        origin: "/proc/net/ip_vs_stats",
+        counters: Names::Renamed(&[
+            ("connections", &["connections"]),
+            ("incomingpackets", &["incoming_packets"]),
+            ("outgoingpackets", &["outgoing_packets"]),
+            ("incomingbytes", &["incoming_bytes"]),
+            ("outgoingbytes", &["outgoing_bytes"]),
         ]),
     },
 ];

@@ -18,21 +18,24 @@ use crate::counters::{Counter, MODULES, SOURCES};
 /// unless an operator shortens it.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Text column of `netdev`.
-const INTERFACE: &str = "interface";
+/// Columns that are 1 in the rows that make up the sum: interfaces that no other one counts, queueing
+/// disciplines that no other one includes.
+const SELECTORS: [&str; 2] = ["counted", "root"];
 
 /// The analyzer.
 #[derive(Debug)]
 pub struct PodCounters {
     sources: Vec<Published>,
+    /// Sources that this node does not have, or not yet: a module may be loaded later.
+    missing: Vec<&'static str>,
 }
 
 /// A source and what is published of it.
 #[derive(Debug)]
 struct Published {
     source: Source,
-    /// Position of the interface's name, for sources with a row per interface.
-    interface: Option<usize>,
+    /// Position of the column that selects rows; without one, all rows add up.
+    selector: Option<usize>,
     /// Each metric with the positions of the columns that add up to it.
     gauges: Vec<(Gauge, Vec<usize>)>,
 }
@@ -44,7 +47,7 @@ impl Analyzer for PodCounters {
         let description = Description::new(
             "pod-counters",
             env!("CARGO_PKG_VERSION"),
-            "Kernel counters of each network namespace: tcp, udp, ip, tcpext, netdev, sock",
+            "Kernel counters of each network namespace: protocols, sockets, interfaces, queues, conntrack, processes",
         );
         let description = SOURCES.iter().fold(description, |d, source| d.source(source));
         let counters = MODULES.iter().flat_map(|module| module.counters());
@@ -53,22 +56,35 @@ impl Analyzer for PodCounters {
     }
 
     fn init(_: &InitArgs) -> Result<Self, Error> {
-        let mut sources = Vec::new();
-        for name in SOURCES {
-            match Source::open(name) {
-                Ok(source) => sources.push(Published::of(source, name)?),
-                Err(error) => log!(WARN, "source {name}: {}; its counters are missing", error.message),
-            }
+        let mut analyzer = Self { sources: Vec::new(), missing: SOURCES.to_vec() };
+        analyzer.open_missing()?;
+        for name in &analyzer.missing {
+            log!(INFO, "this node has no source {name} now; its counters are missing");
         }
-        Ok(Self { sources })
+        Ok(analyzer)
     }
 
     fn tick(&mut self, _: Timestamp) {
+        if let Err(error) = self.open_missing() {
+            log!(WARN, "{}", error.message);
+        }
         for entity in entities::all() {
             for published in &mut self.sources {
                 published.update(entity);
             }
         }
+    }
+}
+
+impl PodCounters {
+    fn open_missing(&mut self) -> Result<(), Error> {
+        for name in std::mem::take(&mut self.missing) {
+            match Source::open(name) {
+                Ok(source) => self.sources.push(Published::of(source, name)?),
+                Err(_) => self.missing.push(name),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -84,7 +100,8 @@ impl Published {
                 gauges.push((Gauge::declared(&counter.metric())?, columns));
             }
         }
-        Ok(Self { interface: source.column(INTERFACE), source, gauges })
+        let selector = SELECTORS.iter().find_map(|name| source.column(name));
+        Ok(Self { selector, source, gauges })
     }
 
     fn update(&mut self, entity: EntityId) {
@@ -94,7 +111,7 @@ impl Published {
             Err(error) => return log!(DEBUG, "entity {entity}: {}", error.message),
         };
         for (gauge, columns) in &mut self.gauges {
-            gauge.set(entity, (), sum(&table, columns, self.interface) as f64);
+            gauge.set(entity, (), sum(&table, columns, self.selector) as f64);
         }
     }
 }
@@ -103,9 +120,8 @@ fn positions(source: &Source, counter: &Counter) -> Vec<usize> {
     counter.columns.iter().filter_map(|column| source.column(column)).collect()
 }
 
-/// Adds up columns over all rows but that of `lo`, whose traffic never leaves the namespace.
-fn sum(table: &Table, columns: &[usize], interface: Option<usize>) -> u64 {
-    let is_lo = |row: &[u64]| interface.is_some_and(|column| table.text(row[column]) == Some("lo"));
-    let rows = table.rows().filter(|row| !is_lo(row));
+/// Adds up columns over all rows that `selector` selects.
+fn sum(table: &Table, columns: &[usize], selector: Option<usize>) -> u64 {
+    let rows = table.rows().filter(|row| selector.is_none_or(|column| row[column] == 1));
     rows.flat_map(|row| columns.iter().map(|&column| row[column])).fold(0, u64::wrapping_add)
 }

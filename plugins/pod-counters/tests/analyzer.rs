@@ -30,6 +30,19 @@ const CONTRACT: &[(&str, &str)] = &[
     ),
     ("netdev", "rxbytes rxerrors txbytes txerrors rxpackets rxdropped txpackets txdropped"),
     ("sock", "inuse orphan tw alloc mem"),
+    (
+        "tcpsummary",
+        "tcpestablishedconn tcptimewaitconn tcpclosewaitconn tcpsynsentconn tcpsynrecvconn tcptxqueue tcprxqueue",
+    ),
+    ("softnet", "processed dropped time_squeeze"),
+    (
+        "conntrack",
+        "found invalid ignore insert insertfailed drop earlydrop error searchrestart entries maxentries",
+    ),
+    ("qdisc", "bytes packets drops qlen backlog overlimits"),
+    ("fd", "openfd opensocket"),
+    ("io", "ioreadsyscall iowritesyscall ioreadbytes iowritebytes"),
+    ("ipvs", "connections incomingpackets outgoingpackets incomingbytes outgoingbytes"),
 ];
 
 fn world() -> World {
@@ -38,13 +51,25 @@ fn world() -> World {
         columns: HashMap::from([
             ("snmp", vec!["Ip.InReceives", "Tcp.ActiveOpens", "Tcp.PassiveOpens", "Udp6.InDatagrams"]),
             ("netstat", vec!["TcpExt.ListenDrops", "IpExt.InNoRoutes"]),
-            ("netdev", vec!["interface", "rx_bytes", "rx_errs"]),
+            ("netdev", vec!["interface", "counted", "rx_bytes", "rx_errs"]),
+            ("qdisc", vec!["interface", "kind", "root", "bytes"]),
+            ("softnet", vec!["cpu", "processed", "time_squeeze"]),
+            ("conntrack", vec!["found", "entries", "max_entries"]),
             ("sockstat", vec!["sockets.used", "TCP.inuse", "TCP.mem", "TCP6.inuse"]),
         ]),
         tables: HashMap::from([
             (("snmp", 1), (vec![10, 20, 30, 40], vec![])),
             (("netstat", 1), (vec![5, 6], vec![])),
-            (("netdev", 1), (vec![0, 1_000, 1, 1, 200, 2, 2, 30, 3], vec!["lo", "eth0", "eth1"])),
+            (
+                ("netdev", 1),
+                (
+                    vec![0, 0, 1_000, 1, 1, 1, 200, 2, 2, 0, 200, 2, 3, 1, 30, 3],
+                    vec!["lo", "br0", "port", "eth1"],
+                ),
+            ),
+            (("qdisc", 1), (vec![0, 1, 1, 70, 0, 2, 0, 70, 3, 1, 1, 5], vec!["eth0", "htb", "fq", "eth1"])),
+            (("softnet", 1), (vec![0, 100, 1, 1, 11, 2], vec![])),
+            (("conntrack", 1), (vec![1, 2, 3], vec![])),
             (("sockstat", 1), (vec![99, 7, 8, 9], vec![])),
         ]),
         ..World::default()
@@ -93,7 +118,26 @@ fn every_kernel_counter_stands_under_its_own_name() {
 }
 
 #[test]
-fn interfaces_add_up_without_lo() {
+fn a_queueing_discipline_below_another_one_is_not_counted_twice() {
+    assert_eq!(ticked(world()).value("inspector_pod_qdiscbytes", 1, &[]), Some(75.0));
+}
+
+#[test]
+fn cpus_add_up() {
+    let host = ticked(world());
+    assert_eq!(host.value("inspector_pod_softnetprocessed", 1, &[]), Some(111.0));
+    assert_eq!(host.value("inspector_pod_softnettime_squeeze", 1, &[]), Some(3.0));
+}
+
+#[test]
+fn a_counter_that_ended_with_an_older_kernel_is_not_shown() {
+    let host = ticked(world());
+    assert_eq!(host.value("inspector_pod_conntrackmaxentries", 1, &[]), Some(3.0));
+    assert_eq!(host.value("inspector_pod_conntrackignore", 1, &[]), None);
+}
+
+#[test]
+fn interfaces_that_another_one_counts_do_not_add_up() {
     let host = ticked(world());
     assert_eq!(host.value("inspector_pod_netdevrxbytes", 1, &[]), Some(230.0));
     assert_eq!(host.value("inspector_pod_netdevrxerrors", 1, &[]), Some(5.0));

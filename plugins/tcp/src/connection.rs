@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
+use inspector_sdk::budget::Shown;
 use inspector_sdk::metrics::{Counter, Histogram, Labels};
 use inspector_sdk::probes::TcpState;
 use inspector_sdk::probes::tcp_state::{KIND_ACCEPTED, KIND_CLOSED, KIND_CONNECTED, KIND_FAILED};
 use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp};
 
-use crate::{Shown, severity};
+use crate::severity;
 
 const OPENED: &str = "inspector_tcp_connections_opened_total";
 const ACCEPTED: &str = "inspector_tcp_connections_accepted_total";

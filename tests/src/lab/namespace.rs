@@ -50,6 +50,11 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// What names of this process begin with, for a test that makes its own.
+    pub fn prefix() -> String {
+        format!("{PREFIX}{}-", std::process::id())
+    }
+
     /// Its name, as `ip netns` shows it.
     pub fn name(&self) -> &str {
         &self.name
@@ -60,10 +65,7 @@ impl Namespace {
     /// # Errors
     /// Before Linux 5.14.
     pub fn cookie(&self) -> Result<u64> {
-        self.run(|| {
-            let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None)?;
-            netns_cookie(&socket).context("cannot read SO_NETNS_COOKIE")
-        })
+        self.run(cookie_here)
     }
 
     /// Inode number of the namespace.
@@ -128,6 +130,15 @@ impl Drop for Namespace {
             eprintln!("namespace {} stays behind: {error:#}", self.name);
         }
     }
+}
+
+/// Cookie of the calling thread's namespace.
+///
+/// # Errors
+/// Before Linux 5.14.
+pub fn cookie_here() -> Result<u64> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::empty(), None)?;
+    netns_cookie(&socket).context("cannot read SO_NETNS_COOKIE")
 }
 
 fn netns_cookie(socket: &OwnedFd) -> nix::Result<u64> {

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use inspector::probe::struct_layout;
 use inspector_ebpf::sum::{Key, Sum};
 use inspector_ebpf::{
-    Field, PROBES, Qdisc, Record, RxLatency, SkbDrop, Softirq, TcpReset, TcpRetransmit, TcpState, TxLatency,
-    VirtioCommand,
+    Dns, Field, Icmp, Neighbour, PROBES, Qdisc, Record, RxLatency, SkbDrop, SocketError, SocketLatency,
+    Softirq, TcpReset, TcpRetransmit, TcpState, TxLatency, VirtioCommand,
 };
 
 /// What differs between a mirror and the struct of its object; empty if nothing does.
@@ -42,12 +42,17 @@ fn every_mirror_has_the_offsets_and_sizes_of_its_object() -> Result<()> {
     check::<TcpReset>()?;
     check::<TcpRetransmit>()?;
     check::<TcpState>()?;
+    check::<SocketError>()?;
+    check::<Neighbour>()?;
+    check::<Icmp>()?;
+    check::<Dns>()?;
+    check::<SocketLatency>()?;
     check::<Softirq>()?;
     check::<TxLatency>()?;
     check::<RxLatency>()?;
     check::<Qdisc>()?;
     check::<VirtioCommand>()?;
-    assert_eq!(PROBES.len(), 9, "a new probe needs its line above");
+    assert_eq!(PROBES.len(), 14, "a new probe needs its line above");
     Ok(())
 }
 

@@ -2,7 +2,10 @@
 //! harness. Tests run as root and in parallel; those that load the whole machine take turns.
 
 mod accounting;
+mod advice;
 mod bad_input;
+mod catalog;
+mod churn;
 mod clients;
 mod entities;
 mod freshness;
@@ -13,7 +16,10 @@ mod latency;
 mod layout;
 mod observer;
 mod plugins;
+mod pods;
 mod prometheus;
+mod replay;
+mod sources;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

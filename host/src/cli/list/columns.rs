@@ -10,7 +10,8 @@ use crate::status::{PluginStatus, ProbeStatus, SourceStatus};
 
 /// One line for each network namespace.
 pub fn entities(entities: &[Entity]) -> Table {
-    let mut table = Table::new(&["name", "kind", "addresses", "netns", "cookie", "pids", "since"]);
+    let mut table =
+        Table::new(&["name", "kind", "addresses", "netns", "cookie", "processes", "cgroup", "since"]);
     for entity in entities {
         table.row([
             &entity.display(),
@@ -18,7 +19,8 @@ pub fn entities(entities: &[Entity]) -> Table {
             &join(&entity.ips),
             &entity.inode.to_string(),
             &entity.cookie.to_string(),
-            &join(&entity.pids),
+            &join(&entity.pids.iter().map(|p| format!("{}:{}", p.pid, p.name)).collect::<Vec<_>>()),
+            if entity.cgroup.is_empty() { "-" } else { &entity.cgroup },
             &since(entity.since_ns),
         ]);
     }
@@ -83,10 +85,11 @@ pub fn event_types(types: &[EventType]) -> Table {
 
 /// One line for each source.
 pub fn sources(sources: &[SourceStatus]) -> Table {
-    let mut table = Table::new(&["name", "reads", "errors", "last ms", "total s", "last error"]);
+    let mut table = Table::new(&["name", "state", "reads", "errors", "last ms", "total s", "why"]);
     for source in sources {
         table.row([
             &source.name,
+            &source.state,
             &source.reads.to_string(),
             &source.errors.to_string(),
             &format!("{:.3}", source.last_seconds * 1e3),
@@ -112,7 +115,7 @@ fn since(at_ns: u64) -> String {
 mod tests {
     use super::*;
     use crate::cli::terminal::Style;
-    use crate::entities::Kind;
+    use crate::entities::{Kind, Process};
     use crate::status::HookStatus;
 
     fn shown(table: &Table) -> Vec<String> {
@@ -129,15 +132,16 @@ mod tests {
             cookie: 4242,
             inode: 4026532000,
             ips: vec!["10.0.0.7".parse().expect("address"), "fd00::7".parse().expect("address")],
-            pids: vec![],
+            pids: vec![Process { pid: 7, name: "ngi\x1b[2Jnx".into() }],
+            cgroup: "/kubepods/pod1".into(),
             path: "/proc/7/ns/net".into(),
             since_ns: 1_700_000_000_000_000_000,
         };
         assert_eq!(
             shown(&entities(&[entity])),
             [
-                "NAME        KIND  ADDRESSES              NETNS  COOKIE  PIDS  SINCE",
-                "web/shop-1  pod   10.0.0.7,fd00::7  4026532000    4242     -  2023-11-14T22:13:20Z",
+                "NAME        KIND  ADDRESSES              NETNS  COOKIE  PROCESSES          CGROUP          SINCE",
+                "web/shop-1  pod   10.0.0.7,fd00::7  4026532000    4242  7:ngi\\u{1b}[2Jnx  /kubepods/pod1  2023-11-14T22:13:20Z",
             ]
         );
     }

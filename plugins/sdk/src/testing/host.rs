@@ -180,7 +180,7 @@ pub mod entities {
 
 pub mod kernel {
     use super::HOST;
-    use crate::kernel::Symbol;
+    use crate::kernel::{Location, Symbol};
 
     pub fn drop_reason(code: u32) -> String {
         HOST.with_borrow(|host| name(host.world.drop_reasons.get(&code), code))
@@ -195,6 +195,19 @@ pub mod kernel {
             let (name, offset) = host.world.symbols.get(&address)?;
             Some(Symbol { name: (*name).to_owned(), offset: *offset })
         })
+    }
+
+    pub fn locate(address: u64) -> Option<Location> {
+        let Symbol { name, offset } = symbol_at(address)?;
+        Some(Location { symbol: name, module: String::new(), offset })
+    }
+
+    pub fn tcp_state(code: u32) -> String {
+        format!("STATE_{code}")
+    }
+
+    pub fn congestion_state(code: u32) -> String {
+        format!("STATE_{code}")
     }
 
     fn name(known: Option<&&str>, code: u32) -> String {

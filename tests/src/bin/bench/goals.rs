@@ -2,6 +2,7 @@
 
 use crate::contender::Contender::{Bpftrace, ByClock, Inspector, Nobody, Woken};
 use crate::sandbox::Sandbox;
+use crate::scraping::Sample as Scraped;
 use crate::session::{RATES, Sample, Session};
 use crate::spread::{Spread, drift};
 
@@ -99,25 +100,55 @@ impl Row {
     }
 }
 
-/// All rows, by goal.
-pub fn rows(session: &Session, sandbox: &Sandbox) -> Vec<Row> {
-    let mut rows = Vec::new();
+/// P1 and P3.
+pub fn event_rows(session: &Session, rows: &mut Vec<Row>) {
     for rate in [RATES[2], RATES[3], RATES[4]] {
-        event_path(session, rate, &mut rows);
+        event_path(session, rate, rows);
     }
+    for rate in [RATES[1], RATES[3]] {
+        probe(session, rate, rows);
+    }
+    // When idle none but the reader's backstop, which comes once or twice in a window.
+    for (rate, limit) in [(RATES[0], 2.0), (RATES[1], 1000.0), (RATES[3], 1000.0)] {
+        wakeups(session, rate, limit, rows);
+    }
+}
+
+/// P2.
+pub fn sandbox_rows(sandbox: &Sandbox, rows: &mut Vec<Row>) {
     for (size, measured) in sandbox {
         let limit = if *size == 256 { Limit::Ratio(1.35) } else { Limit::None };
         let what = format!("packet-loss, per event, batches of {size}");
         rows.push(Row::new("P2", what, &measured.component, ("compiled in", &measured.native), limit));
     }
-    for rate in [RATES[1], RATES[3]] {
-        probe(session, rate, &mut rows);
+}
+
+/// P5b: what node_exporter does in a scrape, Inspector does in an interval and a scrape.
+pub fn scraping_rows(samples: &[Scraped], rows: &mut Vec<Row>) {
+    let of = |value: fn(&Scraped) -> f64| samples.iter().map(value).collect::<Vec<f64>>();
+    let floor = of(|s| s.exporter / s.exporter_series);
+    let counts = format!(
+        "{:.0} series of 111 namespaces, against {:.0} of one",
+        Spread::of(&of(|s| s.series)).median,
+        Spread::of(&of(|s| s.exporter_series)).median
+    );
+    let parts: [(&str, fn(&Scraped) -> f64, Limit); 3] = [
+        ("a scrape, per series", |s| s.scrape / s.series, Limit::None),
+        ("an interval, per series", |s| s.interval / s.series, Limit::None),
+        ("both, per series", |s| (s.scrape + s.interval) / s.series, Limit::Ratio(0.25)),
+    ];
+    for (what, value, limit) in parts {
+        let row = Row::new("P5b", what.to_owned(), &of(value), ("node_exporter", &floor), limit);
+        rows.push(Row { note: counts.clone(), ..row });
     }
-    // When idle none but the reader's backstop, which comes once or twice in a window.
-    for (rate, limit) in [(RATES[0], 2.0), (RATES[1], 1000.0), (RATES[3], 1000.0)] {
-        wakeups(session, rate, limit, &mut rows);
+    let whole: [(&str, fn(&Scraped) -> f64); 2] =
+        [("a scrape", |s| s.scrape), ("an interval", |s| s.interval)];
+    for (what, value) in whole {
+        let ms: Vec<f64> = of(value).iter().map(|ns| ns / 1e6).collect();
+        let exporter: Vec<f64> = of(|s| s.exporter).iter().map(|ns| ns / 1e6).collect();
+        let row = Row::new("P5b", what.to_owned(), &ms, ("node_exporter", &exporter), Limit::None);
+        rows.push(Row { unit: "ms", ..row });
     }
-    rows
 }
 
 fn event_path(session: &Session, rate: u32, rows: &mut Vec<Row>) {

@@ -5,6 +5,7 @@
 //! - [`cost`]: what that cost, as the kernel counts it.
 //! - [`session`]: rounds of A B A B over all contenders and rates: P1 and P3.
 //! - [`sandbox`]: one analyzer as a component and compiled in: P2.
+//! - [`scraping`]: reading and showing the counters of 110 namespaces, and node_exporter: P5b.
 //! - [`goals`]: the comparisons and their limits.
 //! - [`spread`], [`table`]: medians with minimum and maximum; the table, and its JSON in `bench/`.
 //!
@@ -16,6 +17,7 @@ mod cost;
 mod goals;
 mod producer;
 mod sandbox;
+mod scraping;
 mod session;
 mod spread;
 mod table;
@@ -40,20 +42,35 @@ struct Plan {
 const FULL: Plan = Plan { rounds: 7, window: Duration::from_millis(1500) };
 const QUICK: Plan = Plan { rounds: 3, window: Duration::from_millis(700) };
 
+/// What is measured by itself.
+const SECTIONS: [&str; 3] = ["P1,P3", "P2", "P5b"];
+
+fn known(sections: &[&str]) -> bool {
+    !sections.is_empty() && sections.iter().all(|section| SECTIONS.contains(section))
+}
+
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let plan = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => FULL,
-        ["--quick"] => QUICK,
-        _ => bail!("usage: bench [--quick]"),
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (plan, sections) = match args[..] {
+        [] => (FULL, &SECTIONS[..]),
+        ["--quick"] => (QUICK, &SECTIONS[..]),
+        ["--only", ref only @ ..] if known(only) => (FULL, only),
+        ["--quick", "--only", ref only @ ..] if known(only) => (QUICK, only),
+        _ => bail!("usage: bench [--quick] [--only SECTION...], with sections {}", SECTIONS.join(", ")),
     };
     ensure!(nix::unistd::geteuid().is_root(), "the bench needs root: it loads eBPF programs");
     let cpus = std::thread::available_parallelism()?.get();
     ensure!(cpus > CONSUMER_CPU, "the bench needs two CPUs, one that produces and one that consumes");
 
-    let session = session::measure(plan)?;
-    let sandbox = sandbox::measure(plan)?;
-    let rows = goals::rows(&session, &sandbox);
+    let mut rows = Vec::new();
+    for section in sections {
+        match *section {
+            "P1,P3" => goals::event_rows(&session::measure(plan)?, &mut rows),
+            "P2" => goals::sandbox_rows(&sandbox::measure(plan)?, &mut rows),
+            _ => goals::scraping_rows(&scraping::measure(plan)?, &mut rows),
+        }
+    }
     table::print(plan, &rows);
     let file = table::save(plan, &rows)?;
     println!("\nwritten to {}", file.display());

@@ -1,11 +1,16 @@
 //! Promise: what the kernel did arrives, and every field of it is true. Each test makes the real
 //! thing happen between two namespaces, over IPv4 and IPv6.
 
+mod dns;
 mod drops;
+mod icmp;
+mod neighbours;
 mod qdiscs;
 mod resets;
 mod retransmissions;
 mod rx_latencies;
+mod socket_errors;
+mod socket_latencies;
 mod softirqs;
 mod states;
 mod tx_latencies;

@@ -1,0 +1,320 @@
+//! A lane: one thread that reads those sources that wait for the same things.
+//!
+//! A lock that somebody holds in the kernel stops one lane and not the others. Lanes do not wait
+//! for each other and are never ended: one that hangs keeps its thread, and is used again once it
+//! answers. Between two passes a lane is at home, so that it keeps no deleted namespace alive.
+
+use std::cell::OnceCell;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::processes::Processes;
+use super::{Read, SOURCES, Source};
+use crate::entities::{self, Entity, EntityId};
+use crate::netns;
+use crate::table::{Columns, Table};
+
+/// What the sources of a lane wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Nothing: counters that the kernel adds up and prints.
+    Files,
+    /// The lock of rtnetlink, which whoever configures a device holds.
+    Links,
+    /// The table of tracked connections.
+    Conntrack,
+    /// The hash table of TCP sockets.
+    Sockets,
+    /// Other processes' descriptors.
+    Processes,
+}
+
+/// The part of a CPU that a heavy lane may take: after a pass it rests so many times as long.
+const REST: u32 = 99;
+
+impl Kind {
+    pub(super) const ALL: [Self; 5] =
+        [Self::Files, Self::Links, Self::Conntrack, Self::Sockets, Self::Processes];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Files => "source-files",
+            Self::Links => "source-links",
+            Self::Conntrack => "source-conntrk",
+            Self::Sockets => "source-sockets",
+            Self::Processes => "source-procs",
+        }
+    }
+
+    /// Its cost grows with what runs on the machine, not with the number of entities.
+    fn is_heavy(self) -> bool {
+        matches!(self, Self::Sockets | Self::Processes)
+    }
+
+    fn sources(self) -> impl Iterator<Item = &'static Source> {
+        SOURCES.iter().filter(move |source| source.lane == self)
+    }
+}
+
+/// A table with its source and entity.
+pub(super) type Row = (&'static str, EntityId, Arc<Table>);
+
+/// What one pass of a lane over all entities brought.
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) kind: Kind,
+    pub(super) tables: Vec<Row>,
+    pub(super) outcomes: Vec<(&'static str, Outcome)>,
+    /// CPU time it took.
+    pub(super) cpu: Duration,
+}
+
+/// How one source fared in a pass.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Tables read.
+    pub(super) reads: u64,
+    /// Tables that could not be read.
+    pub(super) errors: u64,
+    /// Namespaces that do not have it.
+    pub(super) absent: u64,
+    /// Time that reading took.
+    pub(super) seconds: f64,
+    /// The last error, or why it is absent; empty if all were read.
+    pub(super) why: String,
+}
+
+struct Request {
+    wanted: Vec<&'static Source>,
+    entities: Arc<[Arc<Entity>]>,
+}
+
+/// The reader's side of a lane.
+#[derive(Debug)]
+pub(super) struct Lane {
+    kind: Kind,
+    requests: SyncSender<Request>,
+    state: State,
+    /// Sources of the request that it works on.
+    asked: Vec<&'static str>,
+    /// What it read last; stands while the lane rests.
+    latest: Vec<Row>,
+    rests_until: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    /// Works, and is waited for.
+    Asked,
+    /// Works, and is not waited for any more.
+    Late,
+}
+
+impl Lane {
+    /// Starts the thread, which first learns the columns in the caller's namespace.
+    pub(super) fn start(
+        kind: Kind,
+        proc: &Path,
+        columns: Arc<Columns>,
+        done: Sender<Pass>,
+    ) -> io::Result<Self> {
+        let (requests, received) = sync_channel(1);
+        let worker = Worker { kind, proc: proc.to_owned(), columns };
+        thread::Builder::new().name(kind.name().to_owned()).spawn(move || worker.run(&received, &done))?;
+        let asked = kind.sources().map(|source| source.name).collect();
+        Ok(Self {
+            kind,
+            requests,
+            state: State::Asked,
+            asked,
+            latest: Vec::new(),
+            rests_until: Instant::now(),
+        })
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Sends it through all entities, unless it still works, rests, or has nothing to read.
+    pub(super) fn ask(&mut self, wanted: &BTreeSet<String>, entities: &[Arc<Entity>]) {
+        let wanted: Vec<_> = self.kind.sources().filter(|source| wanted.contains(source.name)).collect();
+        if self.state != State::Idle || Instant::now() < self.rests_until || wanted.is_empty() {
+            return;
+        }
+        self.asked = wanted.iter().map(|source| source.name).collect();
+        if self.requests.try_send(Request { wanted, entities: entities.into() }).is_ok() {
+            self.state = State::Asked;
+        }
+    }
+
+    pub(super) fn is_awaited(&self) -> bool {
+        self.state == State::Asked
+    }
+
+    pub(super) fn finished(&mut self, pass: Pass) {
+        self.state = State::Idle;
+        self.latest = pass.tables;
+        if self.kind.is_heavy() {
+            self.rests_until = Instant::now() + pass.cpu * REST;
+        }
+    }
+
+    /// Does not wait for it any more. Its old tables are worth nothing now: the sources it owes.
+    pub(super) fn give_up(&mut self) -> &[&'static str] {
+        if self.state != State::Asked {
+            return &[];
+        }
+        self.state = State::Late;
+        self.latest.clear();
+        &self.asked
+    }
+
+    pub(super) fn tables(&self) -> &[Row] {
+        &self.latest
+    }
+}
+
+/// The thread's side of a lane.
+struct Worker {
+    kind: Kind,
+    proc: PathBuf,
+    columns: Arc<Columns>,
+}
+
+impl Worker {
+    fn run(&self, requests: &Receiver<Request>, done: &Sender<Pass>) {
+        if done.send(self.learn()).is_err() {
+            return;
+        }
+        // Ends when the reader is dropped.
+        while let Ok(request) = requests.recv() {
+            let pass = self.pass(&request);
+            netns::leave();
+            if done.send(pass).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads each source once where the thread is.
+    fn learn(&self) -> Pass {
+        let here = netns::here().unwrap_or(0);
+        let sources: Vec<_> = self.kind.sources().collect();
+        let mut pass = Pass::of(self.kind, &sources);
+        let processes = OnceCell::new();
+        for (source, at) in sources.iter().zip(0..) {
+            pass.add(at, self.read(source, here, &processes, 0));
+        }
+        pass.tables.clear();
+        pass
+    }
+
+    fn pass(&self, request: &Request) -> Pass {
+        let begun = cpu_time();
+        let mut pass = Pass::of(self.kind, &request.wanted);
+        let processes = OnceCell::new();
+        for entity in &*request.entities {
+            let wanted = || {
+                let here = |(_, source): &(usize, &&Source)| {
+                    !source.host_only || entity.kind == entities::Kind::Host
+                };
+                request.wanted.iter().enumerate().filter(here)
+            };
+            match netns::enter(&entity.path) {
+                Ok((cookie, inode)) if cookie == entity.cookie => {
+                    for (at, source) in wanted() {
+                        pass.add(at, self.read(source, inode, &processes, entity.id).at(entity));
+                    }
+                }
+                // The path leads to a younger namespace by now, or nowhere: the next scan knows.
+                Ok(_) => {}
+                Err(e) if gone(&e) => {}
+                Err(e) => wanted().for_each(|(at, _)| pass.add(at, Reading::failed(&e).at(entity))),
+            }
+        }
+        pass.cpu = cpu_time().saturating_sub(begun);
+        pass
+    }
+
+    fn read(
+        &self,
+        source: &Source,
+        netns: u64,
+        processes: &OnceCell<io::Result<Processes>>,
+        entity: EntityId,
+    ) -> Reading {
+        let start = Instant::now();
+        let rows = match source.read {
+            Read::Inside(read) => read(),
+            Read::Processes(read) => match processes.get_or_init(|| Processes::list(&self.proc)) {
+                Ok(processes) => read(processes, netns),
+                Err(e) => Err(io::Error::new(e.kind(), format!("{}: {e}", self.proc.display()))),
+            },
+        };
+        let table = rows.map(|rows| {
+            let columns = self.columns.learn(source.name, &rows.columns);
+            (source.name, entity, Arc::new(rows.table(&columns)))
+        });
+        Reading { table, seconds: start.elapsed().as_secs_f64() }
+    }
+}
+
+/// One source in one namespace.
+struct Reading {
+    table: io::Result<Row>,
+    seconds: f64,
+}
+
+impl Reading {
+    fn failed(e: &io::Error) -> Self {
+        Self { table: Err(io::Error::new(e.kind(), e.to_string())), seconds: 0.0 }
+    }
+
+    /// Names the entity in an error.
+    fn at(self, entity: &Entity) -> Self {
+        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", entity.display()));
+        Self { table: self.table.map_err(named), ..self }
+    }
+}
+
+impl Pass {
+    fn of(kind: Kind, sources: &[&'static Source]) -> Self {
+        let outcomes = sources.iter().map(|source| (source.name, Outcome::default())).collect();
+        Self { kind, tables: Vec::new(), outcomes, cpu: Duration::ZERO }
+    }
+
+    fn add(&mut self, at: usize, reading: Reading) {
+        let (_, outcome) = &mut self.outcomes[at];
+        outcome.seconds += reading.seconds;
+        match reading.table {
+            Ok(row) => {
+                outcome.reads += 1;
+                self.tables.push(row);
+            }
+            Err(e) => {
+                let absent = e.kind() == io::ErrorKind::NotFound;
+                outcome.absent += u64::from(absent);
+                outcome.errors += u64::from(!absent);
+                outcome.why = e.to_string();
+            }
+        }
+    }
+}
+
+fn gone(e: &io::Error) -> bool {
+    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput)
+}
+
+/// CPU time of the calling thread.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
