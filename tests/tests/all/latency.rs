@@ -84,16 +84,16 @@ fn every_contract_counter_of_latencies_rises_for_a_real_delay() -> Result<()> {
         wait::until(&format!("{name} of {pod:?} to begin at 0"), || value(pod, name).map(drop))?;
     }
     delays::throttle(&throttled.client)?;
-    delays::slow_firewall(&slow.server, "input", &format!("udp dport {HELD_UP}"))?;
     for family in Family::BOTH {
         let mut connection = Connection::open(&slow, family)?;
         delays::slow_firewall(&slow.client, "output", &format!("tcp dport {}", connection.server_at.port()))?;
         connection.exchange(100, 100)?;
         slow.client.nft("delete table inet slow")?;
         let mut connection = Connection::open(&slow, family)?;
-        slow.server
-            .nft(&format!("add rule inet slow base tcp dport {} jump first", connection.server_at.port()))?;
+        delays::slow_firewall(&slow.server, "input", &format!("tcp dport {}", connection.server_at.port()))?;
         connection.exchange(100, 100)?;
+        slow.server.nft("delete table inet slow")?;
+        delays::slow_firewall(&slow.server, "input", &format!("udp dport {HELD_UP}"))?;
         std::thread::scope(|scope| {
             let sender = scope.spawn(|| {
                 delays::stay_on_this_cpu()?;
@@ -105,6 +105,7 @@ fn every_contract_counter_of_latencies_rises_for_a_real_delay() -> Result<()> {
             });
             sender.join().expect("sending does not panic")
         })?;
+        slow.server.nft("delete table inet slow")?;
     }
     for (pod, name) in [
         (client, "kernellatency_txslow"),
