@@ -11,6 +11,8 @@ const STEADY: f64 = 0.05;
 
 /// One figure of a sample.
 type Value = fn(&Sample) -> f64;
+/// One figure of a round of [`scraping_rows`].
+type Scrapes = fn(&Scraped) -> f64;
 
 /// What a row may be at most.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -125,14 +127,14 @@ pub fn sandbox_rows(sandbox: &Sandbox, rows: &mut Vec<Row>) {
 
 /// P5b: what node_exporter does in a scrape, Inspector does in an interval and a scrape.
 pub fn scraping_rows(samples: &[Scraped], rows: &mut Vec<Row>) {
-    let of = |value: fn(&Scraped) -> f64| samples.iter().map(value).collect::<Vec<f64>>();
+    let of = |value: Scrapes| samples.iter().map(value).collect::<Vec<f64>>();
     let floor = of(|s| s.exporter / s.exporter_series);
     let counts = format!(
         "{:.0} series of 111 namespaces, against {:.0} of one",
         Spread::of(&of(|s| s.series)).median,
         Spread::of(&of(|s| s.exporter_series)).median
     );
-    let parts: [(&str, fn(&Scraped) -> f64, Limit); 3] = [
+    let parts: [(&str, Scrapes, Limit); 3] = [
         ("a scrape, per series", |s| s.scrape / s.series, Limit::None),
         ("an interval, per series", |s| s.interval / s.series, Limit::None),
         ("both, per series", |s| (s.scrape + s.interval) / s.series, Limit::Ratio(0.25)),
@@ -141,8 +143,7 @@ pub fn scraping_rows(samples: &[Scraped], rows: &mut Vec<Row>) {
         let row = Row::new("P5b", what.to_owned(), &of(value), ("node_exporter", &floor), limit);
         rows.push(Row { note: counts.clone(), ..row });
     }
-    let whole: [(&str, fn(&Scraped) -> f64); 2] =
-        [("a scrape", |s| s.scrape), ("an interval", |s| s.interval)];
+    let whole: [(&str, Scrapes); 2] = [("a scrape", |s| s.scrape), ("an interval", |s| s.interval)];
     for (what, value) in whole {
         let ms: Vec<f64> = of(value).iter().map(|ns| ns / 1e6).collect();
         let exporter: Vec<f64> = of(|s| s.exporter).iter().map(|ns| ns / 1e6).collect();

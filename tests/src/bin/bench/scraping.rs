@@ -103,7 +103,7 @@ impl Exporter {
         let at = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let child = Command::new("prometheus-node-exporter")
             .arg(format!("--web.listen-address={at}"))
-            .args(["--log.level=error"])
+            .args(["--no-collector.systemd"])
             .stdin(Stdio::null())
             .spawn()
             .context("cannot start `prometheus-node-exporter`; run `make setup`")?;
