@@ -1,5 +1,6 @@
 //! Every probe there is. Adding one: its two files, one line here, its kernel test.
 
+use crate::hook::{Hook, args};
 use crate::record::{Field, Record};
 use crate::{SkbDrop, TcpReset, TcpRetransmit, TcpState};
 
@@ -17,63 +18,47 @@ pub const PROBES: &[Probe] = &[
 ];
 
 /// Reasons since 5.17, the receiving socket since 6.11.
-const KFREE_SKB: Hook = Hook {
-    tracepoint: "kfree_skb",
-    variants: &[
-        Variant { args: 4, program: "kfree_skb_4" },
-        Variant { args: 3, program: "kfree_skb_3" },
-        Variant { args: 2, program: "kfree_skb_2" },
-    ],
-    gives: "dropped packets",
-};
+const KFREE_SKB: Hook = Hook::tp_btf(
+    "kfree_skb",
+    &[args(4, "kfree_skb_4"), args(3, "kfree_skb_3"), args(2, "kfree_skb_2")],
+    "dropped packets",
+);
 
 /// Since 4.15; a reason, and resets without a socket, since 6.10.
-const TCP_SEND_RESET: Hook = Hook {
-    tracepoint: "tcp_send_reset",
-    variants: &[
-        Variant { args: 3, program: "tcp_send_reset_3" },
-        Variant { args: 2, program: "tcp_send_reset_2" },
-    ],
-    gives: "resets sent",
-};
+const TCP_SEND_RESET: Hook = Hook::tp_btf(
+    "tcp_send_reset",
+    &[args(3, "tcp_send_reset_3"), args(2, "tcp_send_reset_2")],
+    "resets sent",
+);
 
 /// Since 4.15.
-const TCP_RECEIVE_RESET: Hook = Hook {
-    tracepoint: "tcp_receive_reset",
-    variants: &[Variant { args: 1, program: "tcp_receive_reset" }],
-    gives: "resets received",
-};
+const TCP_RECEIVE_RESET: Hook =
+    Hook::tp_btf("tcp_receive_reset", &[args(1, "tcp_receive_reset")], "resets received");
 
 /// Since 4.15; with failed attempts and their error since 6.16.
-const TCP_RETRANSMIT_SKB: Hook = Hook {
-    tracepoint: "tcp_retransmit_skb",
-    variants: &[
-        Variant { args: 3, program: "tcp_retransmit_skb_3" },
-        Variant { args: 2, program: "tcp_retransmit_skb_2" },
-    ],
-    gives: "segments sent again",
-};
+const TCP_RETRANSMIT_SKB: Hook = Hook::tp_btf(
+    "tcp_retransmit_skb",
+    &[args(3, "tcp_retransmit_skb_3"), args(2, "tcp_retransmit_skb_2")],
+    "segments sent again",
+);
 
 /// Since 4.15.
-const TCP_RETRANSMIT_SYNACK: Hook = Hook {
-    tracepoint: "tcp_retransmit_synack",
-    variants: &[Variant { args: 2, program: "tcp_retransmit_synack" }],
-    gives: "SYN-ACKs sent again by listeners",
-};
+const TCP_RETRANSMIT_SYNACK: Hook = Hook::tp_btf(
+    "tcp_retransmit_synack",
+    &[args(2, "tcp_retransmit_synack")],
+    "SYN-ACKs sent again by listeners",
+);
 
 /// Since 5.19.
-const TCP_CONG_STATE_SET: Hook = Hook {
-    tracepoint: "tcp_cong_state_set",
-    variants: &[Variant { args: 2, program: "tcp_cong_state_set" }],
-    gives: "changes of the congestion state",
-};
+const TCP_CONG_STATE_SET: Hook =
+    Hook::tp_btf("tcp_cong_state_set", &[args(2, "tcp_cong_state_set")], "changes of the congestion state");
 
 /// Since 4.16.
-const INET_SOCK_SET_STATE: Hook = Hook {
-    tracepoint: "inet_sock_set_state",
-    variants: &[Variant { args: 3, program: "inet_sock_set_state" }],
-    gives: "connections opened, accepted, failed and closed",
-};
+const INET_SOCK_SET_STATE: Hook = Hook::tp_btf(
+    "inet_sock_set_state",
+    &[args(3, "inet_sock_set_state")],
+    "connections opened, accepted, failed and closed",
+);
 
 /// A catalog line: everything that the mirror knows is taken from it.
 macro_rules! probe {
@@ -115,24 +100,4 @@ pub struct Probe {
     /// The CO-RE object.
     #[cfg(feature = "objects")]
     pub object: &'static [u8],
-}
-
-/// One kernel hook of a probe.
-#[derive(Debug)]
-pub struct Hook {
-    /// Tracepoint as BTF names it, without `btf_trace_`.
-    pub tracepoint: &'static str,
-    /// Programs for it; the one whose argument count is the running kernel's is loaded.
-    pub variants: &'static [Variant],
-    /// What is lost without it, in users' words.
-    pub gives: &'static str,
-}
-
-/// A program for one shape of a tracepoint.
-#[derive(Debug)]
-pub struct Variant {
-    /// Arguments of the tracepoint, without the context.
-    pub args: usize,
-    /// Program name in the object.
-    pub program: &'static str,
 }

@@ -47,9 +47,9 @@ pub fn doctor() -> Vec<Check> {
     if let Some(kernel) = &kernel {
         checks.extend(PROBES.iter().flat_map(|probe| probe.hooks.iter().map(move |hook| (probe, hook))).map(
             |(probe, hook)| {
-                let what = format!("{}: tp_btf/{}", probe.name, hook.tracepoint);
+                let what = format!("{}: {}", probe.name, hook.name());
                 match hooks::choose(hook, kernel) {
-                    Ok(variant) => check(&what, true, &format!("program {}", variant.program), ""),
+                    Ok(program) => check(&what, true, &format!("program {program}"), ""),
                     Err(reason) => check(&what, false, &reason, hook.gives),
                 }
             },

@@ -1,15 +1,17 @@
 //! Loads one probe: its object, its maps, and each of its programs on its own, so that a hook
 //! which fails costs its own signal and nothing else.
 
+use std::fs::File;
+
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, Program, ProgramError};
+use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use inspector_ebpf::{Hook, Probe};
+use inspector_ebpf::{Attach, Direction, Hook, Probe};
 
 use super::btf::Btf;
 use super::control::Control;
 use super::summary::Suppressed;
-use super::{Error, hooks};
+use super::{Error, cgroup, hooks};
 use crate::status::HookStatus;
 
 /// Per-CPU counters of one object: `struct counters` of record.h.
@@ -64,10 +66,12 @@ impl Loaded {
     /// Takes its programs off their hooks; its ring and counters stay readable.
     pub fn detach(&mut self) {
         for (_, program) in self.programs.programs_mut() {
-            if let Program::BtfTracePoint(program) = program {
-                // Fails for a variant that was never loaded.
-                let _ = program.unload();
-            }
+            // Fails for a variant that was never loaded.
+            let _ = match program {
+                Program::BtfTracePoint(program) => program.unload(),
+                Program::CgroupSkb(program) => program.unload(),
+                _ => Ok(()),
+            };
         }
     }
 }
@@ -127,29 +131,44 @@ impl<'a> Loader<'a> {
 }
 
 fn attach(programs: &mut Ebpf, hook: &'static Hook, kernel: &Btf<'_>, types: &aya::Btf) -> HookStatus {
-    let variant = match hooks::choose(hook, kernel) {
-        Ok(variant) => variant,
+    let program = match hooks::choose(hook, kernel) {
+        Ok(program) => program,
         Err(reason) => return hooks::status(hook, "", "missing", &reason),
     };
-    match attach_program(programs, variant.program, hook.tracepoint, types) {
-        Ok(()) => hooks::status(hook, variant.program, "attached", ""),
-        Err(error) => {
-            let reason = format!("{}; without it: no {}", in_one_line(&error), hook.gives);
-            hooks::status(hook, variant.program, "failed", &reason)
-        }
+    match attach_program(programs, program, hook, types) {
+        Ok(()) => hooks::status(hook, program, "attached", ""),
+        Err(why) => hooks::status(hook, program, "failed", &format!("{why}; without it: no {}", hook.gives)),
     }
 }
 
+/// Loads and attaches one program; an error is told in one line.
 fn attach_program(
     programs: &mut Ebpf,
     name: &str,
-    tracepoint: &str,
+    hook: &'static Hook,
     types: &aya::Btf,
-) -> Result<(), ProgramError> {
-    let program = programs.program_mut(name).ok_or(ProgramError::NotLoaded)?;
-    let program: &mut BtfTracePoint = program.try_into()?;
-    program.load(tracepoint, types)?;
-    program.attach()?;
+) -> Result<(), String> {
+    let refused = |error: ProgramError| in_one_line(&error);
+    let program = programs.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+    match &hook.attach {
+        Attach::TpBtf { tracepoint, .. } => {
+            let program: &mut BtfTracePoint = program.try_into().map_err(refused)?;
+            program.load(tracepoint, types).map_err(refused)?;
+            program.attach().map_err(refused)?;
+        }
+        Attach::CgroupSkb { direction, .. } => {
+            let root = cgroup::root()?;
+            let root = File::open(&root).map_err(|error| format!("opening {}: {error}", root.display()))?;
+            let direction = match direction {
+                Direction::Ingress => CgroupSkbAttachType::Ingress,
+                Direction::Egress => CgroupSkbAttachType::Egress,
+            };
+            let program: &mut CgroupSkb = program.try_into().map_err(refused)?;
+            program.load().map_err(refused)?;
+            // Others' programs stay, those of cgroups below run as well.
+            program.attach(root, direction, CgroupAttachMode::AllowMultiple).map_err(refused)?;
+        }
+    }
     Ok(())
 }
 

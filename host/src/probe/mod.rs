@@ -1,6 +1,7 @@
 //! The door to the kernel's event side: loads the eBPF programs with aya and drains their rings.
 //!
 //! - [`hooks`], [`load`]: which programs fit this kernel, and getting them in.
+//! - [`cgroup`]: where the tree of cgroups begins, for hooks on the packets of sockets.
 //! - [`reader`], [`feed`]: the one loop over all rings; what a probe's records go through.
 //! - [`summary`]: what skb-drop's limit suppressed, as records.
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
@@ -12,6 +13,7 @@
 //! probes that need it.
 
 mod btf;
+mod cgroup;
 mod clock;
 mod control;
 mod doctor;

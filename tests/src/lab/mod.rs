@@ -4,6 +4,7 @@
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
 //! - [`record()`]: a fault, recorded by the product.
+//! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
 //! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
@@ -13,8 +14,10 @@ mod connection;
 pub mod faults;
 mod namespace;
 mod pair;
+pub mod puppet;
 mod record;
 mod tool;
+pub mod wire;
 
 pub use connection::Connection;
 pub use namespace::Namespace;

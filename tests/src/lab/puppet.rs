@@ -1,0 +1,193 @@
+//! A TCP peer whose every segment we write ourselves, for what no honest stack sends: segments
+//! outside of the window, old timestamps, damaged checksums, handshakes that stop half-way.
+//!
+//! It lives at an address of its own on the client's link, which no kernel owns, so nobody
+//! answers in its place.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use anyhow::{Result, bail};
+use etherparse::{
+    IpNumber, NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice,
+};
+
+use super::wire::{Mac, Wire};
+use super::{Family, Pair};
+
+/// The puppet's address.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 50);
+
+/// Bits of [`Segment::flags`].
+pub const FIN: u8 = 1;
+/// See [`FIN`].
+pub const SYN: u8 = 2;
+/// See [`FIN`].
+pub const RST: u8 = 4;
+/// See [`FIN`].
+pub const ACK: u8 = 16;
+
+/// Its clock at the handshake, in the unit of TCP timestamps.
+const CLOCK: u32 = 1_000_000;
+
+/// One end of a connection with the server of a pair.
+#[derive(Debug)]
+pub struct Puppet {
+    wire: Wire,
+    server_mac: Mac,
+    server: Ipv4Addr,
+    server_port: u16,
+    port: u16,
+    /// Its next sequence number.
+    pub seq: u32,
+    /// What it expects next.
+    pub ack: u32,
+    /// The server's clock, as last heard.
+    pub echo: u32,
+}
+
+/// A segment to be sent; the default acknowledges and is what the server expects.
+#[derive(Debug, Clone, Default)]
+pub struct Segment<'a> {
+    /// Flags; [`ACK`] if 0.
+    pub flags: u8,
+    /// Added to the sequence number that the server expects.
+    pub off: i64,
+    /// Added to the puppet's clock.
+    pub clock: i64,
+    /// Bytes that it carries.
+    pub data: &'a [u8],
+    /// Damages a byte after the checksum was made.
+    pub damaged: bool,
+}
+
+impl Puppet {
+    /// A peer that has not said anything yet; the port at the server is for [`Puppet::open`].
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn new(pair: &Pair, server_port: u16) -> Result<Self> {
+        static PORT: AtomicU16 = AtomicU16::new(40000);
+        let (wire, server_wire) = (Wire::open(&pair.client, "eth0")?, Wire::open(&pair.server, "eth0")?);
+        let mac = wire.mac.map(|byte| format!("{byte:02x}")).join(":");
+        pair.server.ip(&format!("neigh replace {ADDRESS} lladdr {mac} dev eth0 nud permanent"))?;
+        let IpAddr::V4(server) = pair.server_ip(Family::V4) else { bail!("a pair has IPv4") };
+        let port = PORT.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { server_mac: server_wire.mac, wire, server, server_port, port, seq: 7000, ack: 0, echo: 0 })
+    }
+
+    /// Shakes hands with a listener.
+    ///
+    /// # Errors
+    /// If the listener does not answer.
+    pub fn open(pair: &Pair, listener: SocketAddr) -> Result<Self> {
+        let mut puppet = Self::half_open(pair, listener)?;
+        puppet.send(&Segment::default())?;
+        puppet.hear("nothing", |_| Some(())).ok();
+        Ok(puppet)
+    }
+
+    /// Shakes hands as far as the listener's SYN-ACK, and does not confirm it.
+    ///
+    /// # Errors
+    /// If the listener does not answer.
+    pub fn half_open(pair: &Pair, listener: SocketAddr) -> Result<Self> {
+        let mut puppet = Self::new(pair, listener.port())?;
+        puppet.send(&Segment { flags: SYN, ..Segment::default() })?;
+        puppet.seq = puppet.seq.wrapping_add(1);
+        puppet.hear("a SYN-ACK", |flags| (flags == SYN | ACK).then_some(()))?;
+        Ok(puppet)
+    }
+
+    /// Waits for a SYN from the server's side, and answers it with a clock that never was.
+    ///
+    /// # Errors
+    /// If none comes.
+    pub fn answer_from_another_time(&mut self) -> Result<()> {
+        let (port, ack) = self.wire.receive("a SYN", |packet| {
+            let tcp = from_server(packet, self.server)?;
+            (tcp.syn() && !tcp.ack()).then(|| (tcp.source_port(), tcp.sequence_number().wrapping_add(1)))
+        })?;
+        (self.server_port, self.ack) = (port, ack);
+        self.echo = 1;
+        self.send(&Segment { flags: SYN | ACK, ..Segment::default() })
+    }
+
+    /// The port that the server's side is to connect to.
+    pub fn at(&self) -> SocketAddr {
+        (ADDRESS, self.port).into()
+    }
+
+    /// Sends one segment; nothing is remembered of it.
+    ///
+    /// # Errors
+    /// If the link refuses it.
+    pub fn send(&self, segment: &Segment<'_>) -> Result<()> {
+        let flags = if segment.flags == 0 { ACK } else { segment.flags };
+        let seq = i64::from(self.seq).wrapping_add(segment.off) as u32;
+        let mut tcp = TcpHeader::new(self.port, self.server_port, seq, 65535);
+        tcp.fin = flags & FIN != 0;
+        tcp.syn = flags & SYN != 0;
+        tcp.rst = flags & RST != 0;
+        tcp.ack = flags & ACK != 0;
+        tcp.acknowledgment_number = if tcp.ack { self.ack } else { 0 };
+        let clock = i64::from(CLOCK).wrapping_add(segment.clock) as u32;
+        tcp.set_options(&[
+            TcpOptionElement::Noop,
+            TcpOptionElement::Noop,
+            TcpOptionElement::Timestamp(clock, self.echo),
+        ])?;
+        let packet = PacketBuilder::ethernet2(self.wire.mac, self.server_mac).ipv4(
+            ADDRESS.octets(),
+            self.server.octets(),
+            64,
+        );
+        let mut frame = Vec::new();
+        packet.tcp_header(tcp).write(&mut frame, segment.data)?;
+        if segment.damaged
+            && let Some(last) = frame.last_mut()
+        {
+            *last ^= 0xff;
+        }
+        self.wire.send(&frame)
+    }
+
+    /// Takes over the server's numbers from a segment whose flags `wanted` accepts.
+    ///
+    /// # Errors
+    /// If none comes.
+    pub fn hear(&mut self, what: &str, wanted: impl Fn(u8) -> Option<()>) -> Result<()> {
+        let (ack, echo) = self.wire.receive(what, |packet| {
+            let tcp = from_server(packet, self.server).filter(|tcp| tcp.destination_port() == self.port)?;
+            let flags = u8::from(tcp.fin()) | u8::from(tcp.syn()) << 1 | u8::from(tcp.rst()) << 2;
+            wanted(flags | u8::from(tcp.ack()) << 4)?;
+            let length = tcp.payload().len() as u32 + u32::from(tcp.syn()) + u32::from(tcp.fin());
+            let clock = tcp.options_iterator().find_map(|option| match option {
+                Ok(TcpOptionElement::Timestamp(clock, _)) => Some(clock),
+                _ => None,
+            });
+            Some((tcp.sequence_number().wrapping_add(length), clock.unwrap_or(0)))
+        })?;
+        (self.ack, self.echo) = (ack, echo);
+        Ok(())
+    }
+}
+
+/// An IPv4 packet of any protocol from the puppet's address, as a frame for [`Wire::send`].
+///
+/// # Errors
+/// If it is too long.
+pub fn packet(wire: &Wire, to_mac: Mac, to: Ipv4Addr, protocol: u8, data: &[u8]) -> Result<Vec<u8>> {
+    let builder = PacketBuilder::ethernet2(wire.mac, to_mac).ipv4(ADDRESS.octets(), to.octets(), 64);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, IpNumber(protocol), data)?;
+    Ok(frame)
+}
+
+fn from_server<'a>(packet: &SlicedPacket<'a>, server: Ipv4Addr) -> Option<etherparse::TcpSlice<'a>> {
+    let Some(NetSlice::Ipv4(ip)) = &packet.net else { return None };
+    match &packet.transport {
+        Some(TransportSlice::Tcp(tcp)) if ip.header().source_addr() == server => Some(tcp.clone()),
+        _ => None,
+    }
+}
