@@ -9,6 +9,8 @@
 //! Times are nanoseconds since the Unix epoch. Words of a batch are as the agent delivered them:
 //! wall-clock times and entity ids are in. Nothing here does I/O; numbers in a file are bounded
 //! before anything is allocated for them.
+//!
+//! Longer than other files, because it is the reference of the format, with both of its ends.
 
 use std::io::{Read as _, Write as _};
 

@@ -4,6 +4,8 @@
 //! One thread does it all in one order, which is the order of the replay. It falls behind as the
 //! reader of the rings would: what does not fit a ring meanwhile is counted as lost there, and each
 //! batch says so.
+//!
+//! Longer than other files, because a recording is one loop over one state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

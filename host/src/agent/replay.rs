@@ -5,6 +5,8 @@
 //! Three things differ from the day of the recording: a batch is handed over as soon as it is
 //! there, whatever patience a plugin asks for; nothing is lost in a queue, since there is none; and
 //! a call may take [`DEADLINE`], so that a busy machine changes nothing.
+//!
+//! Longer than other files, because it answers every kind of entry with the nouns of an agent.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

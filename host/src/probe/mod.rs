@@ -202,6 +202,8 @@ impl Probes {
                 Ok(new) if new.hooks.iter().any(|hook| hook.state == "attached") => {
                     tracing::info!(probe = probe.name, "loaded");
                     loaded.insert(probe.id);
+                    // Before the reader does: who asked for the probe looks at the board at once.
+                    feed::show_hooks(probe, new.hooks.clone(), &self.status);
                     self.tell(Command::Load(Box::new(new)));
                 }
                 Ok(new) => feed::show_hooks(probe, new.hooks, &self.status),

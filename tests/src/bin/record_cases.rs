@@ -125,6 +125,8 @@ fn neighbour_unresolved(pair: &Pair) -> Result<()> {
 fn reverse_path_filter(pair: &Pair) -> Result<()> {
     sysctl(&pair.server, "ipv4/conf/eth0/rp_filter", "1")?;
     let foreign = Ipv4Addr::new(192, 0, 2, 1);
+    // The server must know the client already: it would not answer an ARP request from there.
+    faults::send_udp(&pair.client, pair.server_at(Family::V4, faults::CLOSED_PORT), 1, 1)?;
     pair.client.ip("link set lo up")?;
     pair.client.ip(&format!("addr add {foreign}/32 dev lo"))?;
     pair.client.run(|| {

@@ -70,8 +70,9 @@ fn every_name_of_the_contract_is_there_or_is_a_known_exception() -> Result<()> {
     for event in list(&agent, "event")? {
         there.insert(format!("event {}", text(&event, "type")?));
     }
-    let contract = names("contract.txt")?;
-    let exceptions = names("exceptions.txt")?;
+    let mut contract = names("metrics.txt", "metric ")?;
+    contract.append(&mut names("events.txt", "event ")?);
+    let exceptions = names("exceptions.txt", "")?;
     let missing: Vec<_> = contract.difference(&there).filter(|name| !exceptions.contains(*name)).collect();
     ensure!(missing.is_empty(), "names of the contract that no analyzer declares: {missing:#?}");
     let stale: Vec<_> =
@@ -84,9 +85,10 @@ fn first_word(line: &str) -> String {
     line.split(' ').next().unwrap_or_default().to_owned()
 }
 
-/// The lines of a file but comments; what stands behind a `#` is the reason.
-fn names(file: &str) -> Result<BTreeSet<String>> {
-    let text = std::fs::read_to_string(golden(file)).with_context(|| file.to_owned())?;
+/// The lines of a file of `tests/contract`, each behind `kind`; what stands behind a `#` is a reason.
+fn names(file: &str, kind: &str) -> Result<BTreeSet<String>> {
+    let path = workspace().join("tests/contract").join(file);
+    let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    Ok(lines.filter(|line| !line.is_empty()).map(str::to_owned).collect())
+    Ok(lines.filter(|line| !line.is_empty()).map(|line| format!("{kind}{line}")).collect())
 }
