@@ -7,7 +7,7 @@
  * has no tracepoint: it is noticed when the next data arrives, and not timed. A send is timed if it
  * blocks in TCP; two threads that send on one socket at once are timed as one.
  *
- * All are added up per namespace, direction and bucket; one that takes longer than SLOW_NS makes a
+ * All are added up per namespace, direction and bucket; one that takes longer than DETAIL_NS makes a
  * record as well.
  */
 #include "net.h"
@@ -20,7 +20,7 @@
 #define MSG_ERRQUEUE 0x2000
 
 /* What is faster is part of a sum only. */
-#define SLOW_NS 100000000
+#define DETAIL_NS 100000000
 
 struct socket_latency {
 	struct head head;
@@ -56,7 +56,7 @@ static __always_inline int timed(const struct sock *sk, __u16 kind, __u64 latenc
 	__u16 bucket = bucket_of(latency);
 
 	produce_sum(netns, kind, 0, bucket, latency);
-	if (latency <= SLOW_NS)
+	if (latency <= DETAIL_NS)
 		return 0;
 
 	struct socket_latency *record = RESERVE(socket_latency, netns);
