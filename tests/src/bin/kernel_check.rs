@@ -19,6 +19,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
 use serde_json::Value;
 
+/// The guest's own device.
+const VIRTIO: &str = "virtio0";
+
 /// An interpreted processor takes its time, most of all to compile the analyzers.
 const PATIENCE: Duration = Duration::from_secs(240);
 
@@ -66,6 +69,8 @@ fn prepare() -> Result<()> {
         load.with_context(|| module.display().to_string())?;
     }
     run("ip", "link set lo up")?;
+    // While this namespace has an eth0, `ip` can make none for another.
+    run("ip", &format!("link set eth0 name {VIRTIO}"))?;
     Ok(())
 }
 
@@ -275,8 +280,8 @@ impl Guest<'_> {
         let count = || agent.scrape().ok()?.sum("inspector_virtio_command_seconds_count", &[]);
         let before = count().unwrap_or(0.0);
         let on = if family == Family::V4 { "on" } else { "off" };
-        run("ip", "link set eth0 up")?;
-        run("ip", &format!("link set eth0 promisc {on}"))?;
+        run("ip", &format!("link set {VIRTIO} up"))?;
+        run("ip", &format!("link set {VIRTIO} promisc {on}"))?;
         let after = wait::within(PATIENCE, "commands of virtio_net", || count().filter(|n| *n > before))?;
         let sum = agent.scrape()?.sum("inspector_virtio_command_seconds_sum", &[]).context("a sum")?;
         ensure!(sum > 0.0 && sum < 60.0, "{after} commands took {sum} s");
