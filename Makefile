@@ -18,7 +18,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COMPONENT_PROFILE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_DEBUG=false
 
 # What building needs, and what the tests make faults with and are checked against.
-PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables curl prometheus
+PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables conntrack ethtool curl prometheus
 # A container runtime for the test of real pods, unless there is one: Debian's would replace it.
 PACKAGES += $(if $(shell command -v containerd),,containerd runc) containernetworking-plugins busybox-static
 # What `make bench` compares with.
@@ -41,7 +41,7 @@ endef
 
 # Targets build on each other in the order in which they are named.
 .NOTPARALLEL:
-.PHONY: help setup build demo run test test-kernels bench bench-quick lint image
+.PHONY: help setup build demo run test record-cases test-kernels bench bench-quick lint image
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -63,14 +63,20 @@ build: ## release binary target/release/inspector and components target/plugins/
 	@for f in target/plugins/*.wasm; do name=$$(basename $$f .wasm); [ -d plugins/$$name ] || rm $$f; done
 	@ls -l target/release/inspector target/plugins/*.wasm
 
-demo: setup build ## three real faults in network namespaces, and what Inspector says of them (root)
-	@$(SUDO) env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/demo
+# Without root, and without a sudo that asks for no password, the demo shows recorded traces.
+DEMO_AS = $(if $(SUDO),$(shell sudo -n true 2>/dev/null && echo sudo))
+
+demo: setup build ## three real faults, live with root, else from recorded traces, and what Inspector says of them
+	@$(DEMO_AS) env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/demo
 
 run: build ## run the agent on this machine with the built analyzers (root); ARGS=... adds flags
 	$(SUDO) target/release/inspector serve --plugin-dir target/plugins $(ARGS)
 
 test: setup build ## every test, with real packets in network namespaces (root)
 	cargo test --release --no-fail-fast --workspace
+
+record-cases: build ## record the faults of the replay tests anew (root); CASES=... names some
+	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/record-cases $(CASES)
 
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
 	@$(call install,$(KERNEL_PACKAGES))

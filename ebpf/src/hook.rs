@@ -27,6 +27,24 @@ pub enum Attach {
         /// Program name in the object.
         program: &'static str,
     },
+    /// A function of the kernel, where no tracepoint tells. Kernels without kprobes exist.
+    KProbe {
+        /// Its names on different kernels; the first that the kernel has is taken.
+        symbols: &'static [&'static str],
+        /// Where in it.
+        point: Point,
+        /// Program name in the object.
+        program: &'static str,
+    },
+}
+
+/// Where in a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// When it is called.
+    Entry,
+    /// When it returns.
+    Return,
 }
 
 /// A program for one shape of a tracepoint.
@@ -58,12 +76,24 @@ impl Hook {
         Hook { attach: Attach::CgroupSkb { direction, program }, gives }
     }
 
+    /// A function, under the first of these names that the kernel has.
+    pub const fn kprobe(
+        symbols: &'static [&'static str],
+        point: Point,
+        program: &'static str,
+        gives: &'static str,
+    ) -> Hook {
+        Hook { attach: Attach::KProbe { symbols, point, program }, gives }
+    }
+
     /// Its name for people, e.g. `tp_btf/kfree_skb` or `cgroup_skb/egress`.
     pub fn name(&self) -> String {
         match &self.attach {
             Attach::TpBtf { tracepoint, .. } => format!("tp_btf/{tracepoint}"),
             Attach::CgroupSkb { direction: Direction::Ingress, .. } => "cgroup_skb/ingress".to_owned(),
             Attach::CgroupSkb { direction: Direction::Egress, .. } => "cgroup_skb/egress".to_owned(),
+            Attach::KProbe { symbols, point: Point::Entry, .. } => format!("kprobe/{}", symbols[0]),
+            Attach::KProbe { symbols, point: Point::Return, .. } => format!("kretprobe/{}", symbols[0]),
         }
     }
 }

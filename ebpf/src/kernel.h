@@ -32,12 +32,15 @@ enum {
 	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_SK_STORAGE = 24,
 	BPF_MAP_TYPE_RINGBUF = 27,
 
+	BPF_F_NO_PREALLOC = 1 << 0,
 	BPF_F_MMAPABLE = 1 << 10,
 
 	BPF_ANY = 0,
 	BPF_NOEXIST = 1,
+	BPF_SK_STORAGE_GET_F_CREATE = 1,
 
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2,
@@ -76,6 +79,21 @@ enum {
 #define ICSK_TIME_RETRANS 1
 #define ICSK_TIME_LOSS_PROBE 5
 
+/* The context of programs on packets; its offsets are those of the interface, not of sk_buff. */
+struct __sk_buff {
+	__u32 len;
+	__u32 pkt_type;
+	__u32 mark;
+	__u32 queue_mapping;
+	__u32 protocol;
+	__u32 vlan_present;
+	__u32 vlan_tci;
+	__u32 vlan_proto;
+	__u32 priority;
+	__u32 ingress_ifindex;
+	__u32 ifindex;
+};
+
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
 /* Only its presence is asked: the number is the running kernel's. */
@@ -87,6 +105,14 @@ enum skb_drop_reason {
 struct bpf_raw_tp_null_args {
 	const char *func;
 };
+
+typedef struct {
+	int counter;
+} atomic_t;
+
+typedef struct refcount_struct {
+	atomic_t refs;
+} refcount_t;
 
 struct ns_common {
 	__u32 inum;
@@ -103,8 +129,16 @@ typedef struct {
 } possible_net_t;
 
 struct net_device {
+	char name[16];
 	int ifindex;
+	unsigned char addr_len;
 	possible_net_t nd_net;
+};
+
+struct Qdisc;
+
+struct netdev_queue {
+	struct net_device *dev;
 };
 
 struct dst_entry {
@@ -127,10 +161,22 @@ struct sock_common {
 	struct in6_addr skc_v6_rcv_saddr;
 };
 
+struct sk_buff_head {
+	__u32 qlen;
+};
+
 struct sock {
 	struct sock_common __sk_common;
 	__u16 sk_protocol;
 	int sk_err;
+	struct {
+		atomic_t rmem_alloc;
+	} sk_backlog;
+	struct sk_buff_head sk_receive_queue;
+	int sk_rcvbuf;
+	int sk_wmem_queued;
+	refcount_t sk_wmem_alloc;
+	int sk_sndbuf;
 };
 
 struct request_sock {
@@ -153,14 +199,34 @@ struct inet_connection_sock {
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	__u32 snd_una;
+	__u32 rcv_nxt;
+	__u32 copied_seq;
 	__u32 srtt_us;
 	__u32 total_retrans;
 	__u64 bytes_acked;
 	__u64 bytes_received;
 };
 
+struct udp_sock {
+	struct sk_buff_head reader_queue;
+};
+
+struct neighbour {
+	atomic_t probes;
+	__u8 nud_state;
+	unsigned char ha[32];
+	struct net_device *dev;
+	struct neigh_table *tbl;
+	__u8 primary_key[];
+};
+
+struct neigh_table {
+	int family;
+};
+
 struct tcp_skb_cb {
 	__u32 seq;
+	__u32 ack_seq;
 	__u8 tcp_flags;
 };
 
@@ -171,12 +237,22 @@ struct sk_buff {
 	unsigned long _skb_refdst;
 	__u32 len;
 	__u8 pkt_type : 3;
+	__u8 tstamp_type : 2;	     /* 6.11 and later */
+	__u8 mono_delivery_time : 1; /* 5.18 to 6.10 */
+	__u64 skb_mstamp_ns;
 	__be16 protocol;
 	__u16 network_header;
 	__u16 mac_header;
 	__u32 tail;
 	unsigned char *head;
 	unsigned char *data;
+};
+
+/* The part of a saved register set that tells arguments and result of a function on x86. */
+struct pt_regs {
+	unsigned long si;
+	unsigned long dx;
+	unsigned long ax;
 };
 
 #pragma clang attribute pop

@@ -50,7 +50,7 @@ struct counters {
 /* Shared with the reader by mmap. */
 struct control {
 	__u32 asleep; /* the reader waits and must be woken */
-	__u32 epoch;  /* skb-drop: which summaries are being added to */
+	__u32 epoch;  /* which sums are being added to, see sums.h */
 };
 
 struct {

@@ -9,6 +9,7 @@
  * Left out: packets that never were on a network (netlink, unix), and consumed ones.
  */
 #include "packet.h"
+#include "sums.h"
 
 #define KIND_DROP 1
 
@@ -24,49 +25,6 @@ struct skb_drop {
 	__u8 pkt_type;
 };
 RECORD(skb_drop);
-
-/*
- * The host flips control.epoch once a second and takes the entries of the epoch before, to which
- * no program can be adding any more: none runs for that long.
- */
-struct summary {
-	__u64 netns;
-	__u64 location;
-	__u32 reason;
-	__u16 ethertype;
-	__u16 epoch;
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct summary);
-	__type(value, __u64);
-} suppressed SEC(".maps");
-
-/* False if there is no room for another entry. */
-static __always_inline bool summarise(const struct sk_buff *skb, __u64 netns, __u64 location, __u32 reason)
-{
-	struct control *shared = control_block();
-	struct summary key = {
-		.netns = netns,
-		.location = location,
-		.reason = reason,
-		.ethertype = bpf_ntohs(skb->protocol),
-		.epoch = shared ? shared->epoch : 0,
-	};
-	__u64 none = 0;
-	__u64 *drops = bpf_map_lookup_elem(&suppressed, &key);
-
-	if (!drops) {
-		bpf_map_update_elem(&suppressed, &key, &none, BPF_NOEXIST);
-		drops = bpf_map_lookup_elem(&suppressed, &key);
-	}
-	if (!drops)
-		return false;
-	count(drops);
-	return true;
-}
 
 static __always_inline int drop(const struct sk_buff *skb, const struct sock *rx_sk, void *location,
 				__u32 reason)
@@ -92,10 +50,8 @@ static __always_inline int drop(const struct sk_buff *skb, const struct sock *rx
 	if (!mine)
 		return 0;
 	if (!admitted(netns, now)) {
-		if (summarise(skb, netns, (__u64)location, reason))
+		if (add_up(mine, netns, (__u64)location, reason, bpf_ntohs(skb->protocol), 0))
 			count(&mine->lost_limit);
-		else
-			count(&mine->lost_ring);
 		return 0;
 	}
 

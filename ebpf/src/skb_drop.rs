@@ -1,6 +1,9 @@
 //! Mirror of `skb_drop.bpf.c`.
 
-use crate::record::record;
+use zerocopy::FromZeros;
+
+use crate::record::{Head, record};
+use crate::sum::{Key, Sum, Summed};
 
 /// One dropped packet.
 pub const KIND_DROP: u16 = 1;
@@ -30,4 +33,17 @@ record! {
         /// `skb->pkt_type`: 0 to this host, 1 broadcast, 2 multicast, 3 other host, 4 outgoing.
         pkt_type: u8,
     } pad {}
+}
+
+impl Summed for SkbDrop {
+    fn of_sum(head: Head, key: &Key, sum: &Sum) -> SkbDrop {
+        SkbDrop {
+            head: Head { kind: KIND_SUMMARY, ..head },
+            location: key.what,
+            count: sum.count,
+            reason: key.which,
+            ethertype: key.detail,
+            ..SkbDrop::new_zeroed()
+        }
+    }
 }

@@ -2,7 +2,11 @@
 //!
 //! Data flows one way: probes deliver batches to plugins, sources deliver snapshots to plugins,
 //! plugins write the nouns, http shows them. Each follower below is a thread that waits for its
-//! bell; nothing here runs per event but [`Plugins::deliver`].
+//! bell; nothing here runs per event but [`Plugins::deliver`]. [`record`] joins the kernel's side
+//! to a file, [`replay`] a file to the plugins.
+
+pub mod record;
+pub mod replay;
 
 mod namespaces;
 
@@ -115,12 +119,12 @@ struct Follower {
 impl Core {
     /// Starts everything; blocking.
     fn start(config: &Config) -> Result<Self, Error> {
+        // First, since the kernel takes its time to list its symbols.
+        let names = Arc::new(probe::kernel_names());
         let status = Arc::new(Status::default());
         let loss = Arc::new(Loss::default());
         let entities = Arc::new(Entities::default());
-        let budget =
-            Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total };
-        let metrics = Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss)));
+        let metrics = Arc::new(Metrics::new(budget(config), Arc::clone(&entities), Arc::clone(&loss)));
         let events = Arc::new(EventLog::new(
             event_limits(config),
             Arc::clone(&entities),
@@ -131,8 +135,9 @@ impl Core {
         let nouns = Nouns {
             node: config.node.name.clone(),
             kernel: kernel_release(),
+            clock: Arc::default(),
             entities: Arc::clone(&entities),
-            names: Arc::new(probe::kernel_names()),
+            names: Arc::clone(&names),
             columns: tables.columns(),
             metrics: Arc::clone(&metrics),
             events: Arc::clone(&events),
@@ -150,6 +155,8 @@ impl Core {
                     unknown.ring();
                     announced.settle();
                 }
+                // The first records come when the listing is read, or nearly so; the ring keeps them.
+                names.symbols.wait();
                 plugins.deliver(&batch);
             };
             let (table, loss, status) = (Arc::clone(&entities), Arc::clone(&loss), Arc::clone(&status));
@@ -260,6 +267,10 @@ fn pause(bell: &Bell, moment: Duration) -> bool {
     }
 }
 
+fn budget(config: &Config) -> Budget {
+    Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total }
+}
+
 fn event_limits(config: &Config) -> events::Limits {
     events::Limits {
         backlog: config.events.backlog as usize,
@@ -272,6 +283,7 @@ fn plugin_options(config: &Config) -> plugin::Options {
     let plugins = &config.plugins;
     plugin::Options {
         directories: plugins.directories.clone(),
+        disabled: plugins.disabled.clone(),
         cache: (!plugins.cache_dir.as_os_str().is_empty()).then(|| plugins.cache_dir.clone()),
         limits: plugin::Limits {
             memory_bytes: (plugins.memory_mib as usize) << 20,

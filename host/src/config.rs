@@ -35,6 +35,8 @@ pub struct Config {
     pub probes: Probes,
     /// The kernel's counter tables.
     pub sources: Sources,
+    /// What reasons mean.
+    pub advice: Advice,
     /// The agent's own log.
     pub log: Log,
     /// Where the kernel's file systems are.
@@ -80,6 +82,8 @@ pub struct Plugins {
     /// Folders of `.wasm` components, watched while the agent runs.
     #[serde(deserialize_with = "not_empty")]
     pub directories: Vec<PathBuf>,
+    /// Names of analyzers that are not run, although their files are there.
+    pub disabled: Vec<String>,
     /// Where compiled components are kept; only the agent may be able to write there.
     pub cache_dir: PathBuf,
     /// Linear memory of one plugin in MiB, 1 to 1024.
@@ -126,6 +130,14 @@ pub struct Sources {
     pub interval: Duration,
 }
 
+/// Section `[advice]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Advice {
+    /// Texts that come before the built-in ones; empty for none.
+    pub file: PathBuf,
+}
+
 /// Section `[log]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -137,7 +149,7 @@ pub struct Log {
 }
 
 /// How much the agent says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Only what stops the agent or a part of it.
@@ -301,6 +313,8 @@ impl Default for Plugins {
     fn default() -> Self {
         Self {
             directories: vec!["/usr/lib/inspector/plugins".into()],
+            // Its probes see every packet.
+            disabled: vec!["latency".to_owned()],
             cache_dir: "/var/cache/inspector".into(),
             memory_mib: 16,
             batch_deadline: Duration::from_millis(50),
@@ -350,7 +364,7 @@ mod tests {
         // Without a value for each key, the comparison above would prove nothing.
         let table: toml::Table = shipped.parse().expect("TOML");
         let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
-        assert_eq!((table.len(), keys), (8, 21), "a new key goes into deploy/inspector.toml and here");
+        assert_eq!((table.len(), keys), (8, 22), "a new key goes into deploy/inspector.toml and here");
     }
 
     #[test]

@@ -136,6 +136,15 @@ pub struct Changes {
     pub forgotten: Vec<EntityId>,
 }
 
+/// One row of the table as a trace keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntityRow {
+    /// Who it is.
+    pub entity: Arc<Entity>,
+    /// The last scan saw it; otherwise it vanished, or none has seen it yet.
+    pub live: bool,
+}
+
 #[derive(Debug)]
 struct Row {
     entity: Arc<Entity>,
@@ -233,6 +242,30 @@ impl Entities {
         changes.forgotten = rows.forget(now);
         rows.index_ips();
         changes
+    }
+
+    /// All rows, by id: also of what vanished and of cookies without a name.
+    pub fn rows(&self) -> Vec<EntityRow> {
+        let row =
+            |row: &Row| EntityRow { entity: Arc::clone(&row.entity), live: row.named && row.gone.is_none() };
+        self.read().by_id.values().map(row).collect()
+    }
+
+    /// Sets and removes rows under ids that another agent gave, for a replay; names the rest of the
+    /// table anew. `now` is when those that are not live vanished.
+    pub fn replay(&self, rows: Vec<EntityRow>, forgotten: &[EntityId], now: Instant) {
+        let mut table = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        for EntityRow { entity, live } in rows {
+            table.last_id = table.last_id.max(entity.id);
+            table.by_cookie.insert(entity.cookie, entity.id);
+            table.by_id.insert(entity.id, Row { entity, gone: (!live).then_some(now), named: live });
+        }
+        for id in forgotten {
+            if let Some(row) = table.by_id.remove(id) {
+                table.by_cookie.remove(&row.entity.cookie);
+            }
+        }
+        table.index_ips();
     }
 
     /// Whether a cookie without a name turned up since the last call.

@@ -261,7 +261,8 @@ impl EventLog {
         Read { lost, events }
     }
 
-    fn emit_at(&self, plugin: &str, events: Vec<NewEvent>, now: Instant) -> u32 {
+    /// [`EventLog::emit`] by a clock of the caller's.
+    pub fn emit_at(&self, plugin: &str, events: Vec<NewEvent>, now: Instant) -> u32 {
         let events: Vec<NewEvent> = events.into_iter().map(NewEvent::admit).collect();
         let (mut accepted, mut refused) = (0, 0);
         let mut log = self.lock();

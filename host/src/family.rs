@@ -59,6 +59,19 @@ impl Family {
         Self { decl: Arc::new(decl.clone()), users: 0, series: Vec::new(), by_labels: HashMap::new() }
     }
 
+    /// Observes a value so many times in the histogram at an index.
+    pub(crate) fn observe(&mut self, index: usize, value: f64, times: u64) -> Result<(), Refused> {
+        let Value::Histogram(histogram) = &mut self.series[index].value else { return Err(Refused::Value) };
+        let sum = histogram.sum + value * times as f64;
+        if !sum.is_finite() {
+            return Err(Refused::Value);
+        }
+        let bucket = &mut histogram.counts[self.decl.buckets.partition_point(|bound| *bound < value)];
+        *bucket = bucket.saturating_add(times);
+        histogram.sum = sum;
+        Ok(())
+    }
+
     /// Updates the series at an index.
     pub(crate) fn update(&mut self, index: usize, value: f64) -> Result<(), Refused> {
         match (&mut self.series[index].value, self.decl.kind) {
@@ -66,11 +79,7 @@ impl Family {
                 *total += value;
             }
             (Value::Number(last), MetricKind::Gauge | MetricKind::Unknown) => *last = value,
-            (Value::Histogram(histogram), _) if value.is_finite() => {
-                let bucket = self.decl.buckets.partition_point(|bound| *bound < value);
-                histogram.counts[bucket] += 1;
-                histogram.sum += value;
-            }
+            (Value::Histogram(_), _) => return self.observe(index, value, 1),
             _ => return Err(Refused::Value),
         }
         Ok(())

@@ -4,27 +4,31 @@
 //! Files are nouns, plain memory without I/O; folders are doors, each to one outside party:
 //!
 //! - [`batch`], [`table`]: what comes in: packed event records, kernel counter tables.
-//! - [`entities`], [`names`]: who is it, and what the running kernel calls things.
+//! - [`entities`], [`names`], [`symbols`]: who is it, and what the running kernel calls things.
+//! - [`advice`]: what the kernel's reasons mean to people.
 //! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
 //! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
-//! - [`bell`]: how one thread waits for another.
+//! - [`bell`], [`clock`]: how one thread waits for another, and what time it is.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
 //! - [`netns`], [`watch`]: stands in a namespace, tells when a directory changed.
 //! - [`source`]: reads counter tables in each namespace (/proc).
 //! - [`discover`]: finds namespaces and their names.
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
+//! - [`trace`], [`tracefile`]: what `record` keeps and `replay` reads, and the file it is in.
 //! - [`http`]: serves metrics, events and state (hyper).
 //! - [`config`], [`address`]: the one configuration file (toml), and where servers are.
 //! - [`agent`]: joins all of them in one loop.
 //! - [`cli`]: the command line (clap).
 
 pub mod address;
+pub mod advice;
 pub mod agent;
 pub mod batch;
 pub mod bell;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod declaration;
 pub mod discover;
@@ -46,8 +50,11 @@ pub mod selfmetrics;
 pub mod series;
 pub mod source;
 pub mod status;
+pub mod symbols;
 pub mod table;
 pub mod throttle;
+pub mod trace;
+pub mod tracefile;
 pub mod view;
 pub mod watch;
 

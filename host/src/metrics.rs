@@ -206,9 +206,25 @@ impl PluginSeries {
     /// not: that is what is meant to happen to them.
     pub fn apply(&self, series: &[u32], values: &[f64]) -> u32 {
         let mut store = lock(&self.store);
-        let (mut stale, mut senseless) = (0, series.len().abs_diff(values.len()) as u32);
-        for (id, value) in series.iter().zip(values) {
-            match store.apply(*id, *value) {
+        let updates = series.iter().zip(values).map(|(id, value)| store.apply(*id, *value));
+        self.count_refused(updates, series.len().abs_diff(values.len()))
+    }
+
+    /// Observes `values[i]` `times[i]` times in the histogram `series[i]` and returns how many of
+    /// these were refused; what is no histogram or has no value counts as loss.
+    pub fn observe(&self, series: &[u32], values: &[f64], times: &[u64]) -> u32 {
+        let mut store = lock(&self.store);
+        let [shortest, .., longest] = sorted([series.len(), values.len(), times.len()]);
+        let entries = series.iter().zip(values).zip(times);
+        let updates = entries.map(|((id, value), times)| store.observe(*id, *value, *times));
+        self.count_refused(updates, longest - shortest)
+    }
+
+    /// How many were refused, `unmatched` among them: entries of one list without one in another.
+    fn count_refused(&self, updates: impl Iterator<Item = Result<(), Refused>>, unmatched: usize) -> u32 {
+        let (mut stale, mut senseless) = (0, unmatched as u32);
+        for update in updates {
+            match update {
                 Ok(()) => {}
                 Err(Refused::Stale) => stale += 1,
                 Err(Refused::Value) => senseless += 1,
@@ -247,6 +263,11 @@ fn check_names(plugins: &Plugins, plugin: &str, decls: &[Decl]) -> Result<(), De
 /// Whether there is such an entity, also if it vanished a moment ago; 0 is "unknown", not nobody.
 fn is_known(entities: &Entities, id: EntityId) -> bool {
     id == 0 || entities.get(id).is_some()
+}
+
+fn sorted<const N: usize>(mut lengths: [usize; N]) -> [usize; N] {
+    lengths.sort_unstable();
+    lengths
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -383,6 +404,30 @@ mod tests {
         assert_eq!(view.loss.cell(Stage::Quota, "p").get(), 5);
         assert_eq!(series.series(0, 0, vec!["v".into()]), Err(SeriesError::Invalid));
         assert_eq!(series.series(2, 0, vec![]), Err(SeriesError::NotFound));
+    }
+
+    #[test]
+    fn what_was_counted_elsewhere_is_observed_at_once() {
+        let view = View::test();
+        let decls = [counter(&[]), Decl::test("x", MetricKind::Histogram, &[])];
+        let series = view.metrics.register("x", &decls).expect("valid");
+        let (hits, x) =
+            (series.series(0, 0, vec![]).expect("room"), series.series(1, 0, vec![]).expect("room"));
+        assert_eq!(series.observe(&[x, x, x], &[0.1, 0.25, 5.0], &[4, 2, 1]), 0);
+        assert_eq!(series.apply(&[x], &[0.25]), 0);
+        let bytes = view.scrape(&Process::default(), Format::Text, 0);
+        let text = String::from_utf8(bytes).expect("UTF-8");
+        let sample = |name: &str, le: &str| {
+            let line = text.lines().find(|line| line.starts_with(name) && line.contains(le));
+            line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.to_owned())
+        };
+        let buckets = ["0.1", "1", "+Inf"].map(|le| sample("x_bucket", &format!("le=\"{le}\"")));
+        assert_eq!(buckets, ["4", "7", "8"].map(|n| Some(n.to_owned())));
+        assert_eq!((sample("x_count", ""), sample("x_sum", "")), (Some("8".into()), Some("6.15".into())));
+        // No histogram, no such series, no finite sum, no count for the last value.
+        assert_eq!(series.observe(&[hits, u32::MAX, x, x], &[1.0, 1.0, f64::MAX, 1.0], &[1, 1, u64::MAX]), 4);
+        assert_eq!(view.loss.cell(Stage::Quota, "x").get(), 3, "an id that is gone is no loss");
+        assert_eq!(count(&view), "0");
     }
 
     #[test]

@@ -175,13 +175,25 @@ impl Store {
 
     /// Updates one series.
     pub(crate) fn apply(&mut self, id: u32, value: f64) -> Result<(), Refused> {
+        let (family, index) = self.place(id)?;
+        family.update(index, value)
+    }
+
+    /// Observes a value so many times in one histogram.
+    pub(crate) fn observe(&mut self, id: u32, value: f64, times: u64) -> Result<(), Refused> {
+        let (family, index) = self.place(id)?;
+        family.observe(index, value, times)
+    }
+
+    /// Family of a series, and its index in there.
+    fn place(&mut self, id: u32) -> Result<(&mut Family, usize), Refused> {
         let slot = self.slots.get((id as usize) & (MAX_SLOTS - 1)).ok_or(Refused::Stale)?;
         let (number, index) = slot.place.ok_or(Refused::Stale)?;
         if slot.generation != id >> SLOT_BITS {
             return Err(Refused::Stale);
         }
         let family = self.families[number as usize].as_mut().ok_or(Refused::Stale)?;
-        family.update(index as usize, value)
+        Ok((family, index as usize))
     }
 
     fn acquire(&mut self, decl: &Decl) -> u32 {

@@ -78,7 +78,8 @@ pub struct PluginStatus {
     pub file: String,
     /// Hex sha256 of the component.
     pub sha256: String,
-    /// `running`, `backoff` (restarts soon), `quarantined`, `refused` (never ran) or `stopped`.
+    /// `running`, `backoff` (restarts soon), `quarantined`, `refused` or `disabled` (never ran) or
+    /// `stopped`.
     pub state: String,
     /// Why it is not running; empty when it is.
     pub reason: String,

@@ -31,6 +31,12 @@ impl Columns {
         self.known.read().unwrap_or_else(PoisonError::into_inner).get(source).cloned()
     }
 
+    /// Every source whose columns are known, by name.
+    pub fn all(&self) -> Vec<(&'static str, Arc<[String]>)> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.iter().map(|(source, columns)| (*source, Arc::clone(columns))).collect()
+    }
+
     /// The columns of a source; `columns` if none are known yet.
     pub fn learn(&self, source: &'static str, columns: &[String]) -> Arc<[String]> {
         if let Some(known) = self.get(source) {
@@ -58,6 +64,16 @@ impl Snapshot {
     /// Adds the table of one entity.
     pub fn insert(&mut self, entity: EntityId, source: &'static str, table: impl Into<Arc<Table>>) {
         self.tables.entry(source).or_default().insert(entity, table.into());
+    }
+
+    /// Every table with its source and entity, by these.
+    pub fn all(&self) -> Vec<(&'static str, EntityId, &Table)> {
+        let mut all = Vec::new();
+        for (source, tables) in &self.tables {
+            all.extend(tables.iter().map(|(entity, table)| (*source, *entity, table.as_ref())));
+        }
+        all.sort_by_key(|(source, entity, _)| (*source, *entity));
+        all
     }
 
     /// The table of one entity, if it was read.

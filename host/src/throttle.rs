@@ -78,7 +78,8 @@ impl Throttle {
             fold.since = now;
             true
         });
-        due.sort_by_key(|(event, _)| event.time_ns);
+        // By more than time, since the order of a map is another one in every run.
+        due.sort_by(|(a, _), (b, _)| (a.time_ns, &a.dedup_key).cmp(&(b.time_ns, &b.dedup_key)));
         due
     }
 

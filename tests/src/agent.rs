@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
@@ -48,9 +49,17 @@ impl Agent {
     /// # Errors
     /// If it ends before, with its log.
     pub fn start(settings: &Settings) -> Result<Self> {
+        Self::start_within(settings, wait::PATIENCE)
+    }
+
+    /// [`Agent::start`] on a machine that is slower than others.
+    ///
+    /// # Errors
+    /// As there, or if it is not ready in time.
+    pub fn start_within(settings: &Settings, patience: Duration) -> Result<Self> {
         let process = Process::spawn(settings, &["127.0.0.1:0"], "127.0.0.1:0")?;
         let mut ended = None;
-        let ready = wait::until("the agent to be ready", || {
+        let ready = wait::within(patience, "the agent to be ready", || {
             ended = process.ended();
             let ready = process.log().iter().find_map(|line| ready(line));
             ready.map(Some).or_else(|| ended.map(|_| None))

@@ -11,7 +11,8 @@ use std::path::Path;
 use anyhow::Result;
 
 /// Folders of `host/src`.
-const DOORS: &[&str] = &["probe", "source", "discover", "netns", "plugin", "watch", "http", "cli"];
+const DOORS: &[&str] =
+    &["probe", "source", "discover", "netns", "plugin", "watch", "tracefile", "http", "cli"];
 
 /// The doors that may stand inside another namespace.
 const IN_NETNS: &[&str] = &["discover", "source"];
@@ -30,7 +31,10 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("kube", &["discover"]),
     ("clap", &["cli"]),
     ("prometheus_client", &["metrics.rs", "selfmetrics.rs"]),
-    ("toml", &["config.rs"]),
+    ("toml", &["config.rs", "advice.rs"]),
+    ("postcard", &["trace.rs"]),
+    ("flate2", &["trace.rs"]),
+    ("crc32fast", &["trace.rs"]),
 ];
 
 /// Paths that reach outside of the process; no noun may name one.

@@ -7,12 +7,14 @@
 //! - [`scrape`]: the samples of one `/metrics` page.
 //! - [`prometheus`]: a real Prometheus that scrapes the agent.
 //! - [`plugins`]: components to run in it, good and hostile ones.
+//! - [`golden`]: files that outputs are compared with.
 //! - [`imports`]: the import rules of the host crate, as a checker of source text.
 //! - [`wait`]: conditions with a deadline; nothing here sleeps for luck.
 //!
 //! Everything needs root, and says so instead of skipping: a skipped kernel test proves nothing.
 
 pub mod agent;
+pub mod golden;
 pub mod http;
 pub mod imports;
 pub mod lab;

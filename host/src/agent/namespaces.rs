@@ -13,9 +13,9 @@ use crate::plugin::Plugins;
 use crate::view::View;
 
 /// A namespace that nothing announces is found within this time.
-const RESCAN: Duration = Duration::from_secs(5);
+pub(super) const RESCAN: Duration = Duration::from_secs(5);
 /// Two scans for unknown namespaces are at least so far apart.
-const SCAN_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const SCAN_PAUSE: Duration = Duration::from_millis(50);
 /// A name is there before its namespace is mounted on it: it is looked at so often ...
 const GLANCE: Duration = Duration::from_micros(500);
 /// ... for so long, and left to the scans then.

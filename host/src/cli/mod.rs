@@ -13,8 +13,11 @@ use crate::address::{Address, AddressError};
 use crate::config;
 
 mod doctor;
+mod explain;
 mod list;
 mod log;
+mod record;
+mod replay;
 mod serve;
 mod table;
 mod terminal;
@@ -28,6 +31,9 @@ Examples:
   inspector watch -s node-1 -s node-2 --type PACKETLOSS --since 5m
   inspector list probe                         which kernel hooks are attached, and why not
   inspector list entity -o json
+  inspector explain NO_SOCKET                  what a drop or reset reason means
+  inspector record -o fault.trace --for 30s    keep what the kernel says, and
+  inspector replay fault.trace                 run the analyzers on it, anywhere
   inspector doctor                             what this kernel and these privileges allow
 
 Exit status:
@@ -49,6 +55,9 @@ enum Command {
     Serve(Box<serve::Args>),
     Watch(watch::Args),
     List(list::Args),
+    Explain(explain::Args),
+    Record(record::Args),
+    Replay(replay::Args),
     Doctor(doctor::Args),
     Version(version::Args),
 }
@@ -67,6 +76,9 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Watch(args) => watch::run(args),
         Command::List(args) => list::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Record(args) => record::run(args),
+        Command::Replay(args) => replay::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Version(args) => version::run(&args),
     };

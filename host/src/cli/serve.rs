@@ -113,13 +113,19 @@ impl Args {
         set(&mut config.paths.procfs, self.procfs);
         set(&mut config.log.level, self.log_level);
         set(&mut config.log.format, self.log_format);
-        set(&mut config.node.name, self.node_name);
-        if config.node.name.is_empty() {
-            let host = nix::unistd::gethostname().context("cannot read the host name")?;
-            config.node.name = host.to_string_lossy().into_owned();
-        }
+        name_node(&mut config, self.node_name)?;
         Ok(config)
     }
+}
+
+/// Gives the node its name: the flag's, the file's, or the host's.
+pub fn name_node(config: &mut Config, flag: Option<String>) -> anyhow::Result<()> {
+    set(&mut config.node.name, flag);
+    if config.node.name.is_empty() {
+        let host = nix::unistd::gethostname().context("cannot read the host name")?;
+        config.node.name = host.to_string_lossy().into_owned();
+    }
+    Ok(())
 }
 
 /// Reads and checks a configuration file.

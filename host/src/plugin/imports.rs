@@ -17,6 +17,7 @@ use super::{Context, Limits};
 use crate::entities::EntityId;
 use crate::events::NewEvent;
 use crate::metrics::PluginSeries;
+use crate::symbols::Symbol;
 use crate::table::Snapshot;
 
 /// Text that one call may bring along in strings and lists.
@@ -114,6 +115,10 @@ impl wit::metrics::Host for State {
     fn apply(&mut self, series: Vec<u32>, values: Vec<f64>) -> u32 {
         self.series.apply(&series, &values)
     }
+
+    fn observe(&mut self, series: Vec<u32>, values: Vec<f64>, counts: Vec<u64>) -> u32 {
+        self.series.observe(&series, &values, &counts)
+    }
 }
 
 impl wit::events::Host for State {
@@ -127,7 +132,8 @@ impl wit::events::Host for State {
             attrs: event.attrs.into_iter().map(|attr| (attr.name, attr.value)).collect(),
             dedup_key: event.dedup_key,
         });
-        self.context.events.emit(&self.plugin, events.collect())
+        let now = self.context.clock.now();
+        self.context.events.emit_at(&self.plugin, events.collect(), now)
     }
 }
 
@@ -168,8 +174,21 @@ impl wit::kernel::Host for State {
     }
 
     fn symbol_at(&mut self, address: u64) -> Option<wit::kernel::Symbol> {
-        let (name, offset) = self.context.names.symbol_at(address)?;
-        Some(wit::kernel::Symbol { name: name.to_owned(), offset })
+        let symbol = self.context.names.symbol_at(address)?;
+        Some(wit::kernel::Symbol { name: symbol.name, offset: symbol.offset })
+    }
+
+    fn locate(&mut self, address: u64) -> Option<wit::kernel::Location> {
+        let Symbol { name, module, offset } = self.context.names.symbol_at(address)?;
+        Some(wit::kernel::Location { symbol: name, module, offset })
+    }
+
+    fn tcp_state(&mut self, code: u32) -> String {
+        self.context.names.tcp_state(code)
+    }
+
+    fn congestion_state(&mut self, code: u32) -> String {
+        self.context.names.congestion_state(code)
     }
 }
 

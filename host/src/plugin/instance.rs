@@ -64,9 +64,10 @@ impl Instance {
         let mut store = Store::new(prepared.pre.engine(), state);
         store.limiter(|state| &mut state.bounds);
         store.set_hostcall_fuel(State::HOSTCALL_FUEL);
-        store.set_epoch_deadline(epochs(SLOW_CALL));
+        let slow = slow_call(limits);
+        store.set_epoch_deadline(epochs(slow));
         let running = context.epochs.call();
-        let instance = prepared.pre.instantiate(&mut store).map_err(|e| failure(&e, SLOW_CALL))?;
+        let instance = prepared.pre.instantiate(&mut store).map_err(|e| failure(&e, slow))?;
         drop(running);
         let exports = &prepared.exports;
         let load = "an export that was found when the component was prepared";
@@ -83,7 +84,7 @@ impl Instance {
         };
         let (node, kernel) = (context.node.clone(), context.kernel.clone());
         let args = guest::InitArgs { now: context.now_ns(), node, kernel, probes, config: String::new() };
-        this.call(SLOW_CALL, args.now, |this| this.guest.call_init(&mut this.store, &args))?
+        this.call(slow, args.now, |this| this.guest.call_init(&mut this.store, &args))?
             .map_err(|e| Failure::Refused(format!("init: {}: {}", e.code, e.message)))?;
         Ok(this)
     }
@@ -142,7 +143,7 @@ impl Instance {
             return Ok(None);
         }
         let now = self.context.now_ns();
-        self.call(SLOW_CALL, now, |this| match &this.snapshot {
+        self.call(slow_call(self.limits), now, |this| match &this.snapshot {
             Some(snapshot) => snapshot.call_save(&mut this.store).map(Some),
             None => Ok(None),
         })
@@ -151,7 +152,7 @@ impl Instance {
     /// Gives the guest the state of its predecessor; it may refuse and start empty.
     pub(super) fn restore(&mut self, from_version: &str, state: &[u8]) -> Result<(), Failure> {
         let now = self.context.now_ns();
-        let answer = self.call(SLOW_CALL, now, |this| match &this.snapshot {
+        let answer = self.call(slow_call(self.limits), now, |this| match &this.snapshot {
             Some(snapshot) => snapshot.call_restore(&mut this.store, from_version, state),
             None => Ok(Ok(())),
         })?;
@@ -185,6 +186,11 @@ impl Instance {
         drop(running);
         answer.map_err(|e| failure(&e, limit))
     }
+}
+
+/// What a slow call may take under limits that grant every call more than usual.
+fn slow_call(limits: Limits) -> Duration {
+    SLOW_CALL.max(limits.deadline)
 }
 
 /// CPU time of the calling thread: what a guest costs, also on a busy machine.

@@ -2,7 +2,8 @@
 //! follows their changes while running, and hands each one its batches on a thread of its own.
 //!
 //! In reading order: [`folder`] opens files, `prepare` compiles and checks them (with `cache`),
-//! `worker` runs one plugin from its `inbox` through its `instance`; `sandbox`, `imports`, `stdio`
+//! `worker` runs one plugin from its `inbox` through its `instance`, `player` all of them on one
+//! thread for a replay; `sandbox`, `imports`, `stdio`
 //! and `bounds` are what a guest lives in, `filter` its subscriptions.
 //!
 //! Whatever one plugin does, the others lose nothing, and a broken file leaves the running version
@@ -19,6 +20,7 @@ pub mod folder;
 mod imports;
 mod inbox;
 mod instance;
+mod player;
 mod prepare;
 mod sandbox;
 mod stdio;
@@ -28,9 +30,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::batch::Batch;
+use crate::clock::Clock;
 use crate::entities::{Changes, Entities};
 use crate::events::EventLog;
 use crate::loss::{Loss, Stage};
@@ -40,6 +43,7 @@ use crate::status::{PluginStatus, Status};
 use crate::table::{Columns, Snapshot};
 
 use inbox::Inbox;
+pub use player::{Player, Refused};
 pub use prepare::Error as PrepareError;
 use prepare::Prepared;
 use sandbox::{Epochs, Sandbox};
@@ -58,6 +62,8 @@ pub struct Limits {
 pub struct Options {
     /// Directories with `*.wasm` components.
     pub directories: Vec<PathBuf>,
+    /// Names of plugins that are not run.
+    pub disabled: Vec<String>,
     /// Directory for compiled components, made if missing.
     pub cache: Option<PathBuf>,
     /// What each plugin may use.
@@ -71,6 +77,8 @@ pub struct Nouns {
     pub node: String,
     /// Release of the running kernel.
     pub kernel: String,
+    /// What time it is.
+    pub clock: Arc<Clock>,
     /// Who is it?
     pub entities: Arc<Entities>,
     /// What the running kernel calls things.
@@ -103,7 +111,7 @@ impl std::ops::Deref for Context {
 
 impl Context {
     fn now_ns(&self) -> u64 {
-        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+        self.clock.now_ns()
     }
 }
 
@@ -179,7 +187,15 @@ impl Plugins {
         for (path, stamp) in changed {
             let plugin = loaded.files.get(path).and_then(|known| known.plugin.clone());
             loaded.files.insert(path.clone(), Known { stamp: *stamp, plugin: plugin.clone() });
+            // Without a look inside, if its file is called so.
+            if self.is_disabled(&folder::stem(path)) {
+                self.show_disabled(path, folder::stem(path));
+                continue;
+            }
             match self.prepare(path, &loaded) {
+                Ok(Some(prepared)) if self.is_disabled(&prepared.description.name) => {
+                    self.show_disabled(path, prepared.description.name);
+                }
                 Ok(Some(prepared)) => ready.push(prepared),
                 Ok(None) => {}
                 Err(e) => self.refuse(path, plugin.as_deref(), &e.to_string()),
@@ -273,7 +289,7 @@ impl Plugins {
         for path in vanished {
             let plugin = loaded.files.remove(&path).and_then(|known| known.plugin);
             let mut board = self.context.status.update();
-            board.plugins.retain(|_, status| status.state != "refused" || Path::new(&status.file) != path);
+            board.plugins.retain(|_, status| has_run(status) || Path::new(&status.file) != path);
             let Some(slot) = plugin.as_ref().and_then(|plugin| loaded.slots.remove(plugin)) else { continue };
             drop(board);
             let plugin = plugin.unwrap_or_default();
@@ -346,16 +362,30 @@ impl Plugins {
         }
     }
 
+    fn is_disabled(&self, plugin: &str) -> bool {
+        self.options.disabled.iter().any(|disabled| disabled == plugin)
+    }
+
+    fn show_disabled(&self, path: &Path, plugin: String) {
+        tracing::info!(plugin, file = %path.display(), "plugin not run: it is disabled");
+        let status = PluginStatus {
+            name: plugin.clone(),
+            file: path.display().to_string(),
+            state: "disabled".into(),
+            reason: "plugins.disabled names it".into(),
+            ..PluginStatus::default()
+        };
+        self.context.status.update().plugins.insert(plugin, status);
+    }
+
     /// Says why a file is not used, beside the version that goes on, if there is one.
     fn refuse(&self, path: &Path, running: Option<&str>, why: &str) {
         let file = path.display();
         let mut board = self.context.status.update();
         let stem = folder::stem(path);
         // A plugin of this name may run from another file: its status is not to be overwritten.
-        let homonym = board
-            .plugins
-            .get(&stem)
-            .filter(|status| status.file != file.to_string() && status.state != "refused");
+        let homonym =
+            board.plugins.get(&stem).filter(|status| status.file != file.to_string() && has_run(status));
         let running = running.map(str::to_owned).or_else(|| homonym.map(|status| status.name.clone()));
         match running.and_then(|running| board.plugins.get_mut(&running)) {
             Some(status) => {
@@ -375,6 +405,11 @@ impl Plugins {
             }
         }
     }
+}
+
+/// Whether a plugin is or was running, as opposed to a file that was not used.
+fn has_run(status: &PluginStatus) -> bool {
+    status.state != "refused" && status.state != "disabled"
 }
 
 /// Lets every other thread go before the calling one, for compiling off the event path.

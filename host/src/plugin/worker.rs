@@ -40,7 +40,7 @@ struct Saved {
     state: Vec<u8>,
 }
 
-struct Worker {
+pub(super) struct Worker {
     inbox: Arc<Inbox>,
     context: Arc<Context>,
     limits: Limits,
@@ -69,24 +69,7 @@ pub(super) fn start(
     let (reply, answer) = std::sync::mpsc::sync_channel(1);
     let name = prepared.description.name.clone();
     let body = move || {
-        let now = Instant::now();
-        let mut worker = Worker {
-            inbox,
-            context,
-            limits,
-            selections: prepared.selections.clone(),
-            prepared: Box::new(prepared),
-            scratch: Vec::new(),
-            instance: None,
-            saved: None,
-            failures: VecDeque::new(),
-            retry: None,
-            last_tick_ns: 0,
-            published: now,
-            dirty: true,
-            events: 0,
-            past: (0, Duration::ZERO),
-        };
+        let mut worker = Worker::new(prepared, inbox, context, limits);
         let started = worker.instantiate();
         let failed = started.is_err();
         let _ = reply.send(started);
@@ -102,6 +85,27 @@ pub(super) fn start(
 }
 
 impl Worker {
+    /// A plugin that does not run yet.
+    pub(super) fn new(prepared: Prepared, inbox: Arc<Inbox>, context: Arc<Context>, limits: Limits) -> Self {
+        Self {
+            inbox,
+            context,
+            limits,
+            selections: prepared.selections.clone(),
+            prepared: Box::new(prepared),
+            scratch: Vec::new(),
+            instance: None,
+            saved: None,
+            failures: VecDeque::new(),
+            retry: None,
+            last_tick_ns: 0,
+            published: Instant::now(),
+            dirty: true,
+            events: 0,
+            past: (0, Duration::ZERO),
+        }
+    }
+
     fn run(&mut self) {
         loop {
             let work = match (&self.instance, self.dirty) {
@@ -109,21 +113,47 @@ impl Worker {
                 (Some(_), false) => self.inbox.next(self.patience(), None),
                 (Some(_), true) => self.inbox.next(self.patience(), Some(self.published + PUBLISH)),
             };
-            match work {
-                Work::Batch(batch, lost) => self.batch(&batch, lost),
-                Work::Tick(snapshot) => self.tick(snapshot),
-                Work::Entities(added, removed) => {
-                    self.guarded(|instance| instance.entities(&added, &removed))
-                }
-                Work::Replace(prepared, reply) => drop(reply.send(self.replace(prepared))),
-                Work::Idle => self.restart_if_due(),
-                Work::Stop => break,
+            if !self.digest(work) {
+                break;
             }
             if self.published.elapsed() >= PUBLISH {
                 self.publish();
             }
         }
         self.set_state("stopped", String::new());
+    }
+
+    /// Does one thing; false if it was the last.
+    pub(super) fn digest(&mut self, work: Work) -> bool {
+        match work {
+            Work::Batch(batch, lost) => self.batch(&batch, lost),
+            Work::Tick(snapshot) => self.tick(snapshot),
+            Work::Entities(added, removed) => self.guarded(|instance| instance.entities(&added, &removed)),
+            Work::Replace(prepared, reply) => drop(reply.send(self.replace(prepared))),
+            Work::Idle => self.restart_if_due(),
+            Work::Stop => return false,
+        }
+        true
+    }
+
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.prepared.description.name
+    }
+
+    /// Whether it has an instance that can take something in.
+    pub(super) fn is_running(&self) -> bool {
+        self.instance.is_some()
+    }
+
+    /// Counts a batch that came while it had no instance.
+    pub(super) fn miss(&self, batch: &Batch) {
+        self.inbox.spoilt(u64::from(batch.count));
+    }
+
+    /// Whether it is subscribed to a probe.
+    pub(super) fn wants(&self, probe_id: u16) -> bool {
+        self.selections.iter().any(|selection| selection.probe.id == probe_id)
     }
 
     fn patience(&self) -> Patience {
@@ -197,7 +227,7 @@ impl Worker {
     }
 
     fn failed(&mut self, failure: &Failure) {
-        let now = Instant::now();
+        let now = self.context.clock.now();
         self.bury();
         self.failures.push_back(now);
         while self.failures.front().is_some_and(|first| now.duration_since(*first) > FAILURE_WINDOW) {
@@ -229,7 +259,7 @@ impl Worker {
     }
 
     fn restart_if_due(&mut self) {
-        if self.instance.is_some() || self.retry.is_none_or(|retry| retry > Instant::now()) {
+        if self.instance.is_some() || self.retry.is_none_or(|retry| retry > self.context.clock.now()) {
             return;
         }
         match self.instantiate() {
@@ -242,7 +272,7 @@ impl Worker {
     }
 
     /// Makes an instance of the current version, with the last saved state.
-    fn instantiate(&mut self) -> Result<(), String> {
+    pub(super) fn instantiate(&mut self) -> Result<(), String> {
         let saved = self.saved.take();
         let made = make(&self.prepared, &self.context, self.limits, saved.as_ref());
         self.saved = saved;

@@ -108,6 +108,13 @@ impl<'a> Btf<'a> {
         self.named(ENUM, name).map(|ty| self.values(ty)).unwrap_or_default()
     }
 
+    /// Names and values of the first enum that has a value of this name: some have no own name.
+    pub fn enumeration_with(&self, value: &str) -> Vec<(&'a str, u32)> {
+        let enums = self.iter().filter(|ty| ty.kind == ENUM).map(|ty| self.values(ty));
+        let mut with = enums.filter(|values| values.iter().any(|(name, _)| *name == value));
+        with.next().unwrap_or_default()
+    }
+
     /// Every enum whose name ends so, flattened.
     pub fn enumerations_ending(&self, suffix: &str) -> Vec<(&'a str, u32)> {
         let ends =
@@ -262,6 +269,8 @@ mod tests {
         let btf = Btf::parse(&bytes).expect("well formed");
         assert_eq!(btf.enumeration("e"), [("A", 7)]);
         assert_eq!(btf.enumeration("f"), []);
+        assert_eq!(btf.enumeration_with("A"), [("A", 7)]);
+        assert_eq!(btf.enumeration_with("B"), []);
     }
 
     #[test]

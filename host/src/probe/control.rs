@@ -45,7 +45,7 @@ impl Control {
         self.shared().asleep.store(u32::from(asleep), Ordering::SeqCst);
     }
 
-    /// The epoch to which suppressed drops are being added.
+    /// The epoch of the sums that are being added to.
     pub fn epoch(&self) -> u16 {
         // It only ever is 0 or 1.
         self.shared().epoch.load(Ordering::Acquire) as u16

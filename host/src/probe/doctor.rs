@@ -81,7 +81,7 @@ fn lockdown() -> Check {
 }
 
 fn symbols() -> Check {
-    let count = kallsyms::read().len();
+    let count = kallsyms::read(&kallsyms::Files::default()).len();
     let found = format!("{count} text symbols");
     check(
         "kernel symbols (/proc/kallsyms)",

@@ -1,8 +1,8 @@
 //! One probe as the reader sees it: from packed records in its ring to a stamped batch.
 //!
 //! What must stay true, once everything is drained and counted: delivered + lost = produced.
-//! For skb-drop, whose suppressed drops come back as summaries, it is the sum of `count` of all
-//! delivered records that takes the place of the delivered and the suppressed ones.
+//! For a probe that adds up, a record of a sum stands for as many as its `count`; what the limit
+//! suppressed is among them (skb-drop), or was never one of them (slow ones, beside their sums).
 
 use std::sync::Arc;
 
@@ -11,7 +11,6 @@ use zerocopy::FromBytes;
 
 use super::clock::{self, Clock};
 use super::load::{Counters, Loaded};
-use super::summary;
 use crate::batch::Batch;
 use crate::entities::{Entities, EntityId};
 use crate::loss::{Loss, Lost, Stage};
@@ -88,15 +87,15 @@ impl Feed {
         (count > 0).then(|| self.batch(words, clock, stamps))
     }
 
-    /// What the limit suppressed in the epoch that ended with the last call; `all` of it when no
-    /// program runs any more.
-    pub fn summaries(&mut self, all: bool, clock: &Clock, stamps: &mut Stamps) -> Option<Batch> {
+    /// What the programs added up in the epoch that ended with the last call; `all` of it when
+    /// none runs any more.
+    pub fn sums(&mut self, all: bool, clock: &Clock, stamps: &mut Stamps) -> Option<Batch> {
         let loaded = self.loaded.as_mut()?;
-        let suppressed = loaded.suppressed.as_mut()?;
+        let sums = loaded.sums.as_mut()?;
         let current = (!all).then(|| loaded.control.epoch());
-        let records = suppressed.take(current, clock::boot_ns());
+        let words = sums.take(current, clock::boot_ns());
         loaded.control.flip_epoch();
-        (!records.is_empty()).then(|| self.batch(summary::words(&records), clock, stamps))
+        (!words.is_empty()).then(|| self.batch(words, clock, stamps))
     }
 
     fn batch(&mut self, mut words: Vec<u64>, clock: &Clock, stamps: &mut Stamps) -> Batch {
@@ -127,8 +126,8 @@ impl Feed {
         self.ring.add(ring);
         self.limit.add(limit);
         self.lost += ring + limit;
-        // Suppressed drops lost their details only; summaries deliver their number.
-        self.untold += if loaded.suppressed.is_some() { ring } else { ring + limit };
+        // Where sums are kept, the limit costs details only: the sums have the number.
+        self.untold += if loaded.sums.is_some() { ring } else { ring + limit };
         self.counted = now;
         if let Some(shown) = status.update().probes.get_mut(self.probe.name) {
             shown.events = self.next_seq;

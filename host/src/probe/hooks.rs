@@ -4,7 +4,7 @@
 use inspector_ebpf::{Attach, Hook, Probe};
 
 use super::btf::Btf;
-use super::cgroup;
+use super::{cgroup, kprobe};
 use crate::status::HookStatus;
 
 /// Name of the program for `hook` on this machine.
@@ -24,6 +24,7 @@ pub fn choose(hook: &'static Hook, kernel: &Btf<'_>) -> Result<&'static str, Str
             }
         },
         Attach::CgroupSkb { program, .. } => cgroup::root().map(|_| *program),
+        Attach::KProbe { symbols, program, .. } => kprobe::symbol(symbols).map(|_| *program),
     };
     program.map_err(|why| format!("{why}; without it: no {}", hook.gives))
 }

@@ -4,14 +4,16 @@
 use std::fs::File;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
-use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, Program, ProgramError};
+use aya::programs::{
+    BtfTracePoint, CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, KProbe, Program, ProgramError,
+};
 use aya::{Ebpf, EbpfLoader};
 use inspector_ebpf::{Attach, Direction, Hook, Probe};
 
 use super::btf::Btf;
 use super::control::Control;
-use super::summary::Suppressed;
-use super::{Error, cgroup, hooks};
+use super::summary::Sums;
+use super::{Error, cgroup, hooks, kprobe};
 use crate::status::HookStatus;
 
 /// Per-CPU counters of one object: `struct counters` of record.h.
@@ -41,8 +43,8 @@ pub struct Loaded {
     pub control: Control,
     /// What became of its records.
     pub counters: PerCpuArray<MapData, Counters>,
-    /// Counts of what its limit suppressed, if it keeps any.
-    pub suppressed: Option<Suppressed>,
+    /// What its programs add up, if they do.
+    pub sums: Option<Sums>,
     /// What became of each hook.
     pub hooks: Vec<HookStatus>,
 }
@@ -70,6 +72,7 @@ impl Loaded {
             let _ = match program {
                 Program::BtfTracePoint(program) => program.unload(),
                 Program::CgroupSkb(program) => program.unload(),
+                Program::KProbe(program) => program.unload(),
                 _ => Ok(()),
             };
         }
@@ -120,13 +123,14 @@ impl<'a> Loader<'a> {
         }?;
         let counters = PerCpuArray::try_from(take(&mut programs, probe, "counters")?)
             .map_err(map_error(probe, "counters"))?;
-        let suppressed = match programs.take_map("suppressed") {
-            Some(map) => {
-                Some(Suppressed::new(HashMap::try_from(map).map_err(map_error(probe, "suppressed"))?))
+        let sums = match probe.append_sum {
+            Some(append) => {
+                let map = HashMap::try_from(take(&mut programs, probe, "sums")?);
+                Some(Sums::new(map.map_err(map_error(probe, "sums"))?, append))
             }
             None => None,
         };
-        Ok(Loaded { probe, programs, ring, control, counters, suppressed, hooks })
+        Ok(Loaded { probe, programs, ring, control, counters, sums, hooks })
     }
 }
 
@@ -165,8 +169,14 @@ fn attach_program(
             };
             let program: &mut CgroupSkb = program.try_into().map_err(refused)?;
             program.load().map_err(refused)?;
-            // Others' programs stay, those of cgroups below run as well.
-            program.attach(root, direction, CgroupAttachMode::AllowMultiple).map_err(refused)?;
+            // A link (5.7 and later) lets others' programs be, and takes no mode.
+            program.attach(root, direction, CgroupAttachMode::Single).map_err(refused)?;
+        }
+        // Whether at its entry or its return the section of the program says, and aya reads.
+        Attach::KProbe { symbols, .. } => {
+            let program: &mut KProbe = program.try_into().map_err(refused)?;
+            program.load().map_err(refused)?;
+            program.attach(kprobe::symbol(symbols)?, 0).map_err(refused)?;
         }
     }
     Ok(())

@@ -2,8 +2,9 @@
 //!
 //! - [`hooks`], [`load`]: which programs fit this kernel, and getting them in.
 //! - [`cgroup`]: where the tree of cgroups begins, for hooks on the packets of sockets.
+//! - [`kprobe`]: what a function is called here, for hooks on functions.
 //! - [`reader`], [`feed`]: the one loop over all rings; what a probe's records go through.
-//! - [`summary`]: what skb-drop's limit suppressed, as records.
+//! - [`summary`]: what programs add up in the kernel, as records.
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
 //! - [`btf`], [`names`], [`kallsyms`]: what the kernel calls its types, numbers and addresses.
 //! - [`privilege`], [`mod@doctor`]: what this process and this kernel allow, and what is lost.
@@ -20,6 +21,7 @@ mod doctor;
 mod feed;
 mod hooks;
 mod kallsyms;
+mod kprobe;
 mod layout;
 mod load;
 mod names;
@@ -47,7 +49,7 @@ use crate::status::Status;
 
 pub use self::doctor::{Check, doctor};
 pub use self::layout::struct_layout;
-pub use self::names::kernel_names;
+pub use self::names::{kernel_names, kernel_reasons};
 
 /// The smallest ring that holds a batch and its threshold.
 const LEAST_RING: u32 = 64 << 10;

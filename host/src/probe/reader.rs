@@ -159,7 +159,7 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
             (self.sink)(Arc::new(batch));
         }
         self.feeds[id].count(&self.status);
-        if let Some(batch) = self.feeds[id].summaries(true, &self.clock, &mut self.stamps) {
+        if let Some(batch) = self.feeds[id].sums(true, &self.clock, &mut self.stamps) {
             (self.sink)(Arc::new(batch));
         }
         self.feeds[id].count(&self.status);
@@ -188,7 +188,7 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
         self.clock.refresh(now);
         self.stamps.clear();
         for feed in &mut self.feeds {
-            if let Some(batch) = feed.summaries(false, &self.clock, &mut self.stamps) {
+            if let Some(batch) = feed.sums(false, &self.clock, &mut self.stamps) {
                 (self.sink)(Arc::new(batch));
             }
             feed.show_cost(&self.status);

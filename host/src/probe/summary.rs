@@ -1,97 +1,72 @@
-//! Drops whose details the limit suppressed, made into records, so that counts stay exact.
+//! What programs add up in the kernel (`sums.h`), made into records of their probe.
 //!
-//! The programs count them per (namespace, reason, location, protocol) and epoch. Once a second
-//! the reader takes the entries of the epoch that ended a second ago, to which no program adds
-//! any more, and starts a new one: each count is delivered exactly once.
+//! Programs add under a key and an epoch. Once a second the reader takes the entries of the epoch
+//! that ended a second ago, to which no program adds any more, and starts a new one: each sum is
+//! delivered exactly once. No probe is known here: its catalog line says how a sum becomes a record.
 
 use aya::maps::{HashMap, MapData};
-use inspector_ebpf::record::IntoBytes;
-use inspector_ebpf::skb_drop::KIND_SUMMARY;
-use inspector_ebpf::{Head, SkbDrop};
+use inspector_ebpf::catalog::AppendSum;
+use inspector_ebpf::sum;
 
-/// `struct summary` of `skb_drop.bpf.c`.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct Key {
-    netns: u64,
-    location: u64,
-    reason: u32,
-    ethertype: u16,
-    epoch: u16,
-}
+/// A key as aya takes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Key(sum::Key);
 
-// SAFETY: integers without padding, so any bytes are a value of it.
+/// A value as aya takes it.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+pub struct Value(sum::Sum);
+
+// SAFETY: both are integers without padding, so any bytes are a value of them.
 unsafe impl aya::Pod for Key {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Value {}
 
-/// The `suppressed` map of skb-drop.
-pub struct Suppressed {
-    counts: HashMap<MapData, Key, u64>,
+/// The `sums` map of one object.
+pub struct Sums {
+    map: HashMap<MapData, Key, Value>,
+    append: AppendSum,
 }
 
-impl Suppressed {
+impl Sums {
     /// Takes the map over.
-    pub fn new(counts: HashMap<MapData, Key, u64>) -> Suppressed {
-        Suppressed { counts }
+    pub fn new(map: HashMap<MapData, Key, Value>, append: AppendSum) -> Sums {
+        Sums { map, append }
     }
 
-    /// Takes out every entry whose epoch has ended; with `current` = `None`, of all epochs.
+    /// Takes out every entry whose epoch has ended, as packed records; with `current` = `None`,
+    /// of all epochs.
     ///
     /// The records say when they were taken; their `ts_ns` is `boot_ns`, as a program's would be.
-    pub fn take(&mut self, current: Option<u16>, boot_ns: u64) -> Vec<SkbDrop> {
-        let ended = |key: &Key| current != Some(key.epoch);
-        let keys: Vec<Key> = self.counts.keys().filter_map(Result::ok).filter(ended).collect();
-        keys.iter().filter_map(|key| self.take_one(key, boot_ns)).collect()
+    pub fn take(&mut self, current: Option<u16>, boot_ns: u64) -> Vec<u64> {
+        let ended = |key: &Key| current != Some(key.0.epoch);
+        let keys: Vec<Key> = self.map.keys().filter_map(Result::ok).filter(ended).collect();
+        let mut words = Vec::new();
+        for key in keys {
+            let Ok(Value(sum)) = self.map.get(&key, 0) else { continue };
+            // If it cannot be removed it will be seen again, and is delivered then.
+            if self.map.remove(&key).is_ok() {
+                (self.append)(&mut words, boot_ns, &key.0, &sum);
+            }
+        }
+        words
     }
-
-    fn take_one(&mut self, key: &Key, boot_ns: u64) -> Option<SkbDrop> {
-        let count = self.counts.get(key, 0).ok()?;
-        // If it cannot be removed it will be seen again, and is delivered then.
-        self.counts.remove(key).ok()?;
-        Some(record(key, count, boot_ns))
-    }
-}
-
-fn record(key: &Key, count: u64, boot_ns: u64) -> SkbDrop {
-    SkbDrop {
-        head: Head {
-            ts_ns: boot_ns,
-            netns: key.netns,
-            entity: 0,
-            kind: KIND_SUMMARY,
-            cpu: 0,
-            saddr: [0; 16],
-            daddr: [0; 16],
-            sport: 0,
-            dport: 0,
-            proto: 0,
-            tcp_state: 0,
-            flags: 0,
-        },
-        location: key.location,
-        count,
-        reason: key.reason,
-        ifindex: 0,
-        length: 0,
-        ethertype: key.ethertype,
-        tcp_flags: 0,
-        pkt_type: 0,
-    }
-}
-
-/// The packed words of records, as a ring would have delivered them.
-pub fn words(records: &[SkbDrop]) -> Vec<u64> {
-    let word = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("chunks are 8 bytes long"));
-    records.as_bytes().chunks_exact(8).map(word).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use inspector_ebpf::skb_drop::KIND_SUMMARY;
+    use inspector_ebpf::{PROBES, SkbDrop};
+
     use super::*;
 
     #[test]
-    fn a_summary_reads_as_a_record_of_the_probe() {
-        let key = Key { netns: 5, location: 6, reason: 7, ethertype: 0x86dd, epoch: 1 };
-        let words = words(&[record(&key, 1_000_000, 9)]);
+    fn a_sum_reads_as_a_record_of_the_probe() {
+        let append = PROBES[0].append_sum.expect("skb-drop adds up");
+        let key = sum::Key { netns: 5, what: 6, which: 7, detail: 0x86dd, epoch: 1 };
+        let mut words = Vec::new();
+        append(&mut words, 9, &key, &sum::Sum { count: 1_000_000, total: 3 });
         let stride = size_of::<SkbDrop>() as u16;
         let seen: Vec<&SkbDrop> = inspector_ebpf::view(&words, stride).collect();
         assert_eq!(seen.len(), 1);

@@ -8,7 +8,7 @@
 use std::hash::Hash;
 
 use crate::map::Map;
-use crate::{EntityId, Timestamp};
+use crate::{EntityId, Event, Timestamp};
 
 const SECOND_NS: u64 = 1_000_000_000;
 
@@ -76,6 +76,51 @@ impl<T: Eq + Hash> HeldBack<T> {
     /// Takes the numbers since the last time.
     pub fn take(&mut self) -> impl Iterator<Item = (EntityId, T, u64)> {
         self.0.drain().map(|((entity, topic), n)| (entity, topic, n))
+    }
+}
+
+/// Events within a [`Budget`]. What is beyond is told on the next tick, by one event per entity and
+/// kind with a `count`.
+#[derive(Debug)]
+pub struct Shown {
+    budget: Budget,
+    held_back: HeldBack<&'static str>,
+}
+
+impl Shown {
+    /// So many events per entity and second.
+    pub fn per_second(events: u32) -> Self {
+        Self { budget: Budget::per_second(events), held_back: HeldBack::default() }
+    }
+
+    /// Sends an event if its entity has budget, else counts it for the next tick. It is not made
+    /// in vain.
+    pub fn emit(
+        &mut self,
+        entity: EntityId,
+        kind: &'static str,
+        now: Timestamp,
+        event: impl FnOnce() -> Event,
+    ) {
+        if self.budget.take(entity, now) {
+            event().emit();
+        } else {
+            self.held_back.add(entity, kind, 1);
+        }
+    }
+
+    /// Tells what was held back since the last tick.
+    pub fn tick(&mut self, now: Timestamp) {
+        for (entity, kind, n) in self.held_back.take() {
+            let mut event = Event::new(kind, now).entity(entity).attr("count", n);
+            event.message = format!("{n} more whose details are not shown");
+            event.emit();
+        }
+    }
+
+    /// Forgets entities that vanished.
+    pub fn forget(&mut self, entities: &[EntityId]) {
+        self.budget.forget(entities);
     }
 }
 

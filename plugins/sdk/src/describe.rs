@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use inspector_ebpf::Record;
 
-use crate::bindings::inspector::analyzer::manifest::{EventDecl, Subscription};
+use crate::bindings::inspector::analyzer::manifest::{EventDecl, Predicate, Subscription};
 use crate::{Description, MetricDecl};
 
 /// Version of the world in `wit/analyzer.wit`.
@@ -38,6 +38,17 @@ impl Description {
             filters: Vec::new(),
             sample_one_in: 1,
         });
+        self
+    }
+
+    /// Wants of the probe named last only events whose integer field compares so (`eq` `ne` `lt`
+    /// `le` `gt` `ge` `mask`); the host leaves the others out before they are copied. Repeated, all
+    /// must hold.
+    #[must_use]
+    pub fn only(mut self, field: &str, op: &str, value: u64) -> Self {
+        if let Some(subscription) = self.subscriptions.last_mut() {
+            subscription.filters.push(Predicate { field: field.to_owned(), op: op.to_owned(), value });
+        }
         self
     }
 

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-pub use crate::bindings::inspector::analyzer::kernel::Symbol;
+pub use crate::bindings::inspector::analyzer::kernel::{Location, Symbol};
 use crate::host::kernel;
 use crate::map::Map;
 
@@ -22,6 +22,8 @@ thread_local! {
 struct Cache {
     drop_reasons: Map<u32, Rc<str>>,
     reset_reasons: Map<u32, Rc<str>>,
+    tcp_states: Map<u32, Rc<str>>,
+    congestion_states: Map<u32, Rc<str>>,
     symbols: Map<u64, Rc<Symbol>>,
 }
 
@@ -35,13 +37,32 @@ pub fn reset_reason(code: u32) -> Rc<str> {
     CACHE.with_borrow_mut(|c| cached(&mut c.reset_reasons, code, || kernel::reset_reason(code).into()))
 }
 
-/// The symbol that covers an address, `unknown` where none does.
+/// Name of a TCP state, e.g. `ESTABLISHED`.
+pub fn tcp_state(code: u32) -> Rc<str> {
+    CACHE.with_borrow_mut(|c| cached(&mut c.tcp_states, code, || kernel::tcp_state(code).into()))
+}
+
+/// Name of a state of congestion control, e.g. `Recovery`.
+pub fn congestion_state(code: u32) -> Rc<str> {
+    CACHE
+        .with_borrow_mut(|c| cached(&mut c.congestion_states, code, || kernel::congestion_state(code).into()))
+}
+
+/// The symbol that covers an address, `unknown` where none does. That is not kept: the host may
+/// know the address a moment later, when it has noticed a module that was loaded.
 pub fn symbol_at(address: u64) -> Rc<Symbol> {
-    let ask = || {
-        let nothing = || Symbol { name: NO_SYMBOL.to_owned(), offset: 0 };
-        Rc::new(kernel::symbol_at(address).unwrap_or_else(nothing))
-    };
-    CACHE.with_borrow_mut(|c| cached(&mut c.symbols, address, ask))
+    if let Some(known) = CACHE.with_borrow(|c| c.symbols.get(&address).cloned()) {
+        return known;
+    }
+    match kernel::symbol_at(address) {
+        Some(symbol) => CACHE.with_borrow_mut(|c| cached(&mut c.symbols, address, || Rc::new(symbol))),
+        None => Rc::new(Symbol { name: NO_SYMBOL.to_owned(), offset: 0 }),
+    }
+}
+
+/// Symbol, module and offset of an address; asked of the host each time.
+pub fn locate(address: u64) -> Option<Location> {
+    kernel::locate(address)
 }
 
 /// Empties the cache, for an analyzer that starts.

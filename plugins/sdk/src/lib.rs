@@ -4,8 +4,10 @@
 //! - [`describe`]: what an analyzer says about itself: probes, metrics, events, sources.
 //! - [`batch`], [`source`]: what comes in: typed events without a copy, kernel counter tables.
 //! - [`metrics`], [`event`], [`log`](mod@log): what goes out.
-//! - [`flow`], [`kernel`], [`entities`]: words for addresses, protocols, drop reasons and pods.
-//! - [`budget`], [`map`]: a limit on detailed events per entity; a fast map with a fixed order.
+//! - [`flow`], [`kernel`], [`entities`], [`errno`]: words for addresses, protocols, drop reasons, pods
+//!   and errors.
+//! - [`budget`], [`totals`], [`map`]: a limit on detailed events per entity; sums for metrics without a
+//!   type; a fast map with a fixed order.
 //! - [`instance`], [`export`](mod@export), [`bindings`]: the seam to the host; authors do not see it.
 //! - [`testing`]: runs an analyzer natively, under `cargo test` and in benches.
 //!
@@ -19,6 +21,7 @@ pub mod bindings;
 pub mod budget;
 pub mod describe;
 pub mod entities;
+pub mod errno;
 pub mod event;
 #[doc(hidden)]
 pub mod export;
@@ -34,6 +37,7 @@ mod series;
 pub mod source;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+pub mod totals;
 
 pub use analyzer::Analyzer;
 pub use batch::Batch;

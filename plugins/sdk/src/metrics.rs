@@ -94,4 +94,10 @@ impl<L: Labels> Histogram<L> {
     pub fn observe(&mut self, entity: EntityId, labels: L, value: f64) {
         self.0.update(entity, labels, |series, pending| pending.observe(series, value));
     }
+
+    /// Adds `times` observations of one value: what a probe has added up in the kernel is one call,
+    /// with the mean of what is in one bucket.
+    pub fn observe_times(&mut self, entity: EntityId, labels: L, value: f64, times: u64) {
+        self.0.update(entity, labels, |series, pending| pending.observe_times(series, value, times));
+    }
 }

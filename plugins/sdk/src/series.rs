@@ -69,7 +69,7 @@ impl<L: Labels> Family<L> {
                 let series = self.known.entry(key).or_insert(Series { id, round: 0, at: 0 });
                 how(series, &mut world.pending);
             }
-            if world.pending.values.len() >= PENDING {
+            if world.pending.len() >= PENDING {
                 world.flush();
             }
         });
@@ -102,18 +102,27 @@ struct World {
     vanished: Vec<EntityId>,
 }
 
-/// Updates on their way, in the two parallel lists of the contract.
+/// Updates on their way, in the parallel lists of the contract.
 #[derive(Debug)]
 pub(crate) struct Pending {
     /// Rises with every flush; never 0, the round of a series without a pending update.
     round: u64,
     series: Vec<u32>,
     values: Vec<f64>,
+    observed: Observed,
+}
+
+/// Values that were observed many times.
+#[derive(Debug, Default)]
+struct Observed {
+    series: Vec<u32>,
+    values: Vec<f64>,
+    counts: Vec<u64>,
 }
 
 impl Default for Pending {
     fn default() -> Self {
-        Self { round: 1, series: Vec::new(), values: Vec::new() }
+        Self { round: 1, series: Vec::new(), values: Vec::new(), observed: Observed::default() }
     }
 }
 
@@ -128,6 +137,16 @@ impl Pending {
 
     pub(crate) fn observe(&mut self, series: &mut Series, value: f64) {
         self.push(series.id, value);
+    }
+
+    pub(crate) fn observe_times(&mut self, series: &mut Series, value: f64, times: u64) {
+        self.observed.series.push(series.id);
+        self.observed.values.push(value);
+        self.observed.counts.push(times);
+    }
+
+    fn len(&self) -> usize {
+        self.values.len() + self.observed.values.len()
     }
 
     fn push(&mut self, id: u32, value: f64) {
@@ -145,13 +164,17 @@ impl Pending {
 
     /// Sends everything; returns how many the host refused.
     fn send(&mut self) -> u32 {
-        if self.series.is_empty() {
-            return 0;
+        let mut refused = 0;
+        if !self.series.is_empty() {
+            refused += metrics::apply(&self.series, &self.values);
+            self.series.clear();
+            self.values.clear();
+            self.round += 1;
         }
-        let refused = metrics::apply(&self.series, &self.values);
-        self.series.clear();
-        self.values.clear();
-        self.round += 1;
+        if !self.observed.series.is_empty() {
+            let Observed { series, values, counts } = std::mem::take(&mut self.observed);
+            refused += metrics::observe(&series, &values, &counts);
+        }
         refused
     }
 }
@@ -232,6 +255,18 @@ mod tests {
         flush();
         assert_eq!(host::value("depth", 1, &[]), Some(1.0));
         assert_eq!(host::value("seconds", 1, &[]), Some(2.0));
+    }
+
+    #[test]
+    fn what_was_observed_many_times_is_one_entry_of_one_call() {
+        declared();
+        let mut seconds = Histogram::<()>::declared("seconds").expect("declared");
+        seconds.observe_times(1, (), 0.5, 1_000_000);
+        seconds.observe_times(1, (), 2.0, 3);
+        flush();
+        assert_eq!(host::value("seconds", 1, &[]), Some(1_000_003.0));
+        assert_eq!(host::sum("seconds", 1, &[]), Some(500_006.0));
+        assert_eq!(host::metric_calls(), (1, 1));
     }
 
     #[test]

@@ -86,6 +86,11 @@ impl<A: Analyzer> Harness<A> {
         host::value(metric, entity, labels)
     }
 
+    /// Sum of the observations of a histogram.
+    pub fn sum(&self, metric: &str, entity: EntityId, labels: &[&str]) -> Option<f64> {
+        host::sum(metric, entity, labels)
+    }
+
     /// Takes the events emitted so far.
     pub fn events(&mut self) -> Vec<Event> {
         host::take_events()

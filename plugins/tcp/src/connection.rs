@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
+use inspector_sdk::budget::Shown;
 use inspector_sdk::metrics::{Counter, Histogram, Labels};
 use inspector_sdk::probes::TcpState;
 use inspector_sdk::probes::tcp_state::{KIND_ACCEPTED, KIND_CLOSED, KIND_CONNECTED, KIND_FAILED};
-use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp};
+use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp, errno};
 
-use crate::{Shown, severity};
+use crate::severity;
 
 const OPENED: &str = "inspector_tcp_connections_opened_total";
 const ACCEPTED: &str = "inspector_tcp_connections_accepted_total";
@@ -158,29 +159,8 @@ fn failed(turn: &TcpState) -> Event {
 }
 
 impl Errno {
-    /// Its name in errno.h, for those that a connect can end with.
+    /// Its name in errno.h.
     fn name(self) -> String {
-        let name = match self.0 {
-            0 => "ABORTED",
-            1 => "EPERM",
-            12 => "ENOMEM",
-            13 => "EACCES",
-            32 => "EPIPE",
-            71 => "EPROTO",
-            92 => "ENOPROTOOPT",
-            98 => "EADDRINUSE",
-            99 => "EADDRNOTAVAIL",
-            100 => "ENETDOWN",
-            101 => "ENETUNREACH",
-            103 => "ECONNABORTED",
-            104 => "ECONNRESET",
-            105 => "ENOBUFS",
-            110 => "ETIMEDOUT",
-            111 => "ECONNREFUSED",
-            112 => "EHOSTDOWN",
-            113 => "EHOSTUNREACH",
-            other => return format!("ERRNO_{other}"),
-        };
-        name.to_owned()
+        if self.0 == 0 { "ABORTED".to_owned() } else { errno::name(self.0) }
     }
 }

@@ -14,9 +14,9 @@ pub mod retransmit;
 
 use std::time::Duration;
 
-use inspector_sdk::budget::{Budget, HeldBack};
+use inspector_sdk::budget::Shown;
 use inspector_sdk::probes::{TcpReset, TcpRetransmit, TcpState};
-use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, Severity, Timestamp};
+use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Severity, Timestamp};
 
 use crate::connection::Connections;
 use crate::listen::Listeners;
@@ -34,14 +34,6 @@ pub struct Tcp {
     connections: Connections,
     listeners: Listeners,
     shown: Shown,
-}
-
-/// The limit on events.
-#[derive(Debug)]
-pub struct Shown {
-    budget: Budget,
-    /// By kind of event.
-    held_back: HeldBack<&'static str>,
 }
 
 inspector_sdk::export!(Tcp with ticker, entity_watch);
@@ -63,7 +55,7 @@ impl Analyzer for Tcp {
             retransmits: Retransmits::new()?,
             connections: Connections::new()?,
             listeners: Listeners::new(args.now),
-            shown: Shown { budget: Budget::per_second(DETAILS), held_back: HeldBack::default() },
+            shown: Shown::per_second(DETAILS),
         })
     }
 
@@ -77,27 +69,12 @@ impl Analyzer for Tcp {
 
     fn tick(&mut self, now: Timestamp) {
         self.listeners.tick(now);
-        for (entity, kind, n) in self.shown.held_back.take() {
-            let mut event = Event::new(kind, now).entity(entity).attr("count", n);
-            event.message = format!("{n} more whose details are not shown");
-            event.emit();
-        }
+        self.shown.tick(now);
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
-        self.shown.budget.forget(ids);
+        self.shown.forget(ids);
         self.listeners.forget(ids);
-    }
-}
-
-impl Shown {
-    /// Sends an event if its entity has budget, else counts it for the next tick.
-    fn emit(&mut self, entity: EntityId, kind: &'static str, now: Timestamp, event: impl FnOnce() -> Event) {
-        if self.budget.take(entity, now) {
-            event().emit();
-        } else {
-            self.held_back.add(entity, kind, 1);
-        }
     }
 }
 

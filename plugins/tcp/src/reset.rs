@@ -2,12 +2,13 @@
 //!
 //! A firewall's reset is none of this host's: it is received, and never sent by a socket.
 
+use inspector_sdk::budget::Shown;
 use inspector_sdk::metrics::{Counter, Labels};
 use inspector_sdk::probes::TcpReset;
 use inspector_sdk::probes::tcp_reset::KIND_SENT;
 use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp, flow, kernel};
 
-use crate::{Shown, severity};
+use crate::severity;
 
 const SENT: &str = "inspector_tcp_resets_sent_total";
 const RECEIVED: &str = "inspector_tcp_resets_received_total";

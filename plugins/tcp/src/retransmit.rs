@@ -2,14 +2,13 @@
 //!
 //! The probe counts calls, not segments: `RetransSegs` of `pod-counters` may be larger.
 
+use inspector_sdk::budget::Shown;
 use inspector_sdk::metrics::Counter;
 use inspector_sdk::probes::TcpRetransmit;
 use inspector_sdk::probes::tcp_retransmit::{
     KIND_CONG_STATE, KIND_SYNACK, WHY_FAST, WHY_LOSS, WHY_RTO, WHY_SYN, WHY_TLP,
 };
 use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp, flow};
-
-use crate::Shown;
 
 const RETRANSMITS: &str = "inspector_tcp_retransmits_total";
 const CONGESTION: &str = "inspector_tcp_congestion_changes_total";

@@ -4,14 +4,15 @@
 //! What names a kernel cannot give (a reset's reason before 6.10) is not asked for.
 
 use std::fs::{self, File, create_dir_all};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::http::EventStream;
-use inspector_tests::lab::{Family, Pair, faults, run};
+use inspector_tests::lab::dns::{A, Resolver, Transport};
+use inspector_tests::lab::{Connection, Family, Pair, delays, faults, run};
 use inspector_tests::wait;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
@@ -19,7 +20,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use serde_json::Value;
 
 /// An interpreted processor takes its time, most of all to compile the analyzers.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 fn main() {
     // Anywhere else it would mount over a living system and then power it off.
@@ -72,16 +73,27 @@ fn prepare() -> Result<()> {
 fn check() -> Result<usize> {
     say(fs::read_to_string("/proc/version")?.trim());
     let pair = Pair::new()?;
-    let agent = Agent::start(&Settings { plugin_dirs: vec!["/plugins".into()], ..Settings::default() })?;
-    wait::within(PATIENCE, "the analyzers to run and their probes to be up", || {
-        let probes = agent.api("/api/v1/probes").ok()?;
-        probes.as_array()?.iter().all(|probe| probe["state"] != "idle").then_some(())
+    let settings = Settings {
+        config: "plugins.disabled = []".to_owned(),
+        plugin_dirs: vec!["/plugins".into()],
+        ..Settings::default()
+    };
+    let agent = Agent::start_within(&settings, PATIENCE)?;
+    let analyzers = fs::read_dir("/plugins")?.count();
+    wait::within(PATIENCE, "the analyzers to run", || {
+        let plugins = agent.api("/api/v1/plugins").ok()?;
+        let running = plugins.as_array()?.iter().filter(|plugin| plugin["state"] == "running").count();
+        (running == analyzers).then_some(())
     })?;
     for probe in agent.api("/api/v1/probes")?.as_array().into_iter().flatten() {
         say(&format!("probe {} {} {}", text(&probe["name"]), text(&probe["state"]), text(&probe["reason"])));
     }
-    let guest =
-        Guest { pair, events: EventStream::open(agent.events, "")?, has_reset_reason: has_reset_reason()? };
+    let guest = Guest {
+        pair: &pair,
+        resolver: Resolver::start(&pair)?,
+        events: EventStream::open(agent.events, "")?,
+        has_reset_reason: has_reset_reason()?,
+    };
     let mut missing = 0;
     for family in Family::BOTH {
         for (signal, outcome) in [
@@ -89,6 +101,17 @@ fn check() -> Result<usize> {
             ("drop", guest.firewall(family)),
             ("reset", guest.reset(family)),
             ("retransmission", guest.retransmission(family)),
+            ("receive", guest.slow_receive(family)),
+            ("softirq", guest.slow_softirq(family)),
+            ("queue", guest.slow_queue(family)),
+            ("virtio-command", guest.command(&agent, family)),
+            ("socket-error", guest.refused(family)),
+            ("icmp", guest.icmp(family)),
+            ("neighbour", guest.absent(family)),
+            ("dns", guest.missing_name(family)),
+            ("dns", guest.silence(family)),
+            ("socket-error", guest.memory_limit(family)),
+            ("neighbour", guest.full_table(family)),
         ] {
             match outcome {
                 Ok(line) => say(&format!("ok {signal} {line}")),
@@ -106,13 +129,14 @@ fn check() -> Result<usize> {
     Ok(missing)
 }
 
-struct Guest {
-    pair: Pair,
+struct Guest<'a> {
+    pair: &'a Pair,
+    resolver: Resolver<'a>,
     events: EventStream,
     has_reset_reason: bool,
 }
 
-impl Guest {
+impl Guest<'_> {
     fn closed_port(&self, family: Family) -> Result<String> {
         let to = self.pair.server_at(family, faults::CLOSED_PORT);
         let from = faults::send_udp(&self.pair.client, to, 1, 32)?;
@@ -146,19 +170,142 @@ impl Guest {
         named(&event, "kind", "syn")
     }
 
+    /// A segment that a firewall with too many rules holds up.
+    fn slow_receive(&self, family: Family) -> Result<String> {
+        let mut connection = Connection::open(&self.pair, family)?;
+        let (from, to) = (connection.client_at, connection.server_at);
+        delays::slow_firewall(&self.pair.server, "input", &format!("tcp dport {}", to.port()))?;
+        connection.exchange(100, 1)?;
+        self.pair.server.nft("delete table inet slow")?;
+        Ok(shown(&self.event("RXKERNEL_SLOW", self.pair.server.name(), from, to)?))
+    }
+
+    /// The soft interrupt in which such a firewall runs.
+    fn slow_softirq(&self, family: Family) -> Result<String> {
+        delays::slow_firewall(&self.pair.server, "input", "udp dport 5555")?;
+        faults::send_udp(&self.pair.client, self.pair.server_at(family, 5555), 3, 10)?;
+        self.pair.server.nft("delete table inet slow")?;
+        let event = wait::within(PATIENCE, "a soft interrupt that ran for long", || {
+            let received = self.events.received();
+            received.iter().find(|event| text(&event["type"]).starts_with("NETSOFTIRQ_EXCUTE_")).cloned()
+        })?;
+        Ok(shown(&event))
+    }
+
+    fn refused(&self, family: Family) -> Result<String> {
+        let to = self.pair.server_at(family, faults::CLOSED_PORT);
+        let from = faults::connect_to_closed_port(&self.pair.client, to)?;
+        let event = self.event("SOCKET_ERROR", self.pair.client.name(), from, to)?;
+        named(&event, "error", "ECONNREFUSED")
+    }
+
+    fn icmp(&self, family: Family) -> Result<String> {
+        let to = self.pair.server_at(family, faults::CLOSED_PORT);
+        let from = faults::send_udp(&self.pair.client, to, 1, 32)?;
+        let event = self.event("ICMP_SENT", self.pair.server.name(), from, to)?;
+        named(&event, "error", "port-unreachable")
+    }
+
+    fn absent(&self, family: Family) -> Result<String> {
+        let nobody = neighbour(self.pair, family, 99);
+        faults::send_udp(&self.pair.client, SocketAddr::new(nobody, 4242), 1, 32)?;
+        let event = self.event_of("NEIGH_FAILED", self.pair.client.name(), |event| {
+            text(&event["attrs"]["address"]) == nobody.to_string()
+        })?;
+        named(&event, "known", "no")
+    }
+
+    fn missing_name(&self, family: Family) -> Result<String> {
+        let asked = self.resolver.ask(family, Transport::Udp, "missing.nx.example", A)?;
+        let event = self.event("DNS_ERROR", self.pair.client.name(), asked.client, asked.server)?;
+        named(&event, "name", "missing.nx.example")?;
+        named(&event, "rcode", "NXDOMAIN")
+    }
+
+    fn silence(&self, family: Family) -> Result<String> {
+        let asked = self.resolver.ask_without_answer(family, "a.silent.example", 2)?;
+        let event = self.event("DNS_TIMEOUT", self.pair.client.name(), asked.client, asked.server)?;
+        named(&event, "tries", "2")
+    }
+
+    /// Limits are one for all namespaces, which is why no test on a living machine sets them.
+    fn memory_limit(&self, family: Family) -> Result<String> {
+        let limit = Path::new("/proc/sys/net/ipv4/udp_mem");
+        let before = fs::read_to_string(limit)?;
+        let socket = self.pair.server.run(|| Ok(UdpSocket::bind((self.pair.server_ip(family), 0))?))?;
+        fs::write(limit, "0 0 0")?;
+        let sent = faults::send_udp(&self.pair.client, socket.local_addr()?, 10, 1_000);
+        fs::write(limit, before)?;
+        sent?;
+        let event = self.event_of("SOCKET_MEMORY_LIMIT", self.pair.server.name(), |event| {
+            text(&event["attrs"]["saddr"]).contains(':') == (family == Family::V6)
+        })?;
+        named(&event, "direction", "receive")
+    }
+
+    fn full_table(&self, family: Family) -> Result<String> {
+        let ip = if family == Family::V4 { "ipv4" } else { "ipv6" };
+        let limit = Path::new("/proc/sys/net").join(ip).join("neigh/default/gc_thresh3");
+        let before = fs::read_to_string(&limit)?;
+        fs::write(&limit, "2")?;
+        for host in 100..120 {
+            let to = SocketAddr::new(neighbour(self.pair, family, host), 4242);
+            // The kernel may refuse it at once.
+            drop(faults::send_udp(&self.pair.client, to, 1, 32));
+        }
+        fs::write(&limit, before)?;
+        let event = self.event_of("NEIGH_TABLE_FULL", self.pair.client.name(), |event| {
+            text(&event["attrs"]["address"]).contains(':') == (family == Family::V6)
+        })?;
+        Ok(shown(&event))
+    }
+
+    /// A queue that lets a packet through every 125 ms.
+    fn slow_queue(&self, family: Family) -> Result<String> {
+        delays::throttle(&self.pair.client)?;
+        let to = self.pair.server_at(family, faults::CLOSED_PORT);
+        let from = faults::send_udp(&self.pair.client, to, 6, 1000)?;
+        let event = self.event("NETIFTXLAT_QDISC", self.pair.client.name(), from, to)?;
+        run("tc", &format!("-n {} qdisc del dev eth0 root", self.pair.client.name()))?;
+        Ok(shown(&event))
+    }
+
+    /// Commands to this guest's hypervisor, which answers too fast for an event.
+    fn command(&self, agent: &Agent, family: Family) -> Result<String> {
+        let count = || agent.scrape().ok()?.sum("inspector_virtio_command_seconds_count", &[]);
+        let before = count().unwrap_or(0.0);
+        let on = if family == Family::V4 { "on" } else { "off" };
+        run("ip", "link set eth0 up")?;
+        run("ip", &format!("link set eth0 promisc {on}"))?;
+        let after = wait::within(PATIENCE, "commands of virtio_net", || count().filter(|n| *n > before))?;
+        let sum = agent.scrape()?.sum("inspector_virtio_command_seconds_sum", &[]).context("a sum")?;
+        ensure!(sum > 0.0 && sum < 60.0, "{after} commands took {sum} s");
+        Ok(format!("{after} commands in {sum} s"))
+    }
+
     /// Waits for an event of a namespace between two addresses.
     fn event(&self, kind: &str, pod: &str, from: SocketAddr, to: SocketAddr) -> Result<Value> {
-        let (from, to) = (from.to_string(), to.to_string());
         let flow = format!("{from} -> {to}");
-        wait::within(PATIENCE, &format!("{kind} {flow} in {pod}"), || {
+        let of_flow = |event: &Value| text(&event["message"]).starts_with(&flow);
+        self.event_of(kind, pod, of_flow).with_context(|| flow.clone())
+    }
+
+    /// Waits for an event of a namespace.
+    fn event_of(&self, kind: &str, pod: &str, is_it: impl Fn(&Value) -> bool) -> Result<Value> {
+        wait::within(PATIENCE, &format!("{kind} in {pod}"), || {
             let received = self.events.received();
-            let is_it = |event: &&Value| {
-                event["type"] == kind
-                    && event["entity"]["name"] == pod
-                    && text(&event["message"]).starts_with(&flow)
-            };
+            let is_it =
+                |event: &&Value| event["type"] == kind && event["entity"]["name"] == pod && is_it(event);
             received.iter().find(is_it).cloned()
         })
+    }
+}
+
+/// Another address of the pair's subnet.
+fn neighbour(pair: &Pair, family: Family, host: u8) -> IpAddr {
+    match pair.server_ip(family) {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & !0xff | u32::from(host)).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !0xff | u128::from(host)).into(),
     }
 }
 

@@ -8,9 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Result, bail};
-use etherparse::{
-    IpNumber, NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice,
-};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
 
 use super::wire::{Mac, Wire};
 use super::{Family, Pair};
@@ -57,6 +55,8 @@ pub struct Segment<'a> {
     pub clock: i64,
     /// Bytes that it carries.
     pub data: &'a [u8],
+    /// What it has received beyond a gap, from and to, counted from what it expects next.
+    pub beyond: Option<(u32, u32)>,
     /// Damages a byte after the checksum was made.
     pub damaged: bool,
 }
@@ -132,11 +132,15 @@ impl Puppet {
         tcp.ack = flags & ACK != 0;
         tcp.acknowledgment_number = if tcp.ack { self.ack } else { 0 };
         let clock = i64::from(CLOCK).wrapping_add(segment.clock) as u32;
-        tcp.set_options(&[
-            TcpOptionElement::Noop,
-            TcpOptionElement::Noop,
-            TcpOptionElement::Timestamp(clock, self.echo),
-        ])?;
+        let mut options = vec![TcpOptionElement::Timestamp(clock, self.echo)];
+        if tcp.syn {
+            options.push(TcpOptionElement::SelectiveAcknowledgementPermitted);
+        }
+        if let Some((from, to)) = segment.beyond {
+            let block = (self.ack.wrapping_add(from), self.ack.wrapping_add(to));
+            options.push(TcpOptionElement::SelectiveAcknowledgement(block, [None; 3]));
+        }
+        tcp.set_options(&options)?;
         let packet = PacketBuilder::ethernet2(self.wire.mac, self.server_mac).ipv4(
             ADDRESS.octets(),
             self.server.octets(),
@@ -171,17 +175,6 @@ impl Puppet {
         (self.ack, self.echo) = (ack, echo);
         Ok(())
     }
-}
-
-/// An IPv4 packet of any protocol from the puppet's address, as a frame for [`Wire::send`].
-///
-/// # Errors
-/// If it is too long.
-pub fn packet(wire: &Wire, to_mac: Mac, to: Ipv4Addr, protocol: u8, data: &[u8]) -> Result<Vec<u8>> {
-    let builder = PacketBuilder::ethernet2(wire.mac, to_mac).ipv4(ADDRESS.octets(), to.octets(), 64);
-    let mut frame = Vec::new();
-    builder.write(&mut frame, IpNumber(protocol), data)?;
-    Ok(frame)
 }
 
 fn from_server<'a>(packet: &SlicedPacket<'a>, server: Ipv4Addr) -> Option<etherparse::TcpSlice<'a>> {

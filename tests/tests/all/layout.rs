@@ -1,8 +1,14 @@
 //! Promise: every Rust mirror reads the bytes that its C program wrote.
 
+use std::mem::offset_of;
+
 use anyhow::{Context, Result};
 use inspector::probe::struct_layout;
-use inspector_ebpf::{Field, PROBES, Record, SkbDrop, TcpReset, TcpRetransmit, TcpState};
+use inspector_ebpf::sum::{Key, Sum};
+use inspector_ebpf::{
+    Dns, Field, Icmp, Neighbour, PROBES, Qdisc, Record, RxLatency, SkbDrop, SocketError, SocketLatency,
+    Softirq, TcpReset, TcpRetransmit, TcpState, TxLatency, VirtioCommand,
+};
 
 /// What differs between a mirror and the struct of its object; empty if nothing does.
 fn differences(probe: &str, c_name: &str, fields: &[Field], size: usize) -> Result<Vec<String>> {
@@ -36,7 +42,38 @@ fn every_mirror_has_the_offsets_and_sizes_of_its_object() -> Result<()> {
     check::<TcpReset>()?;
     check::<TcpRetransmit>()?;
     check::<TcpState>()?;
-    assert_eq!(PROBES.len(), 4, "a new probe needs its line above");
+    check::<SocketError>()?;
+    check::<Neighbour>()?;
+    check::<Icmp>()?;
+    check::<Dns>()?;
+    check::<SocketLatency>()?;
+    check::<Softirq>()?;
+    check::<TxLatency>()?;
+    check::<RxLatency>()?;
+    check::<Qdisc>()?;
+    check::<VirtioCommand>()?;
+    assert_eq!(PROBES.len(), 14, "a new probe needs its line above");
+    Ok(())
+}
+
+#[test]
+fn the_key_and_value_of_a_sum_are_those_of_every_object_that_adds_up() -> Result<()> {
+    let mut seen = 0;
+    for probe in PROBES.iter().filter(|probe| probe.append_sum.is_some()) {
+        let of = |name| struct_layout(probe.object, name).context(name);
+        let field = |name: &str, offset: usize, size| (name.to_owned(), offset as u32, size);
+        let key = [
+            field("netns", offset_of!(Key, netns), 8),
+            field("what", offset_of!(Key, what), 8),
+            field("which", offset_of!(Key, which), 4),
+            field("detail", offset_of!(Key, detail), 2),
+            field("epoch", offset_of!(Key, epoch), 2),
+        ];
+        let sum = [field("count", offset_of!(Sum, count), 8), field("total", offset_of!(Sum, total), 8)];
+        assert_eq!((of("sum_key")?, of("sum")?), (key.to_vec(), sum.to_vec()), "{}", probe.name);
+        seen += 1;
+    }
+    assert!(seen > 0, "no probe adds up");
     Ok(())
 }
 

@@ -2,7 +2,9 @@
 //! harness. Tests run as root and in parallel; those that load the whole machine take turns.
 
 mod accounting;
+mod advice;
 mod bad_input;
+mod catalog;
 mod churn;
 mod clients;
 mod entities;
@@ -10,11 +12,13 @@ mod freshness;
 mod import_rules;
 mod kernel_tests;
 mod lab;
+mod latency;
 mod layout;
 mod observer;
 mod plugins;
 mod pods;
 mod prometheus;
+mod replay;
 mod sources;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -40,15 +40,9 @@ impl Observer {
         let probes = Probes::start(options, e, l, s, sink)?;
         let started_ns = now_ns();
         probes.set_wanted(&wanted.iter().map(|name| (*name).to_owned()).collect());
-        let observer = Self {
-            entities,
-            names: probe::kernel_names(),
-            batches,
-            loss,
-            status,
-            probes: Some(probes),
-            started_ns,
-        };
+        let names = probe::kernel_names();
+        names.symbols.wait();
+        let observer = Self { entities, names, batches, loss, status, probes: Some(probes), started_ns };
         for name in wanted {
             let status = observer.status(name);
             ensure!(

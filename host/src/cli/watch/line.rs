@@ -50,21 +50,26 @@ impl Line {
 impl Event {
     /// For people: the level in its colour, the rest as it is.
     pub fn text(&self, style: Style) -> String {
-        let text = self.fields.text();
-        let colour = match self.fields.severity {
-            0 => Colour::Green,
-            1 => Colour::Yellow,
-            _ => Colour::Red,
-        };
-        match text.split_once(' ') {
-            Some((level, rest)) => format!("{} {rest}", style.paint(colour, level)),
-            None => text,
-        }
+        event_text(&self.fields, style)
     }
 
     /// For programs: the server's own JSON, with fields that this version does not know.
     pub fn json(&self) -> String {
         ascii_json(self.line.trim()).into_owned()
+    }
+}
+
+/// An event for people: the level in its colour, the rest as it is.
+pub fn event_text(event: &EventLine, style: Style) -> String {
+    let text = event.text();
+    let colour = match event.severity {
+        0 => Colour::Green,
+        1 => Colour::Yellow,
+        _ => Colour::Red,
+    };
+    match text.split_once(' ') {
+        Some((level, rest)) => format!("{} {rest}", style.paint(colour, level)),
+        None => text,
     }
 }
 

@@ -13,6 +13,7 @@ use super::terminal::{self, Style};
 use super::{Output, server_address};
 use crate::address::Address;
 use follow::{Follower, Message};
+pub use line::event_text;
 
 mod filter;
 mod follow;

@@ -19,6 +19,8 @@ pub struct World {
     pub symbols: HashMap<u64, (&'static str, u32)>,
     /// Live entities.
     pub entities: Vec<EntityId>,
+    /// The one of them that is the node itself.
+    pub host: EntityId,
     /// When an entity was first seen; 0 for those not named here. The analyzer starts at 1.
     pub since: HashMap<EntityId, Timestamp>,
     /// Columns of each source.
@@ -35,6 +37,8 @@ struct Host {
     series: HashMap<(u32, EntityId, Vec<String>), u32>,
     /// Metric and value of each series number.
     values: Vec<(u32, f64)>,
+    /// Sum of the observations of each series number that is a histogram.
+    sums: HashMap<u32, f64>,
     events: Vec<Event>,
     apply_calls: u32,
     series_calls: u32,
@@ -50,12 +54,19 @@ pub fn enter(world: World, description: &Description) {
 }
 
 pub fn value(metric: &str, entity: EntityId, labels: &[&str]) -> Option<f64> {
-    HOST.with_borrow(|host| {
-        let metric = host.declared.iter().position(|(name, _)| name == metric)?;
+    HOST.with_borrow(|host| Some(host.values[host.find(metric, entity, labels)? as usize].1))
+}
+
+pub fn sum(metric: &str, entity: EntityId, labels: &[&str]) -> Option<f64> {
+    HOST.with_borrow(|host| host.sums.get(&host.find(metric, entity, labels)?).copied())
+}
+
+impl Host {
+    fn find(&self, metric: &str, entity: EntityId, labels: &[&str]) -> Option<u32> {
+        let metric = self.declared.iter().position(|(name, _)| name == metric)?;
         let labels = labels.iter().map(|&label| label.to_owned()).collect();
-        let id = host.series.get(&(u32::try_from(metric).ok()?, entity, labels))?;
-        Some(host.values[*id as usize].1)
-    })
+        self.series.get(&(u32::try_from(metric).ok()?, entity, labels)).copied()
+    }
 }
 
 pub fn set_table(source: &'static str, entity: EntityId, cells: Cells) {
@@ -95,6 +106,21 @@ pub mod metrics {
         })
     }
 
+    pub fn observe(series: &[u32], values: &[f64], counts: &[u64]) -> u32 {
+        HOST.with_borrow_mut(|host| {
+            host.apply_calls += 1;
+            let mut refused = 0;
+            for ((id, value), count) in series.iter().zip(values).zip(counts) {
+                match host.values.get_mut(*id as usize) {
+                    Some((_, seen)) => *seen += *count as f64,
+                    None => refused += 1,
+                }
+                *host.sums.entry(*id).or_default() += value * *count as f64;
+            }
+            refused
+        })
+    }
+
     pub fn apply(series: &[u32], values: &[f64]) -> u32 {
         HOST.with_borrow_mut(|host| {
             host.apply_calls += 1;
@@ -106,7 +132,10 @@ pub mod metrics {
                 };
                 match host.declared[*metric as usize].1.as_str() {
                     "counter" => *current += value,
-                    "histogram" => *current += 1.0,
+                    "histogram" => {
+                        *current += 1.0;
+                        *host.sums.entry(*id).or_default() += value;
+                    }
                     _ => *current = *value,
                 }
             }
@@ -133,7 +162,8 @@ pub mod entities {
     pub fn get(id: EntityId) -> Option<Entity> {
         HOST.with_borrow(|host| {
             let since = host.world.since.get(&id).copied().unwrap_or(0);
-            let (kind, name) = ("netns".to_owned(), format!("e{id}"));
+            let kind = if id == host.world.host { "host" } else { "netns" };
+            let (kind, name) = (kind.to_owned(), format!("e{id}"));
             let live = host.world.entities.contains(&id);
             live.then(|| Entity { id, kind, name, since, ..Entity::default() })
         })
@@ -150,7 +180,7 @@ pub mod entities {
 
 pub mod kernel {
     use super::HOST;
-    use crate::kernel::Symbol;
+    use crate::kernel::{Location, Symbol};
 
     pub fn drop_reason(code: u32) -> String {
         HOST.with_borrow(|host| name(host.world.drop_reasons.get(&code), code))
@@ -165,6 +195,19 @@ pub mod kernel {
             let (name, offset) = host.world.symbols.get(&address)?;
             Some(Symbol { name: (*name).to_owned(), offset: *offset })
         })
+    }
+
+    pub fn locate(address: u64) -> Option<Location> {
+        let Symbol { name, offset } = symbol_at(address)?;
+        Some(Location { symbol: name, module: String::new(), offset })
+    }
+
+    pub fn tcp_state(code: u32) -> String {
+        format!("STATE_{code}")
+    }
+
+    pub fn congestion_state(code: u32) -> String {
+        format!("STATE_{code}")
     }
 
     fn name(known: Option<&&str>, code: u32) -> String {

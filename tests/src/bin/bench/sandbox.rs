@@ -17,9 +17,10 @@ use inspector::entities::{Entities, Kind, Sighting};
 use inspector::events::{EventLog, Limits as EventLimits};
 use inspector::loss::{Loss, Lost, Stage};
 use inspector::metrics::{Budget, Metrics};
-use inspector::names::KernelNames;
+use inspector::names::{KernelNames, Reasons};
 use inspector::plugin::{Limits, Nouns, Options, Plugins};
 use inspector::status::{ProbeStatus, Status};
+use inspector::symbols::SymbolTable;
 use inspector_ebpf::record::FLAG_PACKET;
 use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
 use inspector_sdk::testing::{Harness, World, head, record, words};
@@ -172,6 +173,7 @@ impl Component {
         let nouns = Nouns {
             node: "bench".to_owned(),
             kernel: String::new(),
+            clock: Arc::default(),
             names: Arc::new(names()),
             columns: Arc::default(),
             metrics: Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss))),
@@ -181,7 +183,12 @@ impl Component {
             status: Arc::clone(&status),
         };
         let limits = Limits { memory_bytes: 16 << 20, deadline: Duration::from_secs(1) };
-        let options = Options { directories: vec![directory.path().to_owned()], cache: None, limits };
+        let options = Options {
+            directories: vec![directory.path().to_owned()],
+            disabled: Vec::new(),
+            cache: None,
+            limits,
+        };
         let plugins = Plugins::new(options, nouns)?;
         plugins.scan(&|_| {});
         wait::until("the plugin to run", || {
@@ -276,10 +283,11 @@ fn sighting(cookie: u64) -> Sighting {
 }
 
 fn names() -> KernelNames {
+    let drop = REASONS.iter().map(|(code, name)| (*code, (*name).to_owned())).collect();
+    let symbols = SYMBOLS.iter().map(|(address, name)| (*address, *name, ""));
     KernelNames {
-        drop_reasons: REASONS.iter().map(|(code, name)| (*code, (*name).to_owned())).collect(),
-        reset_reasons: HashMap::new(),
-        symbols: SYMBOLS.iter().map(|(address, name)| (*address, (*name).to_owned())).collect(),
+        reasons: Reasons { drop, ..Reasons::default() },
+        symbols: Arc::new(SymbolTable::of(symbols)),
     }
 }
 

@@ -88,8 +88,10 @@ impl Drop for Qemu {
 fn start(kernel: &Path, initramfs: &Path, console: File) -> Result<Child> {
     Command::new("qemu-system-x86_64")
         .args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "1024", "-smp", "2"])
-        .args(["-nographic", "-no-reboot", "-nic", "none", "-kernel"])
+        .args(["-nographic", "-no-reboot", "-kernel"])
         .arg(kernel)
+        // A network that leads nowhere: only the device's control queue is wanted.
+        .args(["-netdev", "user,id=nowhere,restrict=on", "-device", "virtio-net-pci,netdev=nowhere"])
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", COMMAND_LINE])

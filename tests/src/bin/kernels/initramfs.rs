@@ -13,10 +13,25 @@ use tempfile::NamedTempFile;
 use crate::stock::Kernel;
 
 /// The host's own tools that the lab runs, with the libraries that they load.
-const TOOLS: &[&str] = &["ip", "nft"];
+const TOOLS: &[&str] = &["ip", "nft", "tc"];
 
-/// What the lab needs and these kernels have as modules, in an order in which they load.
-const MODULES: &[&str] = &["libcrc32c", "nfnetlink", "nf_tables", "veth"];
+/// What the lab needs and these kernels have as modules or built in, in an order in which they load.
+const MODULES: &[&str] = &[
+    "libcrc32c",
+    "nfnetlink",
+    "nf_tables",
+    "veth",
+    "sch_tbf",
+    // The guest's own device, by way of PCI.
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+];
 
 /// Packs an initramfs for one kernel; `check` becomes its `/init`.
 ///
@@ -41,7 +56,7 @@ pub fn pack(kernel: &Kernel, agent: &Path, check: &Path, plugins: &Path) -> Resu
     }
     for (index, name) in MODULES.iter().enumerate() {
         // Loaded in the order of their names.
-        let to = root.join("modules").join(format!("{index}-{name}.ko"));
+        let to = root.join("modules").join(format!("{index:02}-{name}.ko"));
         add_module(&kernel.modules(), name, &to).with_context(|| format!("module {name}"))?;
     }
     archive(root)
@@ -73,7 +88,12 @@ fn which(name: &str) -> Result<PathBuf> {
 }
 
 fn add_module(modules: &Path, name: &str, to: &Path) -> Result<()> {
-    let file = find(modules, name)?.context("this kernel does not have it")?;
+    let Some(file) = find(modules, name)? else {
+        let builtin = fs::read_to_string(modules.with_file_name("modules.builtin"))?;
+        let is_it = |line: &str| Path::new(line).file_stem().is_some_and(|stem| stem == name);
+        ensure!(builtin.lines().any(is_it), "this kernel does not have it");
+        return Ok(());
+    };
     if file.extension().is_some_and(|extension| extension == "ko") {
         fs::copy(file, to)?;
         return Ok(());

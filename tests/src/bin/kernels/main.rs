@@ -22,6 +22,14 @@ use crate::stock::Kernel;
 /// Debian's meta packages, each with the newest kernel of a series.
 const SERIES: &[&str] = &["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd64"];
 
+/// What `kernel-check` looks for.
+const SIGNALS: &[&str] =
+    &["drop", "reset", "retransmission", "queue", "receive", "softirq", "virtio-command"];
+
+fn row<'a>(cells: impl Iterator<Item = &'a str>) -> String {
+    cells.map(|cell| format!("{cell:<15}")).collect()
+}
+
 fn main() -> Result<ExitCode> {
     let check = guest::built_check()?;
     let mut verdicts = Vec::new();
@@ -35,10 +43,9 @@ fn main() -> Result<ExitCode> {
         }
         verdicts.push(verdict);
     }
-    println!("{:<28} {:<10} {:<10} retransmission", "kernel", "drop", "reset");
+    println!("{:<28} {}", "kernel", row(SIGNALS.iter().copied()));
     for verdict in &verdicts {
-        let of = |signal| verdict.signal(signal);
-        println!("{:<28} {:<10} {:<10} {}", verdict.release, of("drop"), of("reset"), of("retransmission"));
+        println!("{:<28} {}", verdict.release, row(SIGNALS.iter().map(|signal| verdict.signal(signal))));
     }
     for verdict in &verdicts {
         println!("\n{}:", verdict.release);

@@ -21,7 +21,7 @@ fn a_datagram_to_a_closed_port_is_dropped_for_want_of_a_socket() -> Result<()> {
         check_head(&drop.head, KIND_DROP, 0)?;
         assert_eq!(drop.head.flags & (FLAG_PACKET | FLAG_DEVICE), FLAG_PACKET | FLAG_DEVICE);
         assert_eq!(observer.names.drop_reason(drop.reason), "NO_SOCKET");
-        let (symbol, _) = observer.names.symbol_at(drop.location).expect("a kernel function");
+        let symbol = observer.names.symbol_at(drop.location).expect("a kernel function").name;
         assert_eq!(symbol, function);
         assert_eq!(drop.count, 1);
         assert_eq!(drop.ifindex, eth0(&pair.server)?);
@@ -44,7 +44,7 @@ fn a_segment_that_nft_drops_is_dropped_by_netfilter() -> Result<()> {
         check_head(&drop.head, KIND_DROP, 0)?;
         assert_eq!(drop.head.flags & (FLAG_PACKET | FLAG_DEVICE), FLAG_PACKET | FLAG_DEVICE);
         assert_eq!(observer.names.drop_reason(drop.reason), "NETFILTER_DROP");
-        let (symbol, _) = observer.names.symbol_at(drop.location).expect("a kernel function");
+        let symbol = observer.names.symbol_at(drop.location).expect("a kernel function").name;
         assert!(symbol.starts_with("nft_do_chain"), "{symbol}");
         assert_eq!(drop.count, 1);
         assert_eq!(drop.ifindex, eth0(&pair.server)?);

@@ -1,15 +1,25 @@
 //! Promise: what the kernel did arrives, and every field of it is true. Each test makes the real
 //! thing happen between two namespaces, over IPv4 and IPv6.
 
+mod dns;
 mod drops;
+mod icmp;
+mod neighbours;
+mod qdiscs;
 mod resets;
 mod retransmissions;
+mod rx_latencies;
+mod socket_errors;
+mod socket_latencies;
+mod softirqs;
 mod states;
+mod tx_latencies;
 
 use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use inspector_ebpf::Head;
+use inspector_ebpf::sum::BOUNDS_NS;
 use inspector_tests::lab::Namespace;
 
 const TCP: u8 = 6;
@@ -49,4 +59,19 @@ fn eth0(namespace: &Namespace) -> Result<u32> {
     let link = namespace.ip("-o link show eth0")?;
     let number = link.split(':').next().unwrap_or_default();
     Ok(number.parse()?)
+}
+
+/// A sum's mean lies in its bucket, which the program chose and the mirror's bounds describe.
+fn check_bucket(bucket: u16, count: u64, total_ns: u64) -> Result<()> {
+    let bucket = usize::from(bucket);
+    ensure!(count > 0 && bucket <= BOUNDS_NS.len(), "bucket {bucket} of {count}");
+    let above = bucket.checked_sub(1).map_or(0, |below| count * BOUNDS_NS[below] + count);
+    let most = BOUNDS_NS.get(bucket).map_or(u64::MAX, |bound| count * bound);
+    ensure!((above..=most).contains(&total_ns), "{total_ns} ns of {count} are not in bucket {bucket}");
+    Ok(())
+}
+
+/// Text that is padded with zeros.
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
 }

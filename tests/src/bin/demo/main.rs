@@ -3,6 +3,9 @@
 //! Everything shown comes from the running product: event lines from `inspector watch`, metrics
 //! from a scrape before and after. A fault that Inspector does not see fails the demo. Whatever
 //! ends it, also Ctrl-C, the agent is stopped and the namespaces are deleted.
+//! Without the privileges for that it shows recorded traces instead, and says so ([`recorded`]).
+
+mod recorded;
 
 use std::io::{BufRead, BufReader, IsTerminal, Write as _};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -11,35 +14,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use inspector_tests::agent::{Agent, Settings, binary};
-use inspector_tests::lab::{Family, Namespace, Pair, faults};
+use inspector_tests::lab::{Family, Pair, end_in_order, faults};
 use inspector_tests::scrape::Scrape;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 
 /// Within this time a fault must be seen; in practice it takes a fraction of it.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 fn main() -> ExitCode {
-    // Blocked before any thread starts, so that only the waiting thread takes them.
-    let mut signals = SigSet::empty();
-    signals.extend([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-    if let Err(e) = signals.thread_block() {
-        eprintln!("cannot wait for signals: {e}");
-        return ExitCode::FAILURE;
-    }
     let started = Arc::<Mutex<Vec<u32>>>::default();
-    std::thread::spawn({
-        let started = Arc::clone(&started);
-        move || {
-            let Ok(signal) = signals.wait() else { return };
-            eprintln!("\n{signal}: cleaning up");
-            for pid in started.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                let _ =
-                    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-            }
-            Namespace::remove_own();
-            std::process::exit(130);
+    let to_end = Arc::clone(&started);
+    let ready = end_in_order(move || {
+        for pid in to_end.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
         }
     });
+    if let Err(e) = ready {
+        eprintln!("{e:#}");
+        return ExitCode::FAILURE;
+    }
     match demo(&started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -52,8 +45,8 @@ fn main() -> ExitCode {
 fn demo(started: &Mutex<Vec<u32>>) -> Result<()> {
     let style = Style { colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
     println!("{}\n", style.bold("Inspector demo: three real faults between two network namespaces"));
-    if !nix::unistd::geteuid().is_root() {
-        bail!("it makes network namespaces and loads eBPF programs: run it as root (sudo make demo)");
+    if let Some(obstacle) = recorded::obstacle() {
+        return recorded::demo(style, &obstacle);
     }
     let start = Instant::now();
     let pair = step("making two namespaces and a link between them", Pair::new)?;

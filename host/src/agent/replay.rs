@@ -1,0 +1,359 @@
+//! Runs plugins on a trace as the agent runs them on a kernel: the same sandbox, the same nouns,
+//! in the order and in the time of the recording. Everything happens on the calling thread, so that
+//! the same trace and the same plugins give the same output.
+//!
+//! Three things differ from the day of the recording: a batch is handed over as soon as it is
+//! there, whatever patience a plugin asks for; nothing is lost in a queue, since there is none; and
+//! a call may take [`DEADLINE`], so that a busy machine changes nothing.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use inspector_ebpf::PROBES;
+
+use crate::batch::Batch;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::entities::{Changes, Entities, Entity, EntityRow};
+use crate::events::{Event, EventLog};
+use crate::exposition::{Format, LabelNames, encode};
+use crate::identity::Identities;
+use crate::loss::Loss;
+use crate::metrics::Metrics;
+use crate::names::KernelNames;
+use crate::plugin::{self, Nouns, Player};
+use crate::status::{ProbeStatus, Status};
+use crate::symbols::Symbol;
+use crate::table::{Columns, Snapshot, Table};
+use crate::throttle;
+use crate::trace::{self, Damage, Entry, Frames, NoTrace};
+
+/// A plugin that takes longer is stuck.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// As in the agent: folded events are let out at least this often.
+const FLUSH_NS: u64 = 1_000_000_000;
+/// A damaged time must not make the clock tick for years.
+const LONGEST_PAUSE_NS: u64 = 24 * 3600 * 1_000_000_000;
+/// No agent has more sources.
+const MAX_SOURCES: usize = 256;
+
+/// Why nothing is replayed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another file.
+    #[error(transparent)]
+    NoTrace(#[from] NoTrace),
+    /// No WebAssembly, no analyzers.
+    #[error(transparent)]
+    Plugins(#[from] plugin::Error),
+    /// None of the components runs.
+    #[error("no analyzer runs{}", .0.iter().map(|why| format!("; {why}")).collect::<String>())]
+    NoPlugin(Vec<String>),
+}
+
+/// What came out, beside the events.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Series of all plugins, as Prometheus text.
+    pub metrics: String,
+    /// What could not be replayed, in words; empty if all was.
+    pub left_out: Vec<String>,
+    /// Plugins that ran, by name.
+    pub plugins: Vec<String>,
+    /// Records handed to plugins.
+    pub records: u64,
+}
+
+/// Replays a trace; `show` gets every event as it is emitted.
+///
+/// # Errors
+/// See [`Error`]; an error of `show` ends it too.
+pub fn run(
+    file: &[u8],
+    config: &Config,
+    mut show: impl FnMut(&Event) -> std::io::Result<()>,
+) -> Result<std::io::Result<Outcome>, Error> {
+    let mut frames = Frames::of(file)?.peekable();
+    let start = match frames.peek() {
+        Some(Ok(entries)) => match entries.first() {
+            Some(Entry::Start(start)) => Some(start.as_ref().clone()),
+            _ => None,
+        },
+        _ => None,
+    };
+    let symbols = all_symbols(file)?;
+    let mut stage = Stage::new(config, start.unwrap_or_else(unknown_start), symbols)?;
+    let mut ended = false;
+    for frame in frames {
+        match frame {
+            Ok(entries) => {
+                for entry in entries {
+                    ended |= matches!(entry, Entry::End(_));
+                    stage.play(entry);
+                    if let Err(closed) = stage.show(&mut show) {
+                        return Ok(Err(closed));
+                    }
+                }
+            }
+            Err(damage) => stage.damaged(&damage),
+        }
+    }
+    if !ended {
+        stage.left_out.push("the recording has no end: it was cut short".to_owned());
+    }
+    stage.finish();
+    if let Err(closed) = stage.show(&mut show) {
+        return Ok(Err(closed));
+    }
+    Ok(Ok(stage.outcome()))
+}
+
+/// What is believed of a trace whose first frame is damaged: every probe was there.
+fn unknown_start() -> trace::Start {
+    let up = |name: &str| trace::Probe { name: name.to_owned(), state: "up".into(), reason: String::new() };
+    let probes = PROBES.iter().map(|probe| up(probe.name)).collect();
+    trace::Start { node: "unknown".to_owned(), probes, ..trace::Start::default() }
+}
+
+/// Addresses mean the same all through one boot of a kernel.
+fn all_symbols(file: &[u8]) -> Result<std::collections::HashMap<u64, Symbol>, Error> {
+    let entries = Frames::of(file)?.flatten().flatten();
+    let symbols = entries.filter_map(|entry| match entry {
+        Entry::Symbols(symbols) => Some(symbols),
+        _ => None,
+    });
+    Ok(symbols.flatten().collect())
+}
+
+/// The agent's nouns and its plugins, in the time of the trace.
+struct Stage {
+    clock: Arc<Clock>,
+    entities: Arc<Entities>,
+    metrics: Arc<Metrics>,
+    events: Arc<EventLog>,
+    loss: Arc<Loss>,
+    node: String,
+    player: Player,
+    cursor: crate::events::Cursor,
+    /// When folded events are let out next.
+    flush_ns: u64,
+    /// Names of sources live as long as the process; there are few.
+    sources: BTreeMap<String, &'static str>,
+    /// Records of probes that this version does not know.
+    unknown: BTreeMap<String, u64>,
+    left_out: Vec<String>,
+    records: u64,
+}
+
+impl Stage {
+    fn new(
+        config: &Config,
+        start: trace::Start,
+        symbols: std::collections::HashMap<u64, Symbol>,
+    ) -> Result<Self, Error> {
+        let clock = Arc::new(Clock::of_replay());
+        clock.advance(start.at_ns);
+        let (entities, loss, status) =
+            (Arc::<Entities>::default(), Arc::<Loss>::default(), Arc::<Status>::default());
+        status.update().probes = start.probes.iter().map(probe_status).collect();
+        let metrics = Arc::new(Metrics::new(super::budget(config), Arc::clone(&entities), Arc::clone(&loss)));
+        let limits = super::event_limits(config);
+        let events = Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), &start.node));
+        let mut sources = BTreeMap::new();
+        let known = Columns::default();
+        for (name, columns) in &start.columns {
+            if let Some(source) = intern(&mut sources, name) {
+                known.learn(source, columns);
+            }
+        }
+        let nouns = Nouns {
+            node: start.node.clone(),
+            kernel: start.kernel.clone(),
+            clock: Arc::clone(&clock),
+            entities: Arc::clone(&entities),
+            names: Arc::new(KernelNames { reasons: start.reasons, symbols: Arc::new(symbols) }),
+            columns: Arc::new(known),
+            metrics: Arc::clone(&metrics),
+            events: Arc::clone(&events),
+            loss: Arc::clone(&loss),
+            status,
+        };
+        let options = super::plugin_options(config);
+        let limits = plugin::Limits { deadline: DEADLINE, ..options.limits };
+        let (player, refused) = Player::new(&plugin::Options { limits, ..options }, nouns)?;
+        let left_out: Vec<_> =
+            refused.iter().map(|refused| format!("{}: {}", refused.path.display(), refused.why)).collect();
+        if player.names().is_empty() {
+            return Err(Error::NoPlugin(left_out));
+        }
+        let (cursor, node) = (events.oldest(), start.node);
+        let (flush_ns, unknown, records) = (start.at_ns.saturating_add(FLUSH_NS), BTreeMap::new(), 0);
+        let stage = Self {
+            clock,
+            entities,
+            metrics,
+            events,
+            loss,
+            node,
+            player,
+            cursor,
+            flush_ns,
+            sources,
+            unknown,
+            left_out,
+            records,
+        };
+        Ok(stage)
+    }
+
+    fn play(&mut self, entry: Entry) {
+        match entry {
+            Entry::Start(_) | Entry::Symbols(_) => {}
+            Entry::Entities(entities) => self.entities(entities),
+            Entry::Batch(batch) => self.batch(batch),
+            Entry::Tables(tables) => self.tables(tables),
+            Entry::End(end) => self.advance(end.at_ns),
+        }
+    }
+
+    fn entities(&mut self, entities: trace::Entities) {
+        self.advance(entities.at_ns);
+        let rows = entities.rows.into_iter().map(entity_row).collect();
+        self.entities.replay(rows, &entities.forgotten, self.clock.now());
+        let (added, removed, forgotten) = (entities.added, entities.removed, entities.forgotten);
+        let changes = Changes { added, removed, forgotten };
+        if !changes.added.is_empty() || !changes.removed.is_empty() {
+            self.player.entities_changed(&changes);
+        }
+        self.metrics.remove_entities(&changes.forgotten);
+    }
+
+    fn batch(&mut self, batch: trace::Batch) {
+        self.advance(batch.now_ns);
+        let recorded = (usize::from(batch.stride) / 8).max(1);
+        let count = batch.words.len() / recorded;
+        let Some(probe) = PROBES.iter().find(|probe| probe.name == batch.probe) else {
+            *self.unknown.entry(batch.probe).or_default() += count as u64;
+            return;
+        };
+        let stride = usize::from(probe.stride) / 8;
+        // Fields are only ever appended: an older record lacks the last ones, a newer one has more.
+        let mut words = Vec::with_capacity(count.saturating_mul(stride));
+        for record in batch.words.chunks_exact(recorded) {
+            words.extend(record.iter().copied().chain(std::iter::repeat(0)).take(stride));
+        }
+        self.records += count as u64;
+        let (first_seq, lost, now_ns) = (batch.first_seq, batch.lost, batch.now_ns);
+        let batch = Batch { probe, count: count as u32, first_seq, lost, now_ns, words };
+        self.player.batch(&Arc::new(batch));
+    }
+
+    fn tables(&mut self, tables: trace::Tables) {
+        self.advance(tables.at_ns);
+        let mut snapshot = Snapshot::at(tables.at_ns);
+        for trace::Table { source, entity, numbers, strings } in tables.tables {
+            match intern(&mut self.sources, &source) {
+                Some(source) => snapshot.insert(entity, source, Table { numbers, strings }),
+                None => *self.unknown.entry("more sources than an agent has".to_owned()).or_default() += 1,
+            }
+        }
+        self.player.tick(&Arc::new(snapshot));
+    }
+
+    /// Moves the time on, letting out what was folded as the agent does once a second.
+    fn advance(&mut self, to_ns: u64) {
+        if to_ns.saturating_sub(self.clock.now_ns()) > LONGEST_PAUSE_NS {
+            self.flush_ns = to_ns;
+        }
+        while self.flush_ns <= to_ns {
+            self.clock.advance(self.flush_ns);
+            self.events.flush(self.clock.now());
+            self.flush_ns = self.flush_ns.saturating_add(FLUSH_NS);
+            if self.flush_ns == u64::MAX {
+                break;
+            }
+        }
+        self.clock.advance(to_ns);
+    }
+
+    fn finish(&mut self) {
+        let window = throttle::WINDOW.as_nanos() as u64;
+        self.advance(self.clock.now_ns().saturating_add(window + FLUSH_NS));
+        for (name, count) in std::mem::take(&mut self.unknown) {
+            self.left_out.push(format!("{count} records of {name:?}, which this version does not know"));
+        }
+        let lost = self.loss.all().into_iter().filter(|(_, _, count)| *count > 0);
+        let lost =
+            lost.map(|(stage, name, count)| format!("{count} lost at stage {} of {name}", stage.as_str()));
+        self.left_out.extend(lost);
+    }
+
+    fn show(&mut self, show: &mut impl FnMut(&Event) -> std::io::Result<()>) -> std::io::Result<()> {
+        let read = self.events.read(&mut self.cursor, usize::MAX);
+        read.events.iter().try_for_each(|event| show(event))
+    }
+
+    fn damaged(&mut self, damage: &Damage) {
+        self.left_out.push(damage.to_string());
+    }
+
+    fn outcome(self) -> Outcome {
+        let labels = LabelNames::default();
+        let mut identities = Identities::new(&self.entities, &self.node, &labels);
+        let mut metrics = Vec::new();
+        encode(&mut metrics, &self.metrics, &mut identities, Format::Text);
+        Outcome {
+            metrics: String::from_utf8_lossy(&metrics).into_owned(),
+            left_out: self.left_out,
+            plugins: self.player.names(),
+            records: self.records,
+        }
+    }
+}
+
+/// The name of a source as the tables want it.
+fn intern(known: &mut BTreeMap<String, &'static str>, name: &str) -> Option<&'static str> {
+    if let Some(known) = known.get(name) {
+        return Some(known);
+    }
+    if known.len() >= MAX_SOURCES {
+        return None;
+    }
+    let leaked: &'static str = Box::leak(name.to_owned().into_boxed_str());
+    known.insert(name.to_owned(), leaked);
+    Some(leaked)
+}
+
+fn probe_status(probe: &trace::Probe) -> (String, ProbeStatus) {
+    let schema = PROBES.iter().find(|known| known.name == probe.name).map_or(0, |known| known.schema);
+    let status = ProbeStatus {
+        name: probe.name.clone(),
+        state: probe.state.clone(),
+        reason: probe.reason.clone(),
+        schema,
+        produced: 0,
+        events: 0,
+        lost: 0,
+        hooks: Vec::new(),
+    };
+    (probe.name.clone(), status)
+}
+
+fn entity_row(e: trace::Entity) -> EntityRow {
+    let entity = Entity {
+        id: e.id,
+        kind: e.kind,
+        namespace: e.namespace,
+        name: e.name,
+        cookie: e.cookie,
+        inode: e.inode,
+        ips: e.ips,
+        pids: Vec::new(),
+        cgroup: String::new(),
+        path: PathBuf::new(),
+        since_ns: e.since_ns,
+    };
+    EntityRow { entity: Arc::new(entity), live: e.live }
+}

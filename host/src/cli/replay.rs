@@ -1,0 +1,138 @@
+//! `inspector replay`: runs plugins on a recorded trace, without a kernel and without root.
+
+use std::fmt::Write as _;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::terminal::{self, Style};
+use super::{Output, log, serve, watch};
+use crate::agent::replay::{self, Outcome};
+use crate::config::{Config, LogLevel};
+use crate::event_line::EventLine;
+use crate::events::Event;
+use crate::tracefile;
+
+/// Run analyzers on a recorded trace: the same events and metrics every time, without root
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  inspector replay fault.trace --plugin-dir target/plugins
+  inspector replay fault.trace -o json | jq -r 'select(.type) | .message'
+
+Prints the events, then the metrics as they stood at the end. Time is that of the recording. What
+cannot be replayed (a damaged part, a plugin that does not run) is told on standard error.
+
+Exit status: 0 if everything was replayed; 1 if something was left out or nothing could be done.")]
+pub struct Args {
+    /// Trace, as `inspector record` wrote it
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Folder of analyzers (*.wasm); may be repeated [default: /usr/lib/inspector/plugins]
+    #[arg(long = "plugin-dir", value_name = "DIR")]
+    plugin_dirs: Vec<PathBuf>,
+    /// Configuration file, for the limits of plugins and their cache
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// How to print it: lines of text, or one JSON object per line
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Output,
+}
+
+/// Replays a file and prints what the plugins say of it.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut config = match &args.config {
+        Some(file) => serve::read_config(file)?,
+        None => {
+            let mut config = Config::default();
+            // A person who replays a file does not expect others to be written.
+            config.plugins.cache_dir = PathBuf::new();
+            config
+        }
+    };
+    if !args.plugin_dirs.is_empty() {
+        config.plugins.directories.clone_from(&args.plugin_dirs);
+    }
+    config.log.level = config.log.level.min(LogLevel::Warn);
+    log::start(&config.log);
+    let file = tracefile::read(&args.file)?;
+    let style = Style::of_stdout();
+    let outcome = replay::run(&file, &config, |event| show(event, args.output, style))
+        .map_err(|e| anyhow::anyhow!("cannot replay {}: {e}", args.file.display()))??;
+    match args.output {
+        Output::Text => print_metrics(&outcome)?,
+        Output::Json => outcome.metrics.lines().filter_map(sample).try_for_each(|s| print_json(&s))?,
+    }
+    for left_out in &outcome.left_out {
+        terminal::complain(&format!("left out: {left_out}"));
+    }
+    Ok(if outcome.left_out.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn show(event: &Event, output: Output, style: Style) -> io::Result<()> {
+    match output {
+        Output::Text => terminal::print_line(&watch::event_text(&EventLine::of(event), style)),
+        Output::Json => terminal::print_line(&terminal::ascii_json(event.json_line().trim_end())),
+    }
+}
+
+fn print_metrics(outcome: &Outcome) -> io::Result<()> {
+    terminal::print_line("")?;
+    outcome.metrics.lines().try_for_each(terminal::print_line)
+}
+
+fn print_json(value: &serde_json::Value) -> io::Result<()> {
+    terminal::print_line(&terminal::ascii_json(&value.to_string()))
+}
+
+/// A line `name{label="value",…} number` as JSON; none for a comment.
+fn sample(line: &str) -> Option<serde_json::Value> {
+    let (name, rest) = line.split_at_checked(line.find(['{', ' '])?)?;
+    let mut labels = serde_json::Map::new();
+    let mut rest = rest.strip_prefix('{').filter(|_| name != "#")?;
+    while !rest.starts_with('}') {
+        let (label, text) = rest.trim_start_matches(',').split_once("=\"")?;
+        let (value, behind) = unquoted(text)?;
+        labels.insert(label.to_owned(), value.into());
+        rest = behind;
+    }
+    // JSON has no infinity: the number stays text then.
+    let text = rest.strip_prefix("} ")?;
+    let number = text.parse::<f64>().ok().and_then(serde_json::Number::from_f64);
+    let value = number.map_or_else(|| text.into(), serde_json::Value::Number);
+    Some(json!({ "metric": name, "labels": labels, "value": value }))
+}
+
+/// The text up to its closing quote, and what follows.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut chars = text.char_indices();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => match chars.next()?.1 {
+                'n' => value.push('\n'),
+                other => value.push(other),
+            },
+            _ => value.write_char(c).ok()?,
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_is_json_with_its_labels() {
+        let line = r#"x_total{pod="a\"b\\",le="+Inf"} 3"#;
+        let expected =
+            json!({ "metric": "x_total", "labels": { "pod": "a\"b\\", "le": "+Inf" }, "value": 3.0 });
+        assert_eq!(sample(line), Some(expected));
+        assert_eq!(sample("# HELP x_total {y} 3"), None);
+        assert_eq!(sample(r#"x{a="b"} +Inf"#).expect("a sample")["value"], "+Inf");
+    }
+}

@@ -1,0 +1,116 @@
+//! Runs plugins on the calling thread, one after the other in the order of their names: what a
+//! replay needs to give the same output every time. Each is the same `worker` as in the agent,
+//! without its thread and without a queue.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::cache::Cache;
+use super::inbox::{Inbox, Work};
+use super::sandbox::Sandbox;
+use super::worker::Worker;
+use super::{Context, Error, Nouns, Options, folder, prepare};
+use crate::batch::Batch;
+use crate::entities::Changes;
+use crate::loss::Stage;
+use crate::table::Snapshot;
+
+/// A component that does not take part.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its file, or the directory that cannot be read.
+    pub path: PathBuf,
+    /// Why.
+    pub why: String,
+}
+
+/// Plugins of one replay.
+pub struct Player {
+    workers: Vec<Worker>,
+    /// Owns the thread that counts epochs.
+    _sandbox: Sandbox,
+}
+
+impl Player {
+    /// Starts every component of the directories, and says which ones cannot take part.
+    ///
+    /// # Errors
+    /// The host refuses what wasmtime needs (executable memory).
+    pub fn new(options: &Options, nouns: Nouns) -> Result<(Self, Vec<Refused>), Error> {
+        let sandbox = Sandbox::new().map_err(Error)?;
+        let cache = Cache::new(options.cache.as_deref());
+        let context = Arc::new(Context { nouns, epochs: Arc::clone(&sandbox.epochs) });
+        let mut refused = Vec::new();
+        let mut workers: Vec<Worker> = Vec::new();
+        for path in files(options, &mut refused) {
+            let prepared = folder::read(&path)
+                .map_err(prepare::Error::from)
+                .and_then(|file| prepare::prepare(&sandbox, &cache, &file));
+            let worker = prepared.map_err(|e| e.to_string()).and_then(|prepared| {
+                let name = prepared.description.name.clone();
+                if workers.iter().any(|other| other.name() == name) {
+                    return Err(format!("plugin {name} already runs from another file"));
+                }
+                let inbox = Arc::new(Inbox::new(context.loss.cell(Stage::Queue, &name)));
+                let mut worker = Worker::new(prepared, inbox, Arc::clone(&context), options.limits);
+                worker.instantiate().map(|()| worker)
+            });
+            match worker {
+                Ok(worker) => workers.push(worker),
+                Err(why) => refused.push(Refused { path, why }),
+            }
+        }
+        workers.sort_by(|a, b| a.name().cmp(b.name()));
+        Ok((Self { workers, _sandbox: sandbox }, refused))
+    }
+
+    /// Names of those that run.
+    pub fn names(&self) -> Vec<String> {
+        self.workers.iter().map(|worker| worker.name().to_owned()).collect()
+    }
+
+    /// Hands a batch to each plugin that subscribes to its probe.
+    pub fn batch(&mut self, batch: &Arc<Batch>) {
+        for worker in &mut self.workers {
+            if !worker.wants(batch.probe.id) {
+                continue;
+            }
+            worker.digest(Work::Idle);
+            if worker.is_running() {
+                worker.digest(Work::Batch(Arc::clone(batch), batch.lost));
+            } else {
+                worker.miss(batch);
+            }
+        }
+    }
+
+    /// Tells every plugin that a new snapshot is there.
+    pub fn tick(&mut self, snapshot: &Arc<Snapshot>) {
+        self.each(|| Work::Tick(Arc::clone(snapshot)));
+    }
+
+    /// Tells every plugin which entities came and went.
+    pub fn entities_changed(&mut self, changes: &Changes) {
+        self.each(|| Work::Entities(changes.added.clone(), changes.removed.clone()));
+    }
+
+    fn each(&mut self, work: impl Fn() -> Work) {
+        for worker in &mut self.workers {
+            worker.digest(Work::Idle);
+            worker.digest(work());
+        }
+    }
+}
+
+/// Every component, each once, by path.
+fn files(options: &Options, refused: &mut Vec<Refused>) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    for directory in &options.directories {
+        match folder::list(directory) {
+            Ok(files) => found.extend(files.into_iter().map(|(path, _)| path)),
+            Err(e) => refused.push(Refused { path: directory.clone(), why: e.to_string() }),
+        }
+    }
+    found
+}

@@ -1,0 +1,176 @@
+//! Where the time of packets goes inside of this node: queues, drivers, the kernel's own paths.
+//!
+//! - [`transmit`]: packets on their way out, and what drivers refuse.
+//! - [`receive`]: segments on their way in.
+//! - [`queue`]: what goes through queueing disciplines.
+//!
+//! Its probes see every packet, so it is off in the shipped configuration. Counters and histograms
+//! come from sums and are exact; events come from records, which the probes limit.
+
+pub mod queue;
+pub mod receive;
+pub mod transmit;
+
+use std::time::Duration;
+
+use inspector_sdk::budget::{Budget, HeldBack};
+use inspector_sdk::probes::sum::{bounds_seconds, is_above};
+use inspector_sdk::probes::{Qdisc, RxLatency, TxLatency};
+use inspector_sdk::totals::Totals;
+use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, MetricDecl, Timestamp};
+
+use crate::queue::Queues;
+use crate::receive::Receive;
+use crate::transmit::Transmit;
+
+/// Above it, a time is slow in the words of the contract.
+pub const SLOW_NS: u64 = 10_000_000;
+/// Above it, it has names of its own there.
+pub const VERY_SLOW_NS: u64 = 100_000_000;
+
+/// Events shown one by one, per entity and second.
+const DETAILS: u32 = 100;
+
+/// A total of the contract, as an index of [`TOTALS`].
+#[derive(Debug, Clone, Copy)]
+enum Total {
+    TxSlow,
+    TxVerySlow,
+    RxSlow,
+    RxVerySlow,
+    QdiscVerySlow,
+    DriverVerySlow,
+}
+
+/// The metrics of the contract.
+const TOTALS: [(&str, &str); 6] = [
+    (
+        "inspector_pod_kernellatency_txslow",
+        "Packets that took more than 10 ms from TCP's sending (others: from the device's queue) to the driver \
+         (tracepoints net_dev_queue and net_dev_start_xmit).",
+    ),
+    ("inspector_pod_kernellatency_txslow100ms", "Of these, those that took more than 100 ms."),
+    (
+        "inspector_pod_kernellatency_rxslow",
+        "TCP segments that took more than 10 ms from the device to their socket (tracepoints netif_receive_skb \
+         and tcp_probe).",
+    ),
+    ("inspector_pod_kernellatency_rxslow100ms", "Of these, those that took more than 100 ms."),
+    (
+        "inspector_pod_netiftxlat_qdiscslow100ms",
+        "Packets that waited for more than 100 ms in a device's queue (tracepoints net_dev_queue to \
+         net_dev_start_xmit).",
+    ),
+    (
+        "inspector_pod_netiftxlat_netdevslow100ms",
+        "Packets that were with a driver for more than 100 ms (tracepoints net_dev_start_xmit to net_dev_xmit).",
+    ),
+];
+
+/// The analyzer.
+#[derive(Debug)]
+pub struct Latency {
+    transmit: Transmit,
+    receive: Receive,
+    queues: Queues,
+    told: Told,
+}
+
+/// What all parts write to.
+#[derive(Debug)]
+pub struct Told {
+    totals: Totals<6>,
+    budget: Budget,
+    /// By kind of event.
+    held_back: HeldBack<&'static str>,
+}
+
+inspector_sdk::export!(Latency with ticker, entity_watch, snapshot);
+
+impl Analyzer for Latency {
+    fn describe() -> Description {
+        let description = Description::new(
+            "latency",
+            env!("CARGO_PKG_VERSION"),
+            "Time of packets in queues, drivers and the kernel's own paths",
+        );
+        let description = description.tick_every(Duration::from_secs(1));
+        let description = TOTALS.iter().fold(description, |description, (name, help)| {
+            description.metric(MetricDecl::unknown(name, help))
+        });
+        queue::describe(receive::describe(transmit::describe(description)))
+    }
+
+    fn init(_: &InitArgs) -> Result<Self, Error> {
+        let told = Told {
+            totals: Totals::declared(TOTALS.map(|(name, _)| name))?,
+            budget: Budget::per_second(DETAILS),
+            held_back: HeldBack::default(),
+        };
+        Ok(Self { transmit: Transmit::new()?, receive: Receive::new()?, queues: Queues::new()?, told })
+    }
+
+    fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        let now = batch.now;
+        batch.events::<TxLatency>().for_each(|packet| self.transmit.take(packet, now, &mut self.told));
+        batch.events::<RxLatency>().for_each(|segment| self.receive.take(segment, now, &mut self.told));
+        batch.events::<Qdisc>().for_each(|sum| self.queues.take(sum));
+        self.told.totals.publish();
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        for (entity, kind, n) in self.told.held_back.take() {
+            let mut event = Event::new(kind, now).entity(entity).attr("count", n);
+            event.message = format!("{n} more whose details are not shown");
+            event.emit();
+        }
+        self.told.totals.publish();
+    }
+
+    fn added(&mut self, ids: &[EntityId]) {
+        self.told.totals.start(ids);
+        self.told.totals.publish();
+    }
+
+    fn removed(&mut self, ids: &[EntityId]) {
+        self.told.totals.forget(ids);
+        self.told.budget.forget(ids);
+    }
+
+    fn save(&self) -> Vec<u8> {
+        self.told.totals.save()
+    }
+
+    fn restore(&mut self, _: &str, state: &[u8]) -> Result<(), Error> {
+        self.told.totals.restore(state)
+    }
+}
+
+impl Told {
+    /// Counts `n` of one bucket in a total if they are above its bound.
+    fn count(&mut self, entity: EntityId, total: Total, bucket: u16, bound_ns: u64, n: u64) {
+        if is_above(bucket, bound_ns) {
+            self.totals.add(entity, total as usize, n);
+        }
+    }
+
+    /// Sends an event if its entity has budget, else counts it for the next tick.
+    fn emit(&mut self, entity: EntityId, kind: &'static str, now: Timestamp, event: impl FnOnce() -> Event) {
+        if self.budget.take(entity, now) {
+            event().emit();
+        } else {
+            self.held_back.add(entity, kind, 1);
+        }
+    }
+}
+
+/// Buckets of the histograms: some entities have several, so not every bound of the sums.
+fn buckets() -> Vec<f64> {
+    bounds_seconds(10_000, 1_000_000_000, true)
+}
+
+/// A duration for people.
+fn milliseconds(ns: u64) -> String {
+    format!("{:.3}", ns as f64 / 1e6)
+}

@@ -1,0 +1,64 @@
+//! TCP segments on their way from a device to their socket.
+
+use inspector_sdk::metrics::Histogram;
+use inspector_sdk::probes::RxLatency;
+use inspector_sdk::probes::rx_latency::KIND_SUM;
+use inspector_sdk::probes::sum::mean_seconds;
+use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp, flow};
+
+use crate::{SLOW_NS, Told, Total, VERY_SLOW_NS, buckets, milliseconds};
+
+const LATENCY: &str = "inspector_receive_latency_seconds";
+const SLOW: &str = "RXKERNEL_SLOW";
+
+/// The histogram of segments on their way in.
+#[derive(Debug)]
+pub struct Receive {
+    latency: Histogram,
+}
+
+/// Declares what is told of segments on their way in.
+pub fn describe(description: Description) -> Description {
+    let latency = MetricDecl::histogram(
+        LATENCY,
+        "Time of TCP segments from the last device until their established connection processes them, \
+         from tracepoints netif_receive_skb and tcp_probe.",
+        &buckets(),
+    );
+    description
+        .probe::<RxLatency>()
+        .metric(latency)
+        .event(SLOW, "A TCP segment took more than 10 ms from the device to its socket.")
+}
+
+impl Receive {
+    /// Their state; the metrics must be declared.
+    ///
+    /// # Errors
+    /// A metric that is not declared.
+    pub fn new() -> Result<Self, Error> {
+        Ok(Self { latency: Histogram::declared(LATENCY)? })
+    }
+
+    /// Counts a sum; shows a slow one, which is in a sum as well.
+    pub fn take(&mut self, segment: &RxLatency, now: Timestamp, told: &mut Told) {
+        let (entity, n) = (segment.head.entity, segment.count);
+        if segment.head.kind != KIND_SUM {
+            return told.emit(entity, SLOW, now, || event(segment));
+        }
+        told.count(entity, Total::RxSlow, segment.bucket, SLOW_NS, n);
+        told.count(entity, Total::RxVerySlow, segment.bucket, VERY_SLOW_NS, n);
+        self.latency.observe_times(entity, (), mean_seconds(n, segment.duration_ns), n);
+    }
+}
+
+fn event(segment: &RxLatency) -> Event {
+    let event = Event::new(SLOW, segment.head.ts_ns).flow(&segment.head);
+    let key = format!("{SLOW} {} {}", segment.head.entity, event.message);
+    event
+        .severity(Severity::Warning)
+        .say("state", flow::tcp_state(segment.head.tcp_state))
+        .fact("duration_ms", milliseconds(segment.duration_ns))
+        .fact("length", segment.length)
+        .dedup_key(key)
+}

@@ -1,0 +1,62 @@
+//! The link: hosts on it that do not answer or change their address, and ICMP errors that this node
+//! sends.
+//!
+//! - [`neighbour`]: ARP and neighbour discovery.
+//! - [`icmp`]: what this node refuses, and whom it tells.
+//!
+//! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
+
+pub mod icmp;
+pub mod neighbour;
+
+use std::time::Duration;
+
+use inspector_sdk::budget::Shown;
+use inspector_sdk::probes::{Icmp, Neighbour};
+use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp};
+
+use crate::icmp::Errors;
+use crate::neighbour::Neighbours;
+
+/// Events shown one by one, per entity and second.
+const DETAILS: u32 = 100;
+
+/// The analyzer.
+#[derive(Debug)]
+pub struct Link {
+    neighbours: Neighbours,
+    errors: Errors,
+    shown: Shown,
+}
+
+inspector_sdk::export!(Link with ticker, entity_watch);
+
+impl Analyzer for Link {
+    fn describe() -> Description {
+        let description = Description::new(
+            "link",
+            env!("CARGO_PKG_VERSION"),
+            "Hosts on the link that do not answer, changed link-layer addresses, ICMP errors sent",
+        );
+        icmp::describe(neighbour::describe(description.tick_every(Duration::from_secs(1))))
+    }
+
+    fn init(_: &InitArgs) -> Result<Self, Error> {
+        Ok(Self { neighbours: Neighbours::new()?, errors: Errors::new()?, shown: Shown::per_second(DETAILS) })
+    }
+
+    fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        let now = batch.now;
+        batch.events::<Neighbour>().for_each(|n| self.neighbours.take(n, now, &mut self.shown));
+        batch.events::<Icmp>().for_each(|error| self.errors.take(error, now, &mut self.shown));
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        self.shown.tick(now);
+    }
+
+    fn removed(&mut self, ids: &[EntityId]) {
+        self.shown.forget(ids);
+    }
+}

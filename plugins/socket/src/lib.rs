@@ -1,0 +1,83 @@
+//! Sockets: what they are told went wrong, what they have no room for, and applications that are
+//! slow to read or whose sends block.
+//!
+//! - [`trouble`]: errors and full buffers.
+//! - [`latency`]: reads and sends.
+//! - [`totals`]: the sums behind the metrics whose names are a contract.
+//!
+//! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
+
+mod latency;
+mod totals;
+mod trouble;
+
+use std::time::Duration;
+
+use inspector_sdk::budget::Shown;
+use inspector_sdk::probes::{SocketError, SocketLatency};
+use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp, entities};
+
+use crate::latency::Latencies;
+use crate::trouble::Troubles;
+
+/// Events shown one by one, per entity and second.
+const DETAILS: u32 = 100;
+
+/// The analyzer.
+#[derive(Debug)]
+pub struct Socket {
+    troubles: Troubles,
+    latencies: Latencies,
+    shown: Shown,
+}
+
+inspector_sdk::export!(Socket with ticker, entity_watch, snapshot);
+
+impl Analyzer for Socket {
+    fn describe() -> Description {
+        let description = Description::new(
+            "socket",
+            env!("CARGO_PKG_VERSION"),
+            "Errors and full buffers of sockets, slow readers and blocked sends",
+        );
+        latency::describe(trouble::describe(description.tick_every(Duration::from_secs(1))))
+    }
+
+    fn init(_: &InitArgs) -> Result<Self, Error> {
+        Ok(Self {
+            troubles: Troubles::new()?,
+            latencies: Latencies::new()?,
+            shown: Shown::per_second(DETAILS),
+        })
+    }
+
+    fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
+        let now = batch.now;
+        batch.events::<SocketError>().for_each(|error| self.troubles.take(error, now, &mut self.shown));
+        batch.events::<SocketLatency>().for_each(|one| self.latencies.take(one, now, &mut self.shown));
+        self.latencies.publish();
+        Ok(())
+    }
+
+    fn tick(&mut self, now: Timestamp) {
+        self.shown.tick(now);
+        self.latencies.bound(entities::all);
+    }
+
+    fn added(&mut self, ids: &[EntityId]) {
+        self.latencies.start(ids);
+    }
+
+    fn removed(&mut self, ids: &[EntityId]) {
+        self.shown.forget(ids);
+        self.latencies.forget(ids);
+    }
+
+    fn save(&self) -> Vec<u8> {
+        self.latencies.save()
+    }
+
+    fn restore(&mut self, _: &str, state: &[u8]) -> Result<(), Error> {
+        self.latencies.restore(state)
+    }
+}

@@ -1,0 +1,276 @@
+//! Datagrams, routes and fragments.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, UdpHeader};
+use inspector_tests::lab::puppet;
+use inspector_tests::lab::wire::Wire;
+use inspector_tests::lab::{Family, Namespace, Pair, faults};
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::tcp::sysctl;
+use crate::{Held, Workload};
+
+const V4: Family = Family::V4;
+
+/// An address that nobody has; with [`through_the_server`] the client's packets for it arrive there.
+const BEYOND: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+
+pub const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "datagrams that arrive, and one where nobody listens",
+        moves: &["udpindatagrams", "udpoutdatagrams", "udpnoports"],
+        run: |pair| {
+            let server = receiver(pair)?;
+            faults::send_udp(&pair.client, server.local_addr()?, 3, 10)?;
+            // They count when they are read.
+            server.recv(&mut [0; 10])?;
+            faults::send_udp(&pair.client, pair.server_at(V4, faults::CLOSED_PORT), 1, 10)?;
+            Ok(Box::new(server))
+        },
+    },
+    Workload {
+        name: "datagrams that nobody reads",
+        moves: &["udpinerrors", "udprcvbuferrors"],
+        run: |pair| {
+            let server = receiver(pair)?;
+            setsockopt(&server, sockopt::RcvBuf, &2304)?;
+            faults::send_udp(&pair.client, server.local_addr()?, 50, 500)?;
+            Ok(Box::new(server))
+        },
+    },
+    Workload {
+        name: "datagrams faster than the link",
+        moves: &[
+            "udpsndbuferrors",
+            "ipoutdiscards",
+            "qdiscbytes",
+            "qdiscpackets",
+            "qdiscqlen",
+            "qdiscbacklog",
+            "qdiscoverlimits",
+        ],
+        run: |pair| {
+            pair.client.ip("link set eth0 txqueuelen 1000")?;
+            tc(&pair.client, "qdisc replace dev eth0 root tbf rate 16kbit burst 2kb latency 20s")?;
+            let to = pair.server_at(V4, faults::CLOSED_PORT);
+            pair.client.run(|| flood(to, 8192))
+        },
+    },
+    Workload {
+        name: "a queueing discipline that is full",
+        moves: &["qdiscdrops"],
+        run: |pair| {
+            tc(&pair.client, "qdisc replace dev eth0 root tbf rate 64kbit burst 2kb limit 4kb")?;
+            let to = pair.server_at(V4, faults::CLOSED_PORT);
+            pair.client.run(|| flood(to, 1 << 20))
+        },
+    },
+    Workload {
+        name: "crafted: a damaged datagram",
+        moves: &["udpincsumerrors"],
+        run: |pair| {
+            let server = receiver(pair)?;
+            let mut udp = UdpHeader::without_ipv4_checksum(9, server.local_addr()?.port(), 4)?;
+            udp.checksum = 0xdead;
+            send(pair, |_| Ok((IpNumber::UDP, [&udp.to_bytes()[..], b"data"].concat())))?;
+            Ok(Box::new(server))
+        },
+    },
+    Workload {
+        name: "a broadcast that nobody wants",
+        moves: &["udpignoredmulti"],
+        run: |pair| {
+            pair.client.run(|| {
+                let socket = UdpSocket::bind(("10.9.0.1", 0))?;
+                socket.set_broadcast(true)?;
+                socket.send_to(b"anybody?", ("10.9.0.255", 4999))?;
+                Ok(())
+            })?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "forwarding switched over",
+        moves: &["ipforwarding"],
+        run: |pair| {
+            // A new namespace has the setting of the host.
+            let path = "/proc/sys/net/ipv4/ip_forward";
+            let now = pair.server.run(|| Ok(std::fs::read_to_string(path)?))?;
+            sysctl(&pair.server, "net/ipv4/ip_forward", if now.trim() == "0" { "1" } else { "0" })?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "a router without a route",
+        moves: &["ipinnoroutes"],
+        run: |pair| {
+            sysctl(&pair.server, "net/ipv4/ip_forward", "1")?;
+            through_the_server(pair)?;
+            datagram(&pair.client, (BEYOND, 9).into(), 64, 10)
+        },
+    },
+    Workload {
+        name: "a router that does not forward",
+        moves: &["ipinaddrerrors"],
+        run: |pair| {
+            sysctl(&pair.server, "net/ipv4/ip_forward", "0")?;
+            through_the_server(pair)?;
+            datagram(&pair.client, (BEYOND, 9).into(), 64, 10)
+        },
+    },
+    Workload {
+        name: "a router that forwards, a packet at its last hop, and one too big",
+        moves: &["ipforwdatagrams", "ipinhdrerrors", "ipfragfails"],
+        run: forward,
+    },
+    Workload {
+        name: "a large datagram",
+        moves: &["ipfragoks", "ipfragcreates", "ipreasmreqds", "ipreasmoks"],
+        run: |pair| {
+            let server = receiver(pair)?;
+            faults::send_udp(&pair.client, server.local_addr()?, 1, 4000)?;
+            Ok(Box::new(server))
+        },
+    },
+    Workload {
+        name: "fragments that never arrive",
+        moves: &["ipreasmtimeout", "ipreasmfails"],
+        run: |pair| {
+            sysctl(&pair.server, "net/ipv4/ipfrag_time", "1")?;
+            pair.server.nft(
+                "add table ip lab; add chain ip lab pre { type filter hook prerouting priority -500; }; \
+                 add rule ip lab pre ip frag-off & 0x1fff != 0 drop",
+            )?;
+            faults::send_udp(&pair.client, pair.server_at(V4, 9), 1, 4000)?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "crafted: a protocol that nobody knows",
+        moves: &["ipinunknownprotos"],
+        run: |pair| {
+            send(pair, |_| Ok((IpNumber(253), b"what?".to_vec())))?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "crafted: a packet shorter than it says",
+        moves: &["ipintruncatedpkts"],
+        run: |pair| {
+            send(pair, |ip| {
+                ip.total_len += 100;
+                Ok((IpNumber::UDP, b"short".to_vec()))
+            })?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "no route from here",
+        moves: &["ipoutnoroutes"],
+        run: |pair| {
+            pair.client.run(|| {
+                let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+                match socket.send_to(b"x", ("203.0.113.1", 9)) {
+                    Err(error) if error.raw_os_error() == Some(libc::ENETUNREACH) => Ok(()),
+                    other => bail!("{other:?}"),
+                }
+            })?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "another default TTL",
+        moves: &["ipdefaultttl"],
+        run: |pair| {
+            sysctl(&pair.client, "net/ipv4/ip_default_ttl", "65")?;
+            Ok(Box::new(()))
+        },
+    },
+];
+
+/// Runs `tc` in a namespace.
+pub fn tc(at: &Namespace, args: &str) -> Result<()> {
+    inspector_tests::lab::run("tc", &format!("-n {} {args}", at.name())).map(drop)
+}
+
+fn receiver(pair: &Pair) -> Result<UdpSocket> {
+    pair.server.run(|| Ok(UdpSocket::bind((pair.server_ip(V4), 0))?))
+}
+
+/// Sends without waiting until the socket's buffer of `buffer` bytes or the queue is full.
+fn flood(to: SocketAddr, buffer: usize) -> Result<Held> {
+    let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+    setsockopt(&socket, sockopt::SndBuf, &buffer)?;
+    socket.set_nonblocking(true)?;
+    for _ in 0..100 {
+        // Full is what is wanted.
+        let _ = socket.send_to(&[0; 1000], to);
+    }
+    Ok(Box::new(socket))
+}
+
+fn through_the_server(pair: &Pair) -> Result<()> {
+    pair.client.ip("route add 10.77.0.0/16 via 10.9.0.2").map(drop)
+}
+
+/// One datagram with a TTL, never fragmented by the sender.
+fn datagram(from: &Namespace, to: SocketAddr, ttl: u32, length: usize) -> Result<Held> {
+    from.run(|| {
+        let socket = UdpSocket::bind(("0.0.0.0", 0))?;
+        socket.set_ttl(ttl)?;
+        let probe = libc::IP_PMTUDISC_PROBE;
+        // SAFETY: a pointer to a live integer with its size.
+        unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                (&raw const probe).cast(),
+                size_of::<i32>() as libc::socklen_t,
+            );
+        }
+        socket.send_to(&vec![0; length], to)?;
+        std::thread::sleep(Duration::from_millis(20));
+        Ok(())
+    })?;
+    Ok(Box::new(()))
+}
+
+/// The server as a router, with a network of 600-byte packets behind it.
+fn forward(pair: &Pair) -> Result<Held> {
+    sysctl(&pair.server, "net/ipv4/ip_forward", "1")?;
+    through_the_server(pair)?;
+    pair.server.ip("link add br1 type bridge")?;
+    pair.server.ip("link set br1 mtu 600 up")?;
+    pair.server.ip("addr add 10.77.0.254/16 dev br1")?;
+    pair.server.ip("neigh add 10.77.0.1 lladdr 02:00:00:00:00:01 dev br1 nud permanent")?;
+    datagram(&pair.client, (BEYOND, 9).into(), 64, 10)?;
+    datagram(&pair.client, (BEYOND, 9).into(), 1, 10)?;
+    datagram(&pair.client, (BEYOND, 9).into(), 64, 1000)
+}
+
+/// An echo request with a wrong checksum.
+pub fn damaged_ping(pair: &Pair) -> Result<()> {
+    send(pair, |_| Ok((IpNumber::ICMP, vec![8, 0, 0xde, 0xad, 0, 1, 0, 1])))
+}
+
+/// Puts one IPv4 packet on the client's link; `make` may spoil its header, and says what it holds.
+fn send(pair: &Pair, make: impl FnOnce(&mut Ipv4Header) -> Result<(IpNumber, Vec<u8>)>) -> Result<()> {
+    let (wire, server) = (Wire::open(&pair.client, "eth0")?, Wire::open(&pair.server, "eth0")?);
+    let IpAddr::V4(to) = pair.server_ip(V4) else { bail!("a pair has IPv4") };
+    let mut ip = Ipv4Header::new(0, 64, IpNumber::UDP, puppet::ADDRESS.octets(), to.octets())?;
+    let (protocol, data) = make(&mut ip)?;
+    ip.protocol = protocol;
+    ip.total_len += data.len() as u16;
+    ip.header_checksum = ip.calc_header_checksum();
+    let ethernet = Ethernet2Header { source: wire.mac, destination: server.mac, ether_type: EtherType::IPV4 };
+    let mut frame = ethernet.to_bytes().to_vec();
+    frame.extend_from_slice(&ip.to_bytes());
+    frame.extend_from_slice(&data);
+    wire.send(&frame)
+}

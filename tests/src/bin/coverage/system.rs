@@ -1,0 +1,278 @@
+//! Devices, processes, connection tracking, and what delays packets.
+
+use std::io::{Read as _, Write as _};
+use std::net::UdpSocket;
+use std::os::fd::AsRawFd as _;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use inspector_tests::lab::wire::Wire;
+use inspector_tests::lab::{Connection, Family, Global, Namespace, Pair, faults, run};
+use nix::libc;
+
+use crate::ip::tc;
+use crate::tcp::listener;
+use crate::{Held, Workload};
+
+const V4: Family = Family::V4;
+
+pub const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "a frame of a protocol that nobody handles",
+        moves: &["netdevrxdropped"],
+        run: |pair| {
+            let wire = Wire::open(&pair.client, "eth0")?;
+            let mut frame = [0u8; 64];
+            frame[..6].copy_from_slice(&[0xff; 6]);
+            frame[6..12].copy_from_slice(&wire.mac);
+            frame[12..14].copy_from_slice(&[0x88, 0xb5]); // for local experiments
+            wire.send(&frame)?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "the other end of the link takes smaller packets only",
+        moves: &["netdevtxdropped"],
+        run: |pair| {
+            pair.server.ip("link set eth0 mtu 600")?;
+            faults::send_udp(&pair.client, pair.server_at(V4, 9), 3, 1000)?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "a tunnel without a route to its other end",
+        moves: &["netdevtxerrors"],
+        run: |pair| {
+            tunnel(&pair.client, "203.0.113.1")?;
+            let to = ("10.80.0.2", 9);
+            pair.client.run(|| Ok(UdpSocket::bind(("10.80.0.1", 0))?.send_to(b"x", to)?))?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "a tunnel packet marked for congestion around one that is not",
+        moves: &["netdevrxerrors"],
+        run: |pair| {
+            tunnel(&pair.server, "10.9.0.1")?;
+            pair.client.run(marked_tunnel_packet)?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "traffic that the soft interrupts cannot take at once (limits lowered, global)",
+        moves: &["softnetprocessed", "softnetdropped", "softnettime_squeeze"],
+        run: squeezed,
+    },
+    Workload {
+        name: "tracked connections",
+        moves: &["conntrackentries", "conntrackinsert", "conntrackinvalid", "conntrackerror"],
+        run: tracked,
+    },
+    Workload {
+        name: "a full tracking table (its maximum lowered, global)",
+        moves: &["conntrackmaxentries", "conntrackdrop", "conntrackearlydrop"],
+        run: full_table,
+    },
+    Workload {
+        name: "translated connections that want one port",
+        moves: &["conntrackfound"],
+        run: translated,
+    },
+    Workload {
+        name: "a process with files, sockets and disk traffic",
+        moves: &[
+            "fdopenfd",
+            "fdopensocket",
+            "ioioreadsyscall",
+            "ioiowritesyscall",
+            "ioioreadbytes",
+            "ioiowritebytes",
+        ],
+        run: busy_process,
+    },
+    Workload {
+        name: "a reader and a writer that let their sockets wait",
+        moves: &[
+            "socketlatencyread1ms",
+            "socketlatencyread100ms",
+            "socketlatencywrite1ms",
+            "socketlatencywrite100ms",
+        ],
+        run: slow_application,
+    },
+    Workload {
+        name: "packets that wait in a queueing discipline",
+        moves: &["netiftxlat_qdiscslow100ms", "kernellatency_txslow", "kernellatency_txslow100ms"],
+        run: |pair| {
+            tc(&pair.client, "qdisc replace dev eth0 root tbf rate 64kbit burst 2kb latency 5s")?;
+            faults::send_udp(&pair.client, pair.server_at(V4, 9), 6, 1000)?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "the agent itself",
+        moves: &["inspector_runtime_collectlatency"],
+        run: |_| Ok(Box::new(())),
+    },
+];
+
+fn tunnel(at: &Namespace, to: &str) -> Result<()> {
+    at.ip(&format!("link add vx0 type vxlan id 7 remote {to} dstport 4789"))?;
+    at.ip("link set vx0 address 02:00:00:00:00:07 up")?;
+    at.ip("addr add 10.80.0.1/24 dev vx0")?;
+    at.ip("neigh add 10.80.0.2 lladdr 02:00:00:00:00:08 dev vx0 nud permanent").map(drop)
+}
+
+/// Congestion experienced outside, not capable of it inside: RFC 6040 says drop.
+fn marked_tunnel_packet() -> Result<()> {
+    let socket = UdpSocket::bind(("10.9.0.1", 0))?;
+    let mark: i32 = 3;
+    // SAFETY: a pointer to a live integer with its size.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_TOS,
+            (&raw const mark).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    let inner = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 8], [2, 0, 0, 0, 0, 7])
+        .ipv4([10, 80, 0, 2], [10, 80, 0, 1], 64)
+        .udp(9, 9);
+    // A flag that says that the number is valid, and the number 7.
+    let mut packet = vec![8, 0, 0, 0, 0, 0, 7, 0];
+    inner.write(&mut packet, b"x")?;
+    socket.send_to(&packet, ("10.9.0.2", 4789))?;
+    Ok(())
+}
+
+/// One write that the sender's stack cuts into many packets at once.
+fn squeezed(pair: &Pair) -> Result<Held> {
+    pair.client.run(|| run("ethtool", "-K eth0 tso off"))?;
+    let mut connection = Connection::open(pair, V4)?;
+    connection.exchange(10_000, 1)?;
+    {
+        let _backlog = Global::set("/proc/sys/net/core/netdev_max_backlog", "0")?;
+        let _budget = Global::set("/proc/sys/net/core/netdev_budget", "1")?;
+        connection.client.write_all(&[0; 60_000])?;
+        sleep(Duration::from_millis(20));
+    }
+    connection.server.read_exact(&mut [0; 60_000])?;
+    Ok(Box::new(connection))
+}
+
+const TRACK: &str = "add table inet track; add chain inet track in { type filter hook input priority 0; }; \
+                     add rule inet track in ct state established counter accept";
+
+fn tracked(pair: &Pair) -> Result<Held> {
+    pair.server.nft(TRACK)?;
+    let connection = Connection::open(pair, V4)?;
+    pair.server
+        .run(|| run("conntrack", "-I -p udp -s 10.9.0.9 -d 10.9.0.2 --sport 1 --dport 2 --timeout 100"))?;
+    crate::tcp::sysctl(&pair.server, "net/netfilter/nf_conntrack_tcp_loose", "0")?;
+    let listener = listener(pair)?;
+    let stray = inspector_tests::lab::puppet::Puppet::new(pair, listener.local_addr()?.port())?;
+    stray.send(&Default::default())?;
+    crate::ip::damaged_ping(pair)?;
+    Ok(Box::new((connection, listener, stray)))
+}
+
+/// The maximum is that of the machine; it is restored at once.
+fn full_table(pair: &Pair) -> Result<Held> {
+    pair.server.nft(TRACK)?;
+    let _maximum = Global::set("/proc/sys/net/netfilter/nf_conntrack_max", "3")?;
+    // Room is made only among the neighbours in the table, so it has to be crowded.
+    let _buckets = Global::set("/proc/sys/net/netfilter/nf_conntrack_buckets", "16")?;
+    // Unanswered ones give way to newer ones ...
+    for port in 0..20 {
+        faults::send_udp(&pair.client, pair.server_at(V4, 9000 + port), 1, 1)?;
+    }
+    // ... established ones do not.
+    let connections = (0..8).map_while(|_| Connection::open(pair, V4).ok());
+    let connections: Vec<_> = connections.take(4).collect();
+    for port in 0..20 {
+        faults::send_udp(&pair.client, pair.server_at(V4, 9100 + port), 1, 1)?;
+    }
+    // Long enough to be read.
+    sleep(Duration::from_millis(2500));
+    Ok(Box::new(connections))
+}
+
+/// Two clients behind one address, with the same source port to the same server.
+fn translated(pair: &Pair) -> Result<Held> {
+    pair.client.nft(
+        "add table ip nat; add chain ip nat post { type nat hook postrouting priority 100; }; \
+         add rule ip nat post ip protocol udp snat to 10.9.0.1",
+    )?;
+    pair.client.ip("addr add 10.9.0.60/24 dev eth0")?;
+    let to = pair.server_at(V4, faults::CLOSED_PORT);
+    let sockets = pair.client.run(|| {
+        let mut sockets = Vec::new();
+        for from in ["10.9.0.1", "10.9.0.60"] {
+            let socket = UdpSocket::bind((from, 5555))?;
+            socket.send_to(b"x", to)?;
+            sockets.push(socket);
+        }
+        Ok(sockets)
+    })?;
+    Ok(Box::new(sockets))
+}
+
+/// Ended when dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+const BUSY: &str = "
+import os, socket, sys, tempfile, time
+socks = [socket.socket() for _ in range(5)]
+with tempfile.NamedTemporaryFile(dir=sys.argv[1]) as file:
+    while True:
+        file.seek(0)
+        file.write(os.urandom(1 << 16))
+        file.flush()
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        os.pread(file.fileno(), 1 << 16, 0)
+        time.sleep(0.1)
+";
+
+fn busy_process(pair: &Pair) -> Result<Held> {
+    let disk = std::env::current_dir()?;
+    let child = pair.server.run(|| {
+        let mut command = Command::new("python3");
+        command.args(["-c", BUSY]).arg(&disk).stdin(Stdio::null());
+        command.spawn().context("cannot start python3")
+    })?;
+    Ok(Box::new(Running(child)))
+}
+
+fn slow_application(pair: &Pair) -> Result<Held> {
+    let mut connection = Connection::open(pair, V4)?;
+    connection.exchange(1, 1)?;
+    for pause in [20, 200] {
+        connection.client.write_all(b"wait for me")?;
+        sleep(Duration::from_millis(pause));
+        connection.server.read_exact(&mut [0; 11])?;
+    }
+    for pause in [20, 200] {
+        let mut to = connection.client.try_clone()?;
+        let mut from = connection.server.try_clone()?;
+        // More than both buffers hold, so the writer waits for the reader.
+        let amount = 16 << 20;
+        let writer = std::thread::spawn(move || to.write_all(&vec![0; amount]));
+        sleep(Duration::from_millis(pause));
+        from.read_exact(&mut vec![0; amount])?;
+        writer.join().expect("writing does not panic")?;
+    }
+    Ok(Box::new(connection))
+}

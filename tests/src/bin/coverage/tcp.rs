@@ -1,0 +1,308 @@
+//! Connections between honest stacks, and what happens to them.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use inspector_tests::lab::{Connection, Family, Global, Namespace, Pair, faults};
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+
+use crate::{Held, PATIENCE, Workload};
+
+const V4: Family = Family::V4;
+
+pub const WORKLOADS: &[Workload] = &[
+    Workload {
+        name: "open connections with data in their queues",
+        moves: &[
+            "tcpactiveopens",
+            "tcppassiveopens",
+            "tcpcurrestab",
+            "tcpinsegs",
+            "tcpoutsegs",
+            "tcpsummarytcpestablishedconn",
+            "tcpsummarytcprxqueue",
+            "sockinuse",
+            "sockalloc",
+            "sockmem",
+            "netdevrxbytes",
+            "netdevtxbytes",
+            "netdevrxpackets",
+            "netdevtxpackets",
+            "ipinreceives",
+            "ipindelivers",
+            "ipoutrequests",
+        ],
+        run: open_with_data,
+    },
+    Workload {
+        name: "a closed port",
+        moves: &[
+            "tcpattemptfails",
+            "tcpoutrsts",
+            "packetloss_total",
+            "packetloss_abnormal",
+            "packetloss_tcprcv",
+        ],
+        run: |pair| {
+            faults::connect_to_closed_port(&pair.client, pair.server_at(V4, faults::CLOSED_PORT))?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "SYNs that a firewall drops",
+        moves: &[
+            "tcpexttcpsynretrans",
+            "tcpexttcptimeouts",
+            "tcpretranssegs",
+            "tcpsummarytcpsynsentconn",
+            "packetloss_netfilter",
+        ],
+        run: |pair| {
+            faults::drop_incoming(&pair.server, "tcp", 80)?;
+            Ok(Box::new(faults::start_connect(&pair.client, pair.server_at(V4, 80))?))
+        },
+    },
+    Workload {
+        name: "a full accept queue",
+        moves: &["tcpextlistendrops", "tcpextlistenoverflows"],
+        run: |pair| Ok(Box::new(faults::fill_accept_queue(pair, V4)?)),
+    },
+    Workload { name: "every 20th segment lost", moves: &["tcpexttcpfastretrans"], run: lossy_transfer },
+    Workload {
+        name: "the sender's own firewall",
+        moves: &["tcpexttcpretransfail"],
+        run: |pair| {
+            let mut connection = Connection::open(pair, V4)?;
+            connection.exchange(1, 1)?;
+            faults::drop_incoming(&pair.server, "tcp", connection.server_at.port())?;
+            connection.client.write_all(b"sent once, and never again")?;
+            sleep(Duration::from_millis(50));
+            drop_outgoing(&pair.client)?;
+            Ok(Box::new(connection))
+        },
+    },
+    Workload {
+        name: "a reset that cannot be sent",
+        moves: &["tcpexttcpabortfailed"],
+        run: |pair| {
+            let connection = Connection::open(pair, V4)?;
+            connection.reset_on_client_close()?;
+            drop_outgoing(&pair.client)?;
+            let Connection { client, server, .. } = connection;
+            drop(client);
+            Ok(Box::new(server))
+        },
+    },
+    Workload {
+        name: "close with unread data",
+        moves: &["tcpexttcpabortonclose"],
+        run: |pair| Ok(Box::new(faults::reset_by_unread_data(pair, V4)?)),
+    },
+    Workload {
+        name: "close with SO_LINGER 0",
+        moves: &["tcpexttcpabortondata", "tcpestabresets"],
+        run: |pair| Ok(Box::new(faults::reset_by_linger(pair, V4)?)),
+    },
+    Workload {
+        name: "close with TCP_LINGER2 below 0",
+        moves: &["tcpexttcpabortonlinger"],
+        run: |pair| {
+            let Connection { client, server, .. } = Connection::open(pair, V4)?;
+            set(&client, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)?;
+            client.shutdown(Shutdown::Write)?;
+            sleep(Duration::from_millis(50));
+            drop(client);
+            Ok(Box::new(server))
+        },
+    },
+    Workload {
+        name: "a peer that vanished: keepalive and user timeout",
+        moves: &["tcpexttcpkeepalive", "tcpexttcpabortontimeout"],
+        run: |pair| {
+            let connection = Connection::open(pair, V4)?;
+            setsockopt(&connection.client, sockopt::KeepAlive, &true)?;
+            setsockopt(&connection.client, sockopt::TcpKeepIdle, &1)?;
+            setsockopt(&connection.client, sockopt::TcpKeepInterval, &1)?;
+            setsockopt(&connection.client, sockopt::TcpKeepCount, &1)?;
+            pair.server.ip("link set eth0 down")?;
+            Ok(Box::new(connection))
+        },
+    },
+    Workload {
+        name: "a receiver that does not read",
+        moves: &["tcpexttcpwinprobe", "tcpsummarytcptxqueue"],
+        run: |pair| {
+            sysctl(&pair.server, "net/ipv4/tcp_rmem", "4096 4096 4096")?;
+            let connection = Connection::open(pair, V4)?;
+            fill(&connection.client)?;
+            Ok(Box::new(connection))
+        },
+    },
+    Workload {
+        name: "one end closes, the other does not",
+        moves: &["tcpsummarytcpclosewaitconn", "sockorphan"],
+        run: |pair| {
+            let connection = Connection::open(pair, V4)?;
+            // Its FIN cannot get through: closed for its process, alive in the kernel.
+            let second = Connection::open(pair, V4)?;
+            let Connection { client, server, .. } = connection;
+            drop(client);
+            sleep(Duration::from_millis(50));
+            drop_outgoing(&pair.client)?;
+            let Connection { client: orphan, server: other, .. } = second;
+            drop(orphan);
+            Ok(Box::new((server, other)))
+        },
+    },
+    Workload {
+        name: "closed in order",
+        moves: &["tcpsummarytcptimewaitconn", "socktw"],
+        run: |pair| {
+            Connection::open(pair, V4)?.close()?;
+            Ok(Box::new(()))
+        },
+    },
+    Workload {
+        name: "path MTU probing on a good path",
+        moves: &["tcpexttcpmtupsuccess"],
+        run: |pair| probe_mtu(pair, false),
+    },
+    Workload {
+        name: "path MTU probing where large packets vanish",
+        moves: &["tcpexttcpmtupfail"],
+        run: |pair| probe_mtu(pair, true),
+    },
+    Workload {
+        name: "TCP memory limits lowered for a moment (global)",
+        moves: &["tcpexttcpmemorypressures", "tcpexttcpmemorypressureschrono", "tcpexttcpabortonmemory"],
+        run: memory_pressure,
+    },
+];
+
+fn open_with_data(pair: &Pair) -> Result<Held> {
+    let mut open = Vec::new();
+    for family in Family::BOTH {
+        let mut connection = Connection::open(pair, family)?;
+        connection.client.write_all(&[0; 60_000])?;
+        open.push(connection);
+    }
+    Ok(Box::new(open))
+}
+
+fn lossy_transfer(pair: &Pair) -> Result<Held> {
+    let connection = Connection::open(pair, V4)?;
+    one_packet_per_segment(&pair.client)?;
+    // Not only those with PSH, which few segments of a long transfer have.
+    pair.server.nft(
+        "add table inet lab; add chain inet lab in { type filter hook input priority 0; }; \
+         add rule inet lab in meta l4proto tcp meta length > 1000 numgen inc mod 20 0 drop",
+    )?;
+    send_and_read(&connection, 100, Duration::ZERO)?;
+    Ok(Box::new(connection))
+}
+
+/// nft sees segments only after they were cut if the sender does not leave that to its device.
+fn one_packet_per_segment(at: &Namespace) -> Result<()> {
+    at.ip("link set dev eth0 gso_max_segs 1").map(drop)
+}
+
+/// The sender's nft refuses everything that leaves but what the listener's side answers.
+fn drop_outgoing(at: &Namespace) -> Result<()> {
+    at.nft(
+        "add table inet lab; add chain inet lab out { type filter hook output priority 0; }; \
+         add rule inet lab out meta l4proto tcp drop",
+    )
+}
+
+/// Writes until nothing more fits.
+fn fill(stream: &TcpStream) -> Result<()> {
+    stream.set_nonblocking(true)?;
+    let mut to = stream;
+    while to.write(&[0; 65536]).is_ok() {}
+    Ok(())
+}
+
+fn probe_mtu(pair: &Pair, hole: bool) -> Result<Held> {
+    for namespace in [&pair.client, &pair.server] {
+        sysctl(namespace, "net/ipv4/tcp_mtu_probing", "2")?;
+        sysctl(namespace, "net/ipv4/tcp_base_mss", "512")?;
+    }
+    one_packet_per_segment(&pair.client)?;
+    if hole {
+        pair.server.nft(
+            "add table inet lab; add chain inet lab in { type filter hook input priority 0; }; \
+             add rule inet lab in meta length > 700 drop",
+        )?;
+    }
+    let connection = Connection::open(pair, V4)?;
+    // Probing wants more than a window in flight, and time.
+    send_and_read(&connection, 200, Duration::from_millis(2))?;
+    Ok(Box::new(connection))
+}
+
+/// Sends so many times 20 kB while the other side reads, and ends the client's side.
+fn send_and_read(connection: &Connection, times: u32, pause: Duration) -> Result<()> {
+    let (mut from, mut to) = (connection.client.try_clone()?, connection.server.try_clone()?);
+    from.set_write_timeout(Some(PATIENCE))?;
+    to.set_read_timeout(Some(PATIENCE))?;
+    let reader = std::thread::spawn(move || {
+        let mut sum = 0;
+        while let Ok(n @ 1..) = to.read(&mut [0; 65536]) {
+            sum += n;
+        }
+        sum
+    });
+    for _ in 0..times {
+        from.write_all(&[0; 20_000])?;
+        sleep(pause);
+    }
+    from.shutdown(Shutdown::Write)?;
+    let arrived = reader.join().expect("reading does not panic");
+    ensure!(arrived == times as usize * 20_000, "{arrived} bytes arrived");
+    Ok(())
+}
+
+/// These limits are the machine's: they are lowered for as long as it takes, and restored.
+fn memory_pressure(pair: &Pair) -> Result<Held> {
+    let memory = Global::set("/proc/sys/net/ipv4/tcp_mem", "1 2 4000")?;
+    let mut connections = Vec::new();
+    for _ in 0..4 {
+        let connection = Connection::open(pair, V4)?;
+        fill(&connection.client)?;
+        connections.push(connection);
+    }
+    let orphans = Global::set("/proc/sys/net/ipv4/tcp_max_orphans", "0")?;
+    for Connection { client, server, .. } in connections {
+        drop((client, server));
+    }
+    drop((orphans, memory));
+    // That the pressure is over is found out, and its time counted, by the next one who needs memory.
+    let mut after = Connection::open(pair, V4)?;
+    after.exchange(50_000, 1)?;
+    Ok(Box::new(after))
+}
+
+/// Sets a network setting of one namespace.
+pub fn sysctl(at: &Namespace, name: &str, value: &str) -> Result<()> {
+    // /proc/sys/net follows the thread's namespace.
+    at.run(|| Ok(std::fs::write(format!("/proc/sys/{name}"), value)?))
+}
+
+/// A socket option that nix does not know, or not with this value.
+fn set(socket: &impl AsFd, level: i32, option: i32, value: i32) -> Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    let length = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: a pointer to a live integer with its size.
+    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length) };
+    Ok(nix::errno::Errno::result(result).map(drop)?)
+}
+
+/// A listener at the server, and where it is.
+pub fn listener(pair: &Pair) -> Result<TcpListener> {
+    pair.server.run(|| Ok(TcpListener::bind((pair.server_ip(V4), 0))?))
+}

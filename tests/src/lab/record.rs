@@ -1,0 +1,35 @@
+//! A fault, recorded by the product.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::Pair;
+use crate::agent::binary;
+
+/// Records what happens to a pair while `fault` runs.
+///
+/// # Errors
+/// If the recording or the fault fails.
+pub fn record(file: &Path, pair: &Pair, fault: impl FnOnce(&Pair) -> Result<()>) -> Result<()> {
+    let mut command = Command::new(binary()?);
+    command.arg("record").arg("-o").arg(file).args(["--node.name", "n1", "--interval", "1s"]);
+    for namespace in [&pair.client, &pair.server] {
+        command.args(["--entity", namespace.name()]);
+    }
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut told = BufReader::new(child.stderr.take().context("stderr is piped")?);
+    let mut first = String::new();
+    told.read_line(&mut first)?;
+    let done = if first.starts_with("recording to") { fault(pair) } else { Ok(()) };
+    // It may have ended by itself, with an error that it tells.
+    let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
+    let mut rest = String::new();
+    told.read_to_string(&mut rest)?;
+    ensure!(child.wait()?.success(), "inspector record: {first}{rest}");
+    done
+}

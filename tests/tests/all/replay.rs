@@ -1,0 +1,190 @@
+//! Promise: what was recorded is replayed to the same output every time, by anybody, and a damaged
+//! trace as far as it is whole.
+//!
+//! Each folder of `tests/replay` is one real fault, recorded by `make record-cases`, with what the
+//! built-in analyzers say of it.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+use inspector_tests::agent::binary;
+use inspector_tests::plugins::{built_in, workspace};
+use inspector_tests::{golden, lab};
+use tempfile::TempDir;
+
+/// A user without any privilege.
+const NOBODY: &str = "65534";
+
+/// The binary, its plugins and a trace where everybody can read them.
+struct Public(TempDir);
+
+impl Public {
+    fn get() -> Result<&'static Self> {
+        static PUBLIC: OnceLock<Result<Public, String>> = OnceLock::new();
+        let made = PUBLIC.get_or_init(|| Self::new().map_err(|error| format!("{error:#}")));
+        made.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
+    }
+
+    fn new() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let plugins = dir.path().join("plugins");
+        std::fs::create_dir(&plugins)?;
+        std::fs::copy(binary()?, dir.path().join("inspector"))?;
+        for file in std::fs::read_dir(built_in()?)?.flatten() {
+            if file.path().extension().is_some_and(|extension| extension == "wasm") {
+                std::fs::copy(file.path(), plugins.join(file.file_name()))?;
+            }
+        }
+        for path in [dir.path(), &plugins] {
+            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
+        }
+        Ok(Self(dir))
+    }
+
+    /// A trace that everybody can read.
+    fn put(&self, name: &str, trace: &[u8]) -> Result<PathBuf> {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, trace)?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644))?;
+        Ok(path)
+    }
+
+    /// Runs the binary as a user without privileges.
+    fn run(&self, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--bounding-set=-all"]);
+        command.args(["--inh-caps=-all", "--no-new-privs"]).arg(self.0.path().join("inspector")).args(args);
+        Ok(command.current_dir("/").stdin(Stdio::null()).output()?)
+    }
+
+    fn replay(&self, trace: &Path, output: &str) -> Result<Output> {
+        let plugins = self.0.path().join("plugins");
+        let (trace, plugins) = (trace.to_str().context("UTF-8")?, plugins.to_str().context("UTF-8")?);
+        self.run(&["replay", trace, "--plugin-dir", plugins, "-o", output])
+    }
+}
+
+fn cases() -> Result<Vec<PathBuf>> {
+    let cases = std::fs::read_dir(workspace().join("tests/replay"))?.flatten().map(|entry| entry.path());
+    let mut cases: Vec<_> = cases.filter(|case| case.is_dir()).collect();
+    cases.sort();
+    Ok(cases)
+}
+
+fn trace_of(case: &str) -> Result<Vec<u8>> {
+    Ok(std::fs::read(workspace().join("tests/replay").join(case).join("trace"))?)
+}
+
+#[test]
+fn every_recorded_fault_replays_to_its_golden_output_twice_without_privileges() -> Result<()> {
+    let (public, cases) = (Public::get()?, cases()?);
+    ensure!(cases.len() >= 10, "{} cases", cases.len());
+    let mut wrong = Vec::new();
+    for case in cases {
+        let name = case.file_name().context("a name")?.to_string_lossy().into_owned();
+        let trace = public.put(&format!("{name}.trace"), &std::fs::read(case.join("trace"))?)?;
+        for (format, file) in [("text", "output.txt"), ("json", "output.json")] {
+            let (first, second) = (public.replay(&trace, format)?, public.replay(&trace, format)?);
+            let told = String::from_utf8_lossy(&first.stderr).into_owned();
+            ensure!(first.status.success() && told.is_empty(), "{name}: {:?}: {told}", first.status);
+            ensure!(first.stdout == second.stdout, "{name}: two replays differ");
+            if format == "text" {
+                wrong.extend(golden::check(&case.join(file), &first.stdout).err());
+            } else {
+                let lines = first.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+                for line in lines {
+                    serde_json::from_slice::<serde_json::Value>(line)?;
+                }
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.iter().map(|e| format!("{e:#}")).collect::<Vec<_>>().join("\n"));
+    Ok(())
+}
+
+#[test]
+fn each_fault_is_named_in_the_output_of_its_trace() -> Result<()> {
+    let public = Public::get()?;
+    for (case, words) in [
+        ("closed-port", ["TCPRESET_NOSOCK", "NO_SOCKET"]),
+        ("firewall-drop", ["PACKETLOSS", "NETFILTER_DROP"]),
+        ("accept-queue-full", ["TCPLISTEN_OVERFLOW", "inspector_pod_tcpextlistenoverflows"]),
+        ("reset-by-application", ["TCPRESET_", "TCP_RCV_RST_ESTAB"]),
+    ] {
+        let trace = public.put(&format!("{case}.named"), &trace_of(case)?)?;
+        let text = String::from_utf8(public.replay(&trace, "text")?.stdout)?;
+        assert!(words.iter().all(|word| text.contains(word)), "{case}: {words:?} in\n{text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_cut_or_damaged_trace_is_replayed_as_far_as_it_is_whole() -> Result<()> {
+    let (public, whole) = (Public::get()?, trace_of("firewall-drop")?);
+    let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
+
+    let cut = public.replay(&public.put("cut", &whole[..whole.len() - 100])?, "text")?;
+    assert_eq!(cut.status.code(), Some(1));
+    assert!(told(&cut).contains("the file ends within it"), "{}", told(&cut));
+    assert!(told(&cut).contains("it was cut short"), "{}", told(&cut));
+    assert!(cut.stdout.len() < public.replay(&public.put("whole", &whole)?, "text")?.stdout.len());
+
+    // The frame behind the first one is whole, so its entries are replayed.
+    let mut damaged = whole.clone();
+    damaged[60] ^= 1;
+    let damaged = public.replay(&public.put("damaged", &damaged)?, "text")?;
+    assert_eq!(damaged.status.code(), Some(1));
+    assert!(told(&damaged).contains("frame 0 at byte 12: its checksum does not match"), "{}", told(&damaged));
+    assert!(String::from_utf8_lossy(&damaged.stdout).contains("PACKETLOSS"), "{}", told(&damaged));
+
+    for (name, bytes, why) in
+        [("empty", &b""[..], "not a trace"), ("elf", b"\x7fELF\0\0\0\0\0\0\0\0\0", "not a trace")]
+    {
+        let refused = public.replay(&public.put(name, bytes)?, "text")?;
+        assert!(refused.status.code() == Some(1) && told(&refused).contains(why), "{}", told(&refused));
+    }
+    Ok(())
+}
+
+#[test]
+fn recording_without_privileges_or_an_unknown_probe_says_what_is_missing() -> Result<()> {
+    let public = Public::get()?;
+    let dir = public.0.path().join("nobody");
+    std::fs::create_dir(&dir)?;
+    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o777))?;
+    let file = dir.join("x.trace");
+    let file = file.to_str().context("UTF-8")?;
+    let refused = public.run(&["record", "-o", file, "--for", "1s"])?;
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(1) && told.contains("no probe can be loaded"), "{told}");
+    let refused = public.run(&["record", "-o", file, "--probe", "nonsense"])?;
+    let told = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        refused.status.code() == Some(1) && told.contains("\"nonsense\"") && told.contains("skb-drop"),
+        "{told}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_fresh_recording_of_a_fault_can_be_replayed() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("fresh.trace");
+    let pair = lab::Pair::new()?;
+    lab::record(&file, &pair, |pair| {
+        let to = pair.server_at(lab::Family::V6, lab::faults::CLOSED_PORT);
+        lab::faults::connect_to_closed_port(&pair.client, to).map(drop)
+    })?;
+    let mode = std::fs::metadata(&file)?.permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "a trace is private");
+    let public = Public::get()?;
+    let replayed = public.replay(&public.put("fresh", &std::fs::read(&file)?)?, "text")?;
+    let text = String::from_utf8(replayed.stdout)?;
+    assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
+    let reset = text.lines().find(|line| line.contains("TCPRESET_NOSOCK")).context("the reset")?;
+    assert!(reset.contains(pair.server.name()) && reset.contains("fd00:9::2"), "{reset}");
+    Ok(())
+}
