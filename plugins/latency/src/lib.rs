@@ -34,12 +34,12 @@ const DETAILS: u32 = 100;
 /// A total of the contract, as an index of [`TOTALS`].
 #[derive(Debug, Clone, Copy)]
 enum Total {
-    TxSlow,
-    TxVerySlow,
-    RxSlow,
-    RxVerySlow,
-    QdiscVerySlow,
-    DriverVerySlow,
+    TxOver10Ms,
+    TxOver100Ms,
+    RxOver10Ms,
+    RxOver100Ms,
+    QdiscOver100Ms,
+    DriverOver100Ms,
 }
 
 /// The metrics of the contract.
