@@ -34,12 +34,12 @@ const DETAILS: u32 = 100;
 /// A total of the contract, as an index of [`TOTALS`].
 #[derive(Debug, Clone, Copy)]
 enum Total {
-    TxOver10Ms,
-    TxOver100Ms,
-    RxOver10Ms,
-    RxOver100Ms,
-    QdiscOver100Ms,
-    DriverOver100Ms,
+    TxOver10,
+    TxOver100,
+    RxOver10,
+    RxOver100,
+    QdiscOver100,
+    DriverOver100,
 }
 
 /// The metrics of the contract.
