@@ -34,12 +34,12 @@ const DETAILS: u32 = 100;
 /// A total of the contract, as an index of [`TOTALS`].
 #[derive(Debug, Clone, Copy)]
 enum Total {
-    TxSlow,
-    TxVerySlow,
-    RxSlow,
-    RxVerySlow,
-    QdiscVerySlow,
-    DriverVerySlow,
+    TxOver10,
+    TxOver100,
+    RxOver10,
+    RxOver100,
+    QdiscOver100,
+    DriverOver100,
 }
 
 /// The metrics of the contract.

@@ -46,8 +46,8 @@ impl Receive {
         if segment.head.kind != KIND_SUM {
             return told.emit(entity, SLOW, now, || event(segment));
         }
-        told.count(entity, Total::RxSlow, segment.bucket, SLOW_NS, n);
-        told.count(entity, Total::RxVerySlow, segment.bucket, VERY_SLOW_NS, n);
+        told.count(entity, Total::RxOver10, segment.bucket, SLOW_NS, n);
+        told.count(entity, Total::RxOver100, segment.bucket, VERY_SLOW_NS, n);
         self.latency.observe_times(entity, (), mean_seconds(n, segment.duration_ns), n);
     }
 }

@@ -80,11 +80,11 @@ impl Transmit {
         match sum.stage {
             STAGE_UNSEEN => return self.unseen.add(entity, (), n),
             STAGE_ERROR => return self.errors.add(entity, (), n),
-            STAGE_QDISC => told.count(entity, Total::QdiscVerySlow, sum.bucket, VERY_SLOW_NS, n),
-            STAGE_DRIVER => told.count(entity, Total::DriverVerySlow, sum.bucket, VERY_SLOW_NS, n),
+            STAGE_QDISC => told.count(entity, Total::QdiscOver100, sum.bucket, VERY_SLOW_NS, n),
+            STAGE_DRIVER => told.count(entity, Total::DriverOver100, sum.bucket, VERY_SLOW_NS, n),
             STAGE_KERNEL => {
-                told.count(entity, Total::TxSlow, sum.bucket, SLOW_NS, n);
-                told.count(entity, Total::TxVerySlow, sum.bucket, VERY_SLOW_NS, n);
+                told.count(entity, Total::TxOver10, sum.bucket, SLOW_NS, n);
+                told.count(entity, Total::TxOver100, sum.bucket, VERY_SLOW_NS, n);
             }
             _ => {}
         }
