@@ -364,7 +364,7 @@ mod tests {
         // Without a value for each key, the comparison above would prove nothing.
         let table: toml::Table = shipped.parse().expect("TOML");
         let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
-        assert_eq!((table.len(), keys), (8, 22), "a new key goes into deploy/inspector.toml and here");
+        assert_eq!((table.len(), keys), (9, 23), "a new key goes into deploy/inspector.toml and here");
     }
 
     #[test]
