@@ -28,9 +28,14 @@ fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
     value[key].as_str().with_context(|| format!("{key} of {value}"))
 }
 
+/// An agent with every built-in analyzer, also those that are off unless asked for.
+fn agent() -> Result<Agent> {
+    Agent::start(&Settings { config: "plugins.disabled = []".to_owned(), ..Settings::default() })
+}
+
 #[test]
 fn every_metric_and_event_of_the_built_in_analyzers_is_in_the_golden_files() -> Result<()> {
-    let agent = Agent::start(&Settings::default())?;
+    let agent = agent()?;
     let mut metrics = String::new();
     for metric in list(&agent, "metric")? {
         let labels: Vec<_> =
@@ -56,7 +61,7 @@ fn every_metric_and_event_of_the_built_in_analyzers_is_in_the_golden_files() -> 
 
 #[test]
 fn every_name_of_the_contract_is_there_or_is_a_known_exception() -> Result<()> {
-    let agent = Agent::start(&Settings::default())?;
+    let agent = agent()?;
     let page = inspector_tests::http::get(agent.web, "/metrics", "")?;
     let own =
         page.body.lines().filter_map(|line| line.strip_prefix("# TYPE ")).map(first_word).collect::<Vec<_>>();
