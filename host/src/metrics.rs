@@ -421,7 +421,7 @@ mod tests {
             let line = text.lines().find(|line| line.starts_with(name) && line.contains(le));
             line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.to_owned())
         };
-        let buckets = ["0.1", "1", "+Inf"].map(|le| sample("x_bucket", &format!("le=\"{le}\"")));
+        let buckets = ["0.1", "1.0", "+Inf"].map(|le| sample("x_bucket", &format!("le=\"{le}\"")));
         assert_eq!(buckets, ["4", "7", "8"].map(|n| Some(n.to_owned())));
         assert_eq!((sample("x_count", ""), sample("x_sum", "")), (Some("8".into()), Some("6.15".into())));
         // No histogram, no such series, no finite sum, no count for the last value.

@@ -145,7 +145,7 @@ fn without_privileges_the_counters_are_still_served_and_the_rest_is_explained() 
     wait::until("the host's counters", || agent.scrape().ok()?.sum("inspector_pod_tcpactiveopens", &host))?;
     let probes = agent.api("/api/v1/probes")?;
     let probes = probes.as_array().cloned().unwrap_or_default();
-    assert_eq!(probes.len(), 4);
+    assert_eq!(probes.len(), inspector_ebpf::PROBES.len());
     for probe in probes {
         assert_eq!(probe["state"], "down", "{probe:#}");
         assert!(probe["reason"].as_str().is_some_and(|why| why.contains("CAP_")), "{probe:#}");

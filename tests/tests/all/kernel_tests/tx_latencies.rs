@@ -82,19 +82,17 @@ fn every_packet_is_in_the_sums_of_each_stage_and_none_is_slow_without_a_reason()
 }
 
 #[test]
-fn a_packet_for_a_peer_that_is_down_is_an_error_of_the_driver() -> Result<()> {
+fn a_packet_too_long_for_the_other_end_of_the_link_is_an_error_of_the_driver() -> Result<()> {
     for family in Family::BOTH {
         let (pair, observer) = (Pair::new()?, observer()?);
         let netns = pair.client.cookie()?;
         let to = pair.server_at(family, 9);
-        faults::send_udp(&pair.client, to, 1, 10)?;
-        pair.server.ip("link set eth0 down")?;
-        // Until the kernel has noticed that the link has no carrier; then packets end in the queue.
-        faults::send_udp(&pair.client, to, 3, 10)?;
+        pair.server.ip("link set eth0 mtu 1300")?;
+        faults::send_udp(&pair.client, to, 3, 1400)?;
         let refused = observer
             .wait_for::<TxLatency>("the packet", |r| r.head.kind == KIND_ERROR && r.head.netns == netns)?;
         assert_eq!((refused.code, refused.stage, refused.ifindex), (1, STAGE_ERROR, eth0(&pair.client)?));
-        assert_eq!(refused.length, 14 + family.header_bytes() + 8 + 10);
+        assert_eq!(refused.length, 14 + family.header_bytes() + 8 + 1400);
         let counted = |observer: &Observer| packets(&sums(observer, netns, STAGE_ERROR));
         inspector_tests::wait::until("the sum of errors", || (counted(&observer) > 0).then_some(()))?;
     }
