@@ -41,7 +41,7 @@ endef
 
 # Targets build on each other in the order in which they are named.
 .NOTPARALLEL:
-.PHONY: help setup build demo run test record-cases test-kernels bench bench-quick lint image
+.PHONY: help setup build demo run test record-cases test-kernels bench bench-quick lint image coverage
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -81,6 +81,9 @@ record-cases: build ## record the faults of the replay tests anew (root); CASES=
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
 	@$(call install,$(KERNEL_PACKAGES))
 	cargo run --release -p inspector-tests --bin kernels
+
+coverage: build ## every metric of the contract, seen changing under a workload (root)
+	cargo run --release -p inspector-tests --bin coverage
 
 bench: build ## P1, P2, P3 and P5b of the performance goals, with their floors in the same run (root); ARGS='--only P5b' measures one
 	@$(call install,$(BENCH_PACKAGES))

@@ -178,7 +178,7 @@ impl Guest<'_> {
 
     /// A segment that a firewall with too many rules holds up.
     fn slow_receive(&self, family: Family) -> Result<String> {
-        let mut connection = Connection::open(&self.pair, family)?;
+        let mut connection = Connection::open(self.pair, family)?;
         let (from, to) = (connection.client_at, connection.server_at);
         delays::slow_firewall(&self.pair.server, "input", &format!("tcp dport {}", to.port()))?;
         connection.exchange(100, 1)?;
