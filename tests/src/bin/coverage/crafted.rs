@@ -12,9 +12,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use crate::tcp::{listener, sysctl};
 use crate::{Held, Workload};
 
-/// Far outside of any window.
+/// Far outside of any window, and without data, which would be answered without a limit.
 const ELSEWHERE: Segment<'_> =
-    Segment { flags: ACK, off: -100_000_000, clock: 0, data: b"x", beyond: None, damaged: false };
+    Segment { flags: ACK, off: -100_000_000, clock: 0, data: b"", beyond: None, damaged: false };
 
 pub const WORKLOADS: &[Workload] = &[
     Workload {

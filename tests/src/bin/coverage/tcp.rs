@@ -271,7 +271,7 @@ fn send_and_read(connection: &Connection, times: u32, pause: Duration) -> Result
 fn memory_pressure(pair: &Pair) -> Result<Held> {
     let memory = Global::set("/proc/sys/net/ipv4/tcp_mem", "1 2 4000")?;
     let mut connections = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..16 {
         let connection = Connection::open(pair, V4)?;
         fill(&connection.client)?;
         connections.push(connection);
