@@ -184,19 +184,18 @@ fn tracked(pair: &Pair) -> Result<Held> {
 /// The maximum is that of the machine; it is restored at once.
 fn full_table(pair: &Pair) -> Result<Held> {
     pair.server.nft(TRACK)?;
-    let _maximum = Global::set("/proc/sys/net/netfilter/nf_conntrack_max", "3")?;
     // Room is made only among the neighbours in the table, so it has to be crowded.
-    let _buckets = Global::set("/proc/sys/net/netfilter/nf_conntrack_buckets", "16")?;
-    // Unanswered ones give way to newer ones ...
-    for port in 0..20 {
-        faults::send_udp(&pair.client, pair.server_at(V4, 9000 + port), 1, 1)?;
-    }
-    // ... established ones do not.
-    let connections = (0..8).map_while(|_| Connection::open(pair, V4).ok());
-    let connections: Vec<_> = connections.take(4).collect();
-    for port in 0..20 {
-        faults::send_udp(&pair.client, pair.server_at(V4, 9100 + port), 1, 1)?;
-    }
+    let _buckets = Global::set("/proc/sys/net/netfilter/nf_conntrack_buckets", "512")?;
+    let connections = (0..4).map(|_| Connection::open(pair, V4)).collect::<Result<Vec<_>>>()?;
+    let ask = |ports: std::ops::Range<u16>| {
+        ports
+            .into_iter()
+            .try_for_each(|port| faults::send_udp(&pair.client, pair.server_at(V4, port), 1, 1).map(drop))
+    };
+    ask(9000..9050)?;
+    let _maximum = Global::set("/proc/sys/net/netfilter/nf_conntrack_max", "3")?;
+    // An unanswered neighbour gives way to a newer one; where there is none, the newer one is dropped.
+    ask(9100..9150)?;
     // Long enough to be read.
     sleep(Duration::from_millis(2500));
     Ok(Box::new(connections))
