@@ -89,7 +89,7 @@ pub struct Plugins {
     /// Linear memory of one plugin in MiB, 1 to 1024.
     #[serde(deserialize_with = "between::<1, 1024, _>")]
     pub memory_mib: u32,
-    /// Longest time inside one plugin for one batch, 10 ms to 10 s.
+    /// Longest CPU time inside one plugin for one batch, 10 ms to 10 s.
     #[serde(deserialize_with = "duration::<10, 10_000, _>")]
     pub batch_deadline: Duration,
     /// Samples of one plugin in a scrape, 1 to 10 000 000.

@@ -12,6 +12,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::bindings::inspector::analyzer as wit;
 use super::bounds::Bounds;
+use super::instance::Call;
 use super::stdio::{GuestLog, LogPipe};
 use super::{Context, Limits};
 use crate::entities::EntityId;
@@ -29,6 +30,7 @@ pub(super) struct State {
     pub(super) bounds: Bounds,
     pub(super) series: PluginSeries,
     pub(super) now_ns: u64,
+    pub(super) call: Call,
     pub(super) snapshot: Arc<Snapshot>,
     wasi: WasiCtx,
     plugin: Arc<str>,
@@ -54,6 +56,7 @@ impl State {
             table: ResourceTable::new(),
             bounds: Bounds::new(limits.memory_bytes),
             now_ns: 0,
+            call: Call::default(),
             snapshot: Arc::default(),
             wasi,
             plugin,

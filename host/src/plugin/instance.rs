@@ -1,5 +1,8 @@
 //! One running guest: its Store, its exports, and the deadline on every call.
 //!
+//! Deadlines are of CPU time: a healthy guest on an overloaded node waits for its turn and is not
+//! to blame. An epoch that ends only makes the host look at the clock of the thread.
+//!
 //! A trap poisons the whole Store, so an instance that failed once is only good for dropping;
 //! [`super::worker`] does that.
 
@@ -7,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use wasmtime::{Store, Trap};
+use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::exports::inspector::analyzer::{entity_watch, guest, snapshot, ticker};
 use super::imports::State;
@@ -24,13 +27,26 @@ const SLOW_CALL: Duration = Duration::from_secs(1);
 /// How a call into a guest failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    #[error("no answer within {0:?}")]
+    #[error("no answer within {0:?} of CPU time")]
     Deadline(Duration),
     #[error("trap: {0}")]
     Trap(String),
     /// The guest is intact and said no.
     #[error("{0}")]
     Refused(String),
+}
+
+/// A call under way, on the clock of its thread.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Call {
+    start: Duration,
+    limit: Duration,
+}
+
+impl Call {
+    fn begin(limit: Duration) -> Self {
+        Self { start: thread_cpu(), limit }
+    }
 }
 
 /// A guest that was initialised.
@@ -65,6 +81,16 @@ impl Instance {
         store.limiter(|state| &mut state.bounds);
         store.set_hostcall_fuel(State::HOSTCALL_FUEL);
         let slow = slow_call(limits);
+        store.epoch_deadline_callback(|store| {
+            let call = &store.data().call;
+            let left = call.limit.saturating_sub(thread_cpu().saturating_sub(call.start));
+            Ok(if left.is_zero() {
+                UpdateDeadline::Interrupt
+            } else {
+                UpdateDeadline::Continue(epochs(left))
+            })
+        });
+        store.data_mut().call = Call::begin(slow);
         store.set_epoch_deadline(epochs(slow));
         let running = context.epochs.call();
         let instance = prepared.pre.instantiate(&mut store).map_err(|e| failure(&e, slow))?;
@@ -175,13 +201,14 @@ impl Instance {
         now_ns: u64,
         call: impl FnOnce(&mut Self) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
-        self.store.data_mut().now_ns = now_ns;
+        let begun = Call::begin(limit);
+        let state = self.store.data_mut();
+        (state.now_ns, state.call) = (now_ns, begun);
         self.store.set_epoch_deadline(epochs(limit));
         let context = Arc::clone(&self.context);
         let running = context.epochs.call();
-        let start = thread_cpu();
         let answer = call(self);
-        self.busy += thread_cpu().saturating_sub(start);
+        self.busy += thread_cpu().saturating_sub(begun.start);
         self.calls += 1;
         drop(running);
         answer.map_err(|e| failure(&e, limit))

@@ -19,6 +19,14 @@ const JUMPS: u32 = 12;
 /// # Errors
 /// If `nft` refuses the rules.
 pub fn slow_firewall(at: &Namespace, hook: &str, selector: &str) -> Result<()> {
+    slower_firewall(at, hook, selector, 1)
+}
+
+/// As [`slow_firewall`], so many `times` slower.
+///
+/// # Errors
+/// If `nft` refuses the rules.
+pub fn slower_firewall(at: &Namespace, hook: &str, selector: &str, times: u32) -> Result<()> {
     let mut rules = String::from("add table inet slow\n");
     for chain in ["leaf", "third", "second", "first"] {
         writeln!(rules, "add chain inet slow {chain}")?;
@@ -28,7 +36,7 @@ pub fn slow_firewall(at: &Namespace, hook: &str, selector: &str) -> Result<()> {
     for (from, to) in [("third", "leaf"), ("second", "third"), ("first", "second")] {
         (0..JUMPS).try_for_each(|_| writeln!(rules, "add rule inet slow {from} jump {to}"))?;
     }
-    (0..JUMPS).try_for_each(|_| writeln!(rules, "add rule inet slow base {selector} jump first"))?;
+    (0..times * JUMPS).try_for_each(|_| writeln!(rules, "add rule inet slow base {selector} jump first"))?;
     at.nft(&rules)
 }
 

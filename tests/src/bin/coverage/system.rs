@@ -3,13 +3,13 @@
 use std::io::{Read as _, Write as _};
 use std::net::UdpSocket;
 use std::os::fd::AsRawFd as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use inspector_tests::lab::wire::Wire;
-use inspector_tests::lab::{Connection, Family, Global, Namespace, Pair, faults, run};
+use inspector_tests::lab::{Connection, Family, Global, Namespace, Pair, delays, faults, run};
 use nix::libc;
 
 use crate::ip::tc;
@@ -110,6 +110,27 @@ pub const WORKLOADS: &[Workload] = &[
             faults::send_udp(&pair.client, pair.server_at(V4, 9), 6, 1000)?;
             Ok(Box::new(()))
         },
+    },
+    Workload {
+        name: "a firewall that takes a quarter of a second for a packet",
+        moves: &[
+            "kernellatency_rxslow",
+            "kernellatency_rxslow100ms",
+            "net_softirq_excuteslow",
+            "net_softirq_excuteslow100ms",
+        ],
+        run: |pair| {
+            let mut connection = Connection::open(pair, V4)?;
+            let selector = format!("tcp dport {}", connection.server_at.port());
+            delays::slower_firewall(&pair.server, "input", &selector, 5)?;
+            connection.exchange(1, 1)?;
+            Ok(Box::new(connection))
+        },
+    },
+    Workload {
+        name: "a soft interrupt that waits for another, which is busy with a slow firewall",
+        moves: &["net_softirq_schedslow", "net_softirq_schedslow100ms"],
+        run: busy_soft_interrupt,
     },
     Workload {
         name: "the agent itself",
@@ -221,38 +242,48 @@ fn translated(pair: &Pair) -> Result<Held> {
     Ok(Box::new(sockets))
 }
 
-/// Ended when dropped.
-struct Running(Child);
+/// Reads and writes a file on the disk, with descriptors and sockets open, until it is dropped.
+struct BusyProcess {
+    /// Ends the process when it is closed.
+    _stdin: ChildStdin,
+    child: Child,
+}
 
-impl Drop for Running {
+impl Drop for BusyProcess {
     fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 
-const BUSY: &str = "
-import os, socket, sys, tempfile, time
-socks = [socket.socket() for _ in range(5)]
-with tempfile.NamedTemporaryFile(dir=sys.argv[1]) as file:
-    while True:
-        file.seek(0)
-        file.write(os.urandom(1 << 16))
-        file.flush()
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        os.pread(file.fileno(), 1 << 16, 0)
-        time.sleep(0.1)
-";
-
 fn busy_process(pair: &Pair) -> Result<Held> {
-    let disk = std::env::current_dir()?;
-    let child = pair.server.run(|| {
-        let mut command = Command::new("python3");
-        command.args(["-c", BUSY]).arg(&disk).stdin(Stdio::null());
-        command.spawn().context("cannot start python3")
+    let mut child = pair.server.run(|| {
+        let mut command = Command::new(std::env::current_exe()?.with_file_name("busy"));
+        command.args(["5", "5", "disk"]).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.spawn().context("cannot start busy")
     })?;
-    Ok(Box::new(Running(child)))
+    let stdin = child.stdin.take().context("a pipe")?;
+    Ok(Box::new(BusyProcess { _stdin: stdin, child }))
+}
+
+/// The sender's CPU is busy in NET_RX with the firewall when the timer of the other pair's throttled
+/// queue raises NET_TX there.
+fn busy_soft_interrupt(pair: &Pair) -> Result<Held> {
+    let throttled = Pair::new()?;
+    delays::slower_firewall(&pair.server, "input", "udp dport 5555", 5)?;
+    delays::throttle(&throttled.client)?;
+    std::thread::scope(|scope| {
+        let sender = scope.spawn(|| -> Result<()> {
+            delays::stay_on_this_cpu()?;
+            for _ in 0..5 {
+                faults::send_udp(&throttled.client, throttled.server_at(V4, 9), 4, 900)?;
+                faults::send_udp(&pair.client, pair.server_at(V4, 5555), 1, 10)?;
+            }
+            Ok(())
+        });
+        sender.join().expect("sending does not panic")
+    })?;
+    Ok(Box::new(throttled))
 }
 
 fn slow_application(pair: &Pair) -> Result<Held> {
