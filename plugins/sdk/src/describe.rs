@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use inspector_ebpf::Record;
 
-use crate::bindings::inspector::analyzer::manifest::{EventDecl, Predicate, Subscription};
+use crate::bindings::inspector::analyzer::manifest::{EventDecl, Predicate, ScenarioDecl, Subscription};
 use crate::{Description, MetricDecl};
 
 /// Version of the world in `wit/analyzer.wit`.
@@ -63,6 +63,13 @@ impl Description {
     #[must_use]
     pub fn event(mut self, kind: &str, help: &str) -> Self {
         self.events.push(EventDecl { kind: kind.to_owned(), help: help.to_owned() });
+        self
+    }
+
+    /// Answers a question of users under this name, e.g. `latency` (`diagnosis`).
+    #[must_use]
+    pub fn scenario(mut self, name: &str, help: &str) -> Self {
+        self.scenarios.push(ScenarioDecl { name: name.to_owned(), help: help.to_owned() });
         self
     }
 
