@@ -53,6 +53,9 @@ const LOSSES: usize = 1_024;
 /// Codes that are concluded because nothing else was seen.
 const BY_ABSENCE: [&str; 3] = ["peer-unresponsive", "tcp-loss", "reset-by-peer"];
 
+/// Codes of what every entity of the node suffers from.
+const OF_ALL: [&str; 2] = ["softirq-delay", "softnet-backlog"];
+
 /// The analyzer.
 #[derive(Debug)]
 pub struct Diagnosis {
@@ -155,7 +158,9 @@ impl Analyzer for Diagnosis {
         let is_asked = |entity: EntityId| request.entities.is_empty() || request.entities.contains(&entity);
         let found = rules::judge(&view).ranked().into_iter().filter(|found| {
             codes::answers(found.code, &request.scenario)
-                && (is_asked(found.at) || found.felt.iter().any(|felt| is_asked(*felt)))
+                && (is_asked(found.at)
+                    || found.felt.iter().any(|felt| is_asked(*felt))
+                    || OF_ALL.contains(&found.code))
         });
         let findings = found.map(|found| self.less_sure(found, lost).finding(&view)).collect();
         let mut blind_spots: Vec<String> = Vec::new();

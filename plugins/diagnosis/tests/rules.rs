@@ -182,7 +182,7 @@ impl Case {
     }
 
     #[track_caller]
-    fn is_quiet(self) {
+    fn warns_of_nothing(self) {
         let found = self.found();
         assert!(found.iter().all(|finding| finding.2 == 0), "{found:?}");
     }
@@ -310,7 +310,7 @@ fn routers_say_what_they_lack() {
 #[test]
 fn a_frame_for_another_host_is_a_fault_only_if_its_packet_is_for_this_one() {
     Case::new().dropped(SERVER, A, B, "OTHERHOST", "ip_rcv_core").concludes("wrong-destination-mac", SERVER);
-    Case::new().dropped(SERVER, A, "10.9.0.77:80", "OTHERHOST", "ip_rcv_core").is_quiet();
+    Case::new().dropped(SERVER, A, "10.9.0.77:80", "OTHERHOST", "ip_rcv_core").warns_of_nothing();
 }
 
 #[test]
@@ -392,7 +392,7 @@ fn names_fail_in_different_ways() {
         .give(query(NOW))
         .give(answer(3, 1_000_000))
         .give(answer(0, 1_000_000))
-        .is_quiet();
+        .warns_of_nothing();
     // The answer found its port closed.
     let late = |d: &mut SkbDrop| udp(d);
     Case::new()
@@ -403,10 +403,10 @@ fn names_fail_in_different_ways() {
 
 #[test]
 fn noise_gives_nothing() {
-    Case::new().is_quiet();
-    Case::new().dropped(SERVER, A, B, "TCP_OLD_SEQUENCE", "tcp_validate_incoming").is_quiet();
-    Case::new().sent_again(A, B, tcp_retransmit::WHY_TLP, 20).is_quiet();
-    Case::new().sent_again(A, B, tcp_retransmit::WHY_FAST, 2).is_quiet();
+    Case::new().warns_of_nothing();
+    Case::new().dropped(SERVER, A, B, "TCP_OLD_SEQUENCE", "tcp_validate_incoming").warns_of_nothing();
+    Case::new().sent_again(A, B, tcp_retransmit::WHY_TLP, 20).warns_of_nothing();
+    Case::new().sent_again(A, B, tcp_retransmit::WHY_FAST, 2).warns_of_nothing();
     let capture = Case::new().dropped(SERVER, A, B, "PACKET_SOCK_ERROR", "packet_rcv").found();
     assert_eq!(capture, [("capture-overflow".to_owned(), SERVER, 0)]);
 }

@@ -6,8 +6,15 @@ use crate::finding::{Conclusion, Findings, INFO, WARNING, plural};
 use crate::rules::Rule;
 use crate::view::View;
 
-/// Bytes that wait in the queue of a device, tick after tick, before it is called a delay.
-const BACKLOG: u64 = 10_000;
+/// Bytes that wait in the queue of a device, reading after reading, before it is called a delay.
+const BACKLOG: u64 = 3_000;
+/// Slow soft interrupts in a window before they are called a fault, unless one takes very long: a
+/// virtual machine has some of more than 10 ms in the normal course of things.
+const SLOW_TURNS: u64 = 10;
+/// Very long.
+const VERY_SLOW_MS: u64 = 100;
+/// Late reads before they are called a fault: whoever waits for a timer reads late too.
+const LATE_READS: u64 = 5;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
@@ -24,7 +31,7 @@ fn softirq(view: &View, findings: &mut Findings) {
         let longest = amount.most / 1_000_000;
         let title = format!("soft interrupts of the network {what} for up to {longest} ms");
         let found = Conclusion::new("softirq-delay", key.entity, *amount, title).confidence(85);
-        let severity = if amount.count >= 3 || longest >= 100 { WARNING } else { INFO };
+        let severity = if amount.count >= SLOW_TURNS || longest >= VERY_SLOW_MS { WARNING } else { INFO };
         let times = plural(amount.count, "time");
         findings.add(found.severity(severity).because(
             "event",
@@ -80,8 +87,7 @@ fn slow_read(view: &View, findings: &mut Findings) {
         }
         let longest = amount.most / 1_000_000;
         let title = format!("data waited up to {longest} ms for the application to read it");
-        // Whoever waits for a person or a timer reads late too.
-        let severity = if amount.count >= 3 || longest >= 1_000 { WARNING } else { INFO };
+        let severity = if amount.count >= LATE_READS || longest >= 1_000 { WARNING } else { INFO };
         let found = Conclusion::new("socket-read-slow", key.entity, *amount, title)
             .severity(severity)
             .confidence(80)

@@ -1,11 +1,16 @@
 //! What is wrong with the packet itself: damaged, malformed, in pieces, or for no tunnel.
 
 use inspector_sdk::flow::TCP;
+use inspector_sdk::kernel;
 
 use crate::counters::counter;
 use crate::finding::{Conclusion, Findings, INFO, plural};
 use crate::rules::Rule;
+use crate::rules::routes::is_martian;
 use crate::view::{Dropped, View};
+
+/// More than a kernel has.
+const REASONS: u32 = 256;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
@@ -55,7 +60,7 @@ fn malformed(view: &View, findings: &mut Findings) {
         "IPV6_NDISC_BAD_OPTIONS",
     ];
     each(view, findings, "malformed-packet", 90, "packets whose headers make no sense", |d| {
-        (d.is(&reasons) && !d.within(&["ip_forward", "ip6_forward"]))
+        (d.is(&reasons) && !d.within(&["ip_forward", "ip6_forward"]) && !is_martian(view, d))
             || (d.is(&["UNHANDLED_PROTO"]) && !d.drop.to_many)
     });
 }
@@ -141,11 +146,20 @@ fn invalid_segment(view: &View, findings: &mut Findings) {
         let title =
             format!("segments that fit no window or state: {} refused", plural(d.amount.count, "segment"));
         let mut found = Conclusion::of_drop("tcp-invalid-segment", d, title).confidence(88);
+        // Before 6.4 a segment that had arrived already has the same reason as one that fits nowhere.
+        if d.is(&["TCP_INVALID_SEQUENCE"]) && challenged.is_none() && !has_reason("TCP_OLD_SEQUENCE") {
+            found = found.severity(INFO).although("this kernel does not tell it from a duplicate", 30);
+        }
         if let Some(amount) = challenged {
             found = found.rose("TCPChallengeACK", amount);
         }
         findings.add(found.felt_by(view));
     }
+}
+
+/// Whether this kernel has a reason of that name.
+fn has_reason(name: &str) -> bool {
+    (0..REASONS).any(|number| &*kernel::drop_reason(number) == name)
 }
 
 /// Only the capture misses them. Nothing suffers, so no conversation is explained by it.

@@ -1,5 +1,7 @@
 //! The way: routes that are missing or refuse, routers that do not forward, addresses that cannot be.
 
+use std::net::IpAddr;
+
 use inspector_sdk::EntityId;
 
 use crate::counters::counter;
@@ -44,9 +46,15 @@ fn conclude(
 
 fn missing(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["IP_INNOROUTES", "IP_OUTNOROUTES"])) {
-        let title =
-            format!("no route to {}: {} dropped", d.flow.destination(), plural(d.amount.count, "packet"));
-        conclude(view, findings, "route-missing", d, title, 95);
+        // IPv6 has one reason for both; only its answer tells them apart.
+        let answer = |what: &What| matches!(what, What::IcmpSent { v6: true, kind: 1, code: 1 });
+        let (to, packets) = (d.flow.destination(), plural(d.amount.count, "packet"));
+        if view.count_on(&d.flow, answer) > 0 {
+            let title = format!("the route to {to} is of type prohibit: {packets} dropped");
+            conclude(view, findings, "route-blocked", d, title, 93);
+        } else {
+            conclude(view, findings, "route-missing", d, format!("no route to {to}: {packets} dropped"), 95);
+        }
     }
 }
 
@@ -172,27 +180,26 @@ fn reverse_path(view: &View, findings: &mut Findings) {
     }
 }
 
-/// Kernels before 6.13 have no reason for it, but the addresses say it.
+/// Kernels before 6.13 have no reason for it and IPv6 has none of its own, but the addresses say it.
 fn martian(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter() {
-        let impossible = || match d.flow.source() {
-            std::net::IpAddr::V4(ip) => {
-                ip.is_loopback() || ip.is_broadcast() || ip.is_multicast() || view.owns(d.entity, ip.into())
-            }
-            std::net::IpAddr::V6(ip) => ip.is_loopback() || ip.is_multicast(),
-        };
-        let by_reason = d.is(&["IP_LOCAL_SOURCE", "IP_INVALID_SOURCE", "IP_LOCALNET"]);
-        let by_address =
-            || d.is(&["NOT_SPECIFIED"]) && d.within(&["ip_rcv_finish_core", "ip6_rcv"]) && impossible();
-        if by_reason || by_address() {
-            let title = format!(
-                "packets from the impossible address {}: {}",
-                d.flow.source(),
-                plural(d.amount.count, "packet")
-            );
-            conclude(view, findings, "martian-source", d, title, 90);
-        }
+    for d in view.drops.iter().filter(|d| is_martian(view, d)) {
+        let packets = plural(d.amount.count, "packet");
+        let title = format!("packets from the impossible address {}: {packets}", d.flow.source());
+        conclude(view, findings, "martian-source", d, title, 90);
     }
+}
+
+/// Whether a packet was dropped for its source address.
+pub fn is_martian(view: &View, d: &Dropped) -> bool {
+    let source = d.flow.source();
+    let impossible = match source {
+        IpAddr::V4(ip) => {
+            ip.is_loopback() || ip.is_broadcast() || ip.is_multicast() || view.owns(d.entity, source)
+        }
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_multicast(),
+    };
+    d.is(&["IP_LOCAL_SOURCE", "IP_INVALID_SOURCE", "IP_LOCALNET"])
+        || (impossible && d.is(&["NOT_SPECIFIED", "IP_INHDR"]) && d.within(&["ip_rcv_finish", "ip6_rcv"]))
 }
 
 /// Traceroute does this on purpose, so a few are no fault.
