@@ -18,7 +18,7 @@ pub struct Column {
 
 macro_rules! columns {
     ($list:ident: $($id:ident = $source:literal $names:expr;)*) => {
-        #[expect(non_camel_case_types, reason = "named like the constants that are made of them")]
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms, reason = "named like the constants made of them")]
         #[derive(Debug, Clone, Copy)]
         enum Index { $($id,)* }
         $(
