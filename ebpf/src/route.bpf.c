@@ -103,12 +103,14 @@ static __always_inline bool find_asker(struct asker *asker, const void *ctx, con
 }
 
 /*
- * Output begins at the loopback device. Without a protocol it is a question and no packet: `ip route
- * get`, or where an arriving packet would be answered.
+ * Output begins at the loopback device. Without a protocol, or without both ports, it is a question
+ * and no packet: where an arriving one would be answered, or `ip route get`.
  */
-static __always_inline bool is_output(const struct flowi_common *flow)
+static __always_inline bool is_output(const struct flowi_common *flow, const union flowi_uli *upper)
 {
-	return flow->flowic_iif == LOOPBACK_IFINDEX && flow->flowic_proto;
+	if (flow->flowic_iif != LOOPBACK_IFINDEX || !flow->flowic_proto)
+		return false;
+	return !has_ports(flow->flowic_proto) || upper->ports.sport || upper->ports.dport;
 }
 
 /* What the kernel makes of a route's type (fib_props, fib6_prop); 0 if it lets packets pass. */
@@ -194,7 +196,7 @@ int BPF_PROG(fib_table_lookup, __u32 table, const struct flowi4 *flow, const str
 	const struct flowi_common *common = &flow->__fl_common;
 	struct asker asker = {};
 
-	if (!may_read_kernel || !is_output(common) || is_assumed_on_link(common) ||
+	if (!may_read_kernel || !is_output(common, &flow->uli) || is_assumed_on_link(common) ||
 	    !find_asker(&asker, ctx, flow, common->flowic_proto) ||
 	    (error == -EAGAIN && !main_is_last(asker.net)))
 		return 0;
@@ -230,19 +232,23 @@ int BPF_PROG(fib6_table_lookup, const struct net *net, const struct fib6_result 
 	     const struct fib6_table *table, const struct flowi6 *flow)
 {
 	__u8 type = found->fib6_type;
+	bool misses = found->f6i == net->ipv6.fib6_null_entry;
 
-	if (!error_of(type)) {
-		if (found->f6i != net->ipv6.fib6_null_entry || table->tb6_id != RT_TABLE_MAIN)
+	if (!misses && !error_of(type))
+		return 0;
+	if (misses) {
+		if (table->tb6_id != RT_TABLE_MAIN)
 			return 0;
 		if (bpf_core_field_exists(net->ipv6.fib6_has_custom_rules) && net->ipv6.fib6_has_custom_rules)
 			return 0;
+		/* The null entry has a type of its own. */
 		type = RTN_UNSPEC;
 	}
 
 	const struct flowi_common *common = &flow->__fl_common;
 	struct asker asker = {};
 
-	if (!may_read_kernel || !is_output(common) || is_unset(&flow->saddr) ||
+	if (!may_read_kernel || !is_output(common, &flow->uli) || is_unset(&flow->saddr) ||
 	    !find_asker(&asker, ctx, flow, common->flowic_proto))
 		return 0;
 
