@@ -3,7 +3,7 @@
 use inspector_sdk::probes::neighbour::NUD_INCOMPLETE;
 use inspector_sdk::probes::record::FLAG_SOCKET;
 use inspector_sdk::probes::{
-    Dns, Head, Icmp, Neighbour, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit,
+    Dns, Head, Icmp, Neighbour, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit,
     TcpState, dns, icmp, skb_drop, socket_error, socket_latency, softirq, tcp_reset, tcp_retransmit,
     tcp_state,
 };
@@ -93,6 +93,13 @@ impl Store {
     pub fn icmp(&mut self, sent: &Icmp) {
         let v6 = sent.head.kind == icmp::KIND_ICMPV6;
         self.one(&sent.head, What::IcmpSent { v6, kind: sent.icmp_type, code: sent.code }, 0);
+    }
+
+    /// A route that refuses what is sent from here; that it is missing is often no trouble.
+    pub fn route(&mut self, refused: &Route) {
+        if !refused.is_usual() {
+            self.one(&refused.head, What::RouteRefused { error: refused.error }, 0);
+        }
     }
 
     /// Trouble with a neighbour.

@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use inspector_sdk::analyzer::{Report, Request};
 use inspector_sdk::probes::{
-    Dns, Icmp, Neighbour, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit, TcpState,
-    dns, socket_latency, softirq, tcp_retransmit,
+    Dns, Icmp, Neighbour, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit,
+    TcpState, dns, socket_latency, softirq, tcp_retransmit,
 };
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp, entities};
 
@@ -88,6 +88,7 @@ impl Analyzer for Diagnosis {
             .probe::<SocketError>()
             .probe::<Neighbour>()
             .probe::<Icmp>()
+            .probe::<Route>()
             .probe::<Dns>()
             .only("kind", "le", dns::KIND_ANSWER.into())
             .probe::<SocketLatency>()
@@ -125,6 +126,7 @@ impl Analyzer for Diagnosis {
         batch.events::<SocketError>().for_each(|record| store.socket_error(record));
         batch.events::<Neighbour>().for_each(|record| store.neighbour(record));
         batch.events::<Icmp>().for_each(|record| store.icmp(record));
+        batch.events::<Route>().for_each(|record| store.route(record));
         batch.events::<Dns>().for_each(|record| store.dns(record));
         batch.events::<SocketLatency>().for_each(|record| store.socket_latency(record));
         batch.events::<Softirq>().for_each(|record| store.softirq(record, self.host));

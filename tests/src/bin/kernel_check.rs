@@ -117,6 +117,7 @@ fn check() -> Result<usize> {
             ("neighbour", guest.absent(family)),
             ("dns", guest.missing_name(family)),
             ("dns", guest.silence(family)),
+            ("route", guest.refused_route(family)),
             ("socket-error", guest.memory_limit(family)),
             ("neighbour", guest.full_table(family)),
         ] {
@@ -233,6 +234,23 @@ impl Guest<'_> {
         let asked = self.resolver.ask_without_answer(family, "a.silent.example", 2)?;
         let event = self.event("DNS_TIMEOUT", self.pair.client.name(), asked.client, asked.server)?;
         named(&event, "tries", "2")
+    }
+
+    /// A blackhole, which refuses a connect and a datagram alike.
+    fn refused_route(&self, family: Family) -> Result<String> {
+        let to: SocketAddr =
+            if family == Family::V4 { "10.8.0.1:80".parse()? } else { "[fd00:8::1]:80".parse()? };
+        self.pair.client.ip(&format!("route add blackhole {}", to.ip()))?;
+        faults::connect_without_route(&self.pair.client, to)?;
+        faults::send_without_route(&self.pair.client, to)?;
+        let refused = |protocol: &str| {
+            let event = self.event_of("ROUTE_REFUSED", self.pair.client.name(), |event| {
+                let attrs = &event["attrs"];
+                text(&attrs["daddr"]) == to.ip().to_string() && text(&attrs["protocol"]) == protocol
+            })?;
+            named(&event, "route", "blackhole")
+        };
+        Ok(format!("{}, {}", refused("TCP")?, refused("UDP")?))
     }
 
     /// Limits are one for all namespaces, which is why no test on a living machine sets them. Each
