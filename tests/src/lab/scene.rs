@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use super::cable::Cable;
 use super::pair::{address, join, set_up};
 use super::{Family, Namespace, Pair};
+use crate::wait;
 
 /// What keeps a fault standing until it was seen.
 pub type Held = Box<dyn Any + Send>;
@@ -70,7 +71,9 @@ impl Scene {
                 pair
             }
         };
-        Ok(Self { family, pair, router, third, _switch: switch, cable: Mutex::new(cable) })
+        let scene = Self { family, pair, router, third, _switch: switch, cable: Mutex::new(cable) };
+        wait::until("IPv6 on every link", || scene.hosts().all(is_ready).then_some(()))?;
+        Ok(scene)
     }
 
     /// 10.9.0.1 or fd00:9::1.
@@ -150,6 +153,13 @@ impl Scene {
     }
 }
 
+/// A link takes part in IPv6 some time after it is up; then it has the route of its address.
+fn is_ready(host: &Namespace) -> bool {
+    let links = host.ip("-6 -o addr show scope global").unwrap_or_default().lines().count();
+    let routes = host.ip("-6 route show proto kernel").unwrap_or_default();
+    routes.lines().filter(|route| route.starts_with("fd00:")).count() == links
+}
+
 /// A router between client and server, and everybody's default route.
 fn route(pair: &Pair) -> Result<Namespace> {
     const HOST: u8 = 254;
@@ -159,6 +169,8 @@ fn route(pair: &Pair) -> Result<Namespace> {
     pair.give_addresses()?;
     for (net, link, host) in [(0, "eth0", &pair.client), (1, "eth1", &pair.server)] {
         set_up(&router, link, net, HOST)?;
+        // From this one it asks for neighbours when it forwards.
+        router.ip(&format!("addr add fe80::{HOST:x}/64 dev {link} nodad"))?;
         for family in Family::BOTH {
             host.ip(&format!("route add default via {}", address(family, net, HOST)))?;
         }

@@ -197,10 +197,14 @@ fn capture(scene: &Scene) -> Result<Held> {
     let seen = thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let (mut frame, mut seen) = ([0; 2048], 0);
-            while !done.load(Ordering::Relaxed) {
-                seen += usize::from(matches!(wire.look(&mut frame), Ok(Some(_))));
+            // Until nothing comes any more.
+            loop {
+                match wire.look(&mut frame) {
+                    Ok(Some(_)) => seen += 1,
+                    _ if done.load(Ordering::Relaxed) => return seen,
+                    _ => {}
+                }
             }
-            seen
         });
         let mut connection = Connection::open(&scene.pair, scene.family)?;
         let outcome = (0..100).try_for_each(|_| connection.exchange(500, 500));

@@ -27,8 +27,8 @@ pub const CASES: &[Case] = &[
             set_option(&connection.client, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &patience)?;
             scene.server().ip("link set eth0 down")?;
             connection.client.write_all(b"hello?")?;
-            counted(scene.client(), "TcpRetransSegs", 2)
-                .or_else(|_| counted(scene.client(), "TcpExtTCPTimeouts", 2))?;
+            counted(scene.client(), "TcpExtTCPTimeouts", 2)?;
+            counted(scene.client(), "eth0 tx drop", 1)?;
             Ok(Box::new(connection))
         },
         ..FAULT

@@ -1,6 +1,7 @@
 //! Packets that are too big for the way.
 
 use std::io::Write as _;
+use std::net::UdpSocket;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -86,14 +87,18 @@ fn black_hole(scene: &Scene) -> Result<Held> {
 fn mismatch(scene: &Scene) -> Result<Held> {
     scene.server().ip(&format!("link set eth0 mtu {NARROW}"))?;
     // The server would ask for segments that fit; here it does not know.
-    let (net, most) = scene.by_family(("10.9.0.0/24", 1460), ("fd00:9::/64", 1440));
-    scene.ip(scene.server(), &format!("route change {net} dev eth0 advmss {most}"))?;
+    let route = scene.by_family("10.9.0.0/24 advmss 1460", "fd00:9::/64 metric 256 advmss 1440");
+    scene.ip(scene.server(), &format!("route replace {route} dev eth0"))?;
     one_packet_per_segment(scene.client())?;
     let mut connection = Connection::open(&scene.pair, scene.family)?;
     connection.exchange(1, 1)?;
     connection.client.set_nonblocking(true)?;
     let _ = connection.client.write(&[0; 100_000])?;
-    counted(scene.client(), "eth0 tx drop", 3)?;
-    counted(scene.client(), "TcpRetransSegs", 2)?;
-    Ok(Box::new(connection))
+    // The device refuses them at once, so they are tried again without being retransmissions.
+    let large = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
+    for _ in 0..5 {
+        let _ = large.send_to(&[0; 1400], connection.server_at);
+    }
+    counted(scene.client(), "eth0 tx drop", 10)?;
+    Ok(Box::new((connection, large)))
 }
