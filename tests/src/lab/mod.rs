@@ -9,6 +9,7 @@
 //! - [`dns`]: a small DNS server and its client.
 //! - [`delays`]: what takes its time in the tests.
 //! - [`wire`], [`injector`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
+//! - [`background`]: healthy traffic beside a fault.
 //! - [`sockets`]: what tests do with sockets again and again.
 //! - [`pods`]: real pods, from a containerd of our own.
 //! - [`Actor`], [`Cgroup`], [`bpf`]: processes to be stopped or limited, and programs that drop.
@@ -20,6 +21,7 @@
 //! not meet, and what a killed run left behind is removed by the next one.
 
 mod actor;
+pub mod background;
 pub mod bpf;
 pub mod cable;
 pub mod cases;

@@ -9,7 +9,8 @@
 //! - [`firewall`], [`programs`]: what is told to drop;
 //! - [`routes`], [`mtu`], [`links`], [`neighbours`]: the way;
 //! - [`receive`], [`sockets`], [`delays`]: the host;
-//! - [`dns`], [`peers`]: the other side.
+//! - [`dns`], [`peers`]: the other side;
+//! - [`variations`]: what no rule was written for.
 
 mod baselines;
 mod delays;
@@ -27,6 +28,7 @@ mod resets;
 mod routes;
 mod segments;
 mod sockets;
+mod variations;
 
 use std::os::fd::OwnedFd;
 
@@ -123,6 +125,9 @@ pub const GROUPS: &[Group] = &[
     ("delays", delays::CASES),
     ("dns", dns::CASES),
     ("peers", peers::CASES),
+    ("variations", variations::walls::CASES),
+    ("variations", variations::hosts::CASES),
+    ("variations", variations::ways::CASES),
 ];
 
 const fn at(at: Place, code: &'static str) -> Expected {

@@ -115,7 +115,7 @@ pub const CASES: &[Case] = &[
 ];
 
 /// A net that no host of a scene is in.
-fn net(family: Family) -> &'static str {
+pub fn net(family: Family) -> &'static str {
     match family {
         Family::V4 => "10.8.0.0/24",
         Family::V6 => "fd00:8::/64",
@@ -123,7 +123,7 @@ fn net(family: Family) -> &'static str {
 }
 
 /// A port in that net.
-fn beyond(family: Family) -> SocketAddr {
+pub fn beyond(family: Family) -> SocketAddr {
     let ip: IpAddr = match family {
         Family::V4 => Ipv4Addr::new(10, 8, 0, 1).into(),
         Family::V6 => Ipv6Addr::new(0xfd00, 8, 0, 0, 0, 0, 0, 1).into(),
@@ -138,7 +138,7 @@ fn refused_here(scene: &Scene, kind: &str, errno: i32) -> Result<Held> {
 }
 
 /// Connects and sends beyond, three times each.
-fn fails_at_once(scene: &Scene, errno: i32) -> Result<()> {
+pub fn fails_at_once(scene: &Scene, errno: i32) -> Result<()> {
     let to = beyond(scene.family);
     let any: IpAddr = scene.by_family(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
     for _ in 0..3 {
