@@ -48,6 +48,21 @@ pub fn get_json(at: SocketAddr, path: &str) -> Result<Value> {
     serde_json::from_str(&response.body).with_context(|| format!("GET {path}: {}", response.body))
 }
 
+/// Asks a question that is a JSON document, and returns the status with the answer.
+///
+/// # Errors
+/// If the server cannot be reached or the answer is no JSON.
+pub fn post_json(at: SocketAddr, path: &str, question: &Value) -> Result<(u16, Value)> {
+    let mut stream = TcpStream::connect(at)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let body = question.to_string();
+    write!(stream, "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n")?;
+    write!(stream, "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
+    let (mut answer, mut text) = (Answer::read(stream)?, String::new());
+    answer.body.read_to_string(&mut text).with_context(|| format!("POST http://{at}{path}"))?;
+    Ok((answer.status, serde_json::from_str(&text).with_context(|| format!("POST {path}: {text}"))?))
+}
+
 /// A stream of events, read as fast as they come until the value is dropped.
 #[derive(Debug)]
 pub struct EventStream {
@@ -104,6 +119,10 @@ struct Answer {
 impl Answer {
     fn to(mut stream: TcpStream, path: &str, accept: &str) -> Result<Self> {
         write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")?;
+        Self::read(stream)
+    }
+
+    fn read(stream: TcpStream) -> Result<Self> {
         let mut input = BufReader::new(stream);
         let first = header_line(&mut input)?;
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());

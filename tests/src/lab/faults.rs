@@ -183,7 +183,7 @@ pub struct FullAcceptQueue {
     _clients: Vec<OwnedFd>,
 }
 
-/// Fills the accept queue of a listener with a backlog of 1, and one SYN more.
+/// Fills the accept queue of a listener with a backlog of 1, and four SYNs more.
 ///
 /// # Errors
 /// If the sockets cannot be made.
@@ -194,7 +194,7 @@ pub fn fill_accept_queue(pair: &Pair, family: Family) -> Result<FullAcceptQueue>
         listen(&socket, Backlog::new(1)?)?;
         Ok((socket, at))
     })?;
-    let clients = (0..4).map(|_| start_connect(&pair.client, at).map(|(socket, _)| socket));
+    let clients = (0..6).map(|_| start_connect(&pair.client, at).map(|(socket, _)| socket));
     Ok(FullAcceptQueue { at, _clients: clients.collect::<Result<_>>()?, _listener: listener })
 }
 
@@ -210,6 +210,21 @@ pub fn reset_by_linger(pair: &Pair, family: Family) -> Result<(SocketAddr, Socke
     let Connection { client, server, client_at, server_at } = connection;
     drop(client);
     expect_reset(&server)?;
+    Ok((client_at, server_at))
+}
+
+/// Closes the server's end with a reset (`SO_LINGER` with time 0), and waits until the client's
+/// application was told. Returns (client, server) addresses.
+///
+/// # Errors
+/// If the client sees anything but a reset.
+pub fn reset_by_server(pair: &Pair, family: Family) -> Result<(SocketAddr, SocketAddr)> {
+    let mut connection = Connection::open(pair, family)?;
+    connection.exchange(1, 1)?;
+    setsockopt(&connection.server, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
+    let Connection { client, server, client_at, server_at } = connection;
+    drop(server);
+    expect_reset(&client)?;
     Ok((client_at, server_at))
 }
 
