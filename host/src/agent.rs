@@ -9,6 +9,7 @@ pub mod diagnose;
 pub mod record;
 pub mod replay;
 
+mod confirm;
 mod namespaces;
 mod tables;
 
@@ -24,7 +25,7 @@ use crate::entities::Entities;
 use crate::events::{self, EventLog};
 use crate::exposition::LabelNames;
 use crate::http;
-use crate::loss::{self, Loss};
+use crate::loss::Loss;
 use crate::metrics::{Budget, Metrics};
 use crate::plugin::{self, Nouns, Plugins};
 use crate::probe::{self, Probes};
@@ -34,8 +35,8 @@ use crate::status::Status;
 use crate::view::View;
 use crate::watch::{self, Watcher};
 
+use diagnose::Desk;
 use namespaces::Announced;
-use tables::Tables;
 
 /// A burst of changes is looked at once, this long after it began: files are written in pieces.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -84,7 +85,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         config.web.telemetry_path,
         until_stopped(),
     ));
-    let desk = core.desk();
+    let desk = Arc::clone(&core.desk);
     let answerer: Answerer = Arc::new(move |question| desk.answer(question));
     let events = tokio::spawn(http::serve_events(streams, Arc::clone(&core.view), answerer, until_stopped()));
     let flushing = tokio::spawn(flush_folded(Arc::clone(&core.view.events)));
@@ -112,8 +113,7 @@ struct Core {
     view: Arc<View>,
     probes: Arc<Probes>,
     plugins: Arc<Plugins>,
-    tables: Arc<Tables>,
-    losses: Arc<loss::History>,
+    desk: Arc<Desk>,
     followers: Vec<Follower>,
     watchers: Vec<Watcher>,
 }
@@ -174,13 +174,11 @@ impl Core {
         let (node, revision) = (config.node.name.clone(), crate::REVISION);
         let view = Arc::new(View { metrics, events, entities, status, loss, node, revision, labels });
 
-        let (tables, losses) = (Arc::<Tables>::default(), Arc::default());
-        let (followers, watchers) = (Vec::new(), Vec::new());
-        let mut core =
-            Self { view, probes, plugins, tables: Arc::clone(&tables), losses, followers, watchers };
+        let desk = Arc::new(Desk::new(Arc::clone(&view), Arc::clone(&plugins), reader.columns()));
+        let mut core = Self { view, probes, plugins, desk, followers: Vec::new(), watchers: Vec::new() };
         core.follow_namespaces(config, announced, unknown)?;
         core.follow_plugin_files(config)?;
-        core.follow_sources(config, reader, tables)?;
+        core.follow_sources(config, reader)?;
         core.view.status.update().ready = true;
         Ok(core)
     }

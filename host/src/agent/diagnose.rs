@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::tables::Tables;
-use super::{Core, Error, now_ns};
+use super::{Core, Error, confirm, now_ns};
 use crate::bell::{Bell, Wake};
 use crate::blind_spots;
 use crate::config::Config;
@@ -15,6 +15,7 @@ use crate::plugin::{Inquest, Plugins};
 use crate::question::{MAX_ENTITIES, Question, Refusal};
 use crate::report::Report;
 use crate::status::PluginStatus;
+use crate::table::Columns;
 use crate::view::View;
 
 /// An answer is there within this time, without a confirmation.
@@ -22,28 +23,24 @@ const ANSWER: Duration = Duration::from_secs(2);
 /// Of which the tables may take so much: a lane is waited for one second, and may have just begun.
 const TABLES: Duration = Duration::from_millis(1200);
 
-/// What answering needs; outlives the server that asks.
+/// What answering needs; the server that asks may outlive the rest of the agent.
 pub(super) struct Desk {
     view: Arc<View>,
     plugins: Arc<Plugins>,
-    tables: Arc<Tables>,
-    losses: Arc<History>,
-}
-
-impl Core {
-    /// Where questions are answered.
-    pub(super) fn desk(&self) -> Desk {
-        Desk {
-            view: Arc::clone(&self.view),
-            plugins: Arc::clone(&self.plugins),
-            tables: Arc::clone(&self.tables),
-            losses: Arc::clone(&self.losses),
-        }
-    }
+    columns: Arc<Columns>,
+    /// Asked for tables; whoever reads them is [`super::tables`].
+    pub(super) tables: Tables,
+    /// Marked whenever tables are read.
+    pub(super) losses: History,
 }
 
 impl Desk {
-    /// Answers a question; blocks for at most [`ANSWER`], or a little longer on a busy machine.
+    pub(super) fn new(view: Arc<View>, plugins: Arc<Plugins>, columns: Arc<Columns>) -> Self {
+        Self { view, plugins, columns, tables: Tables::default(), losses: History::default() }
+    }
+
+    /// Answers a question; blocks for at most [`ANSWER`], or a little longer on a busy machine, and
+    /// for five seconds more if it is to be confirmed.
     ///
     /// # Errors
     /// It names what does not exist.
@@ -66,7 +63,11 @@ impl Desk {
         });
         spots.extend(self.blind_spots(question, now_ns));
         let node = &self.view.node;
-        Ok(Report::of_node(&question.scenario, node, question.window(), now_ns, answers, spots))
+        let mut report = Report::of_node(&question.scenario, node, question.window(), now_ns, answers, spots);
+        if question.confirm {
+            confirm::confirm(&mut report, &self.view, &self.tables, &self.columns);
+        }
+        Ok(report)
     }
 
     /// What it names has to exist.
@@ -144,7 +145,7 @@ pub fn once(
     begun: impl FnOnce(),
 ) -> Result<Result<Report, Refusal>, Error> {
     let core = Core::start(config)?;
-    let desk = core.desk();
+    let desk = Arc::clone(&core.desk);
     begun();
     // Wrong names need not be waited for.
     let refused = desk.check(question).err();

@@ -37,12 +37,12 @@ impl Core {
         &mut self,
         config: &Config,
         mut reader: source::Reader,
-        tables: Arc<Tables>,
     ) -> Result<(), Error> {
         let interval = config.sources.interval;
-        let (view, plugins, losses) =
-            (Arc::clone(&self.view), Arc::clone(&self.plugins), Arc::clone(&self.losses));
-        self.follow("sources", Arc::clone(&tables.bell), move || {
+        let (view, plugins, desk) =
+            (Arc::clone(&self.view), Arc::clone(&self.plugins), Arc::clone(&self.desk));
+        self.follow("sources", Arc::clone(&desk.tables.bell), move || {
+            let tables = &desk.tables;
             let mut due = Instant::now();
             loop {
                 let asking = tables.take();
@@ -57,7 +57,7 @@ impl Core {
                     // Whoever has stopped waiting takes nothing.
                     asking.iter().for_each(|asking| drop(asking.try_send(Arc::clone(&snapshot))));
                 }
-                losses.mark(now_ns(), &view.loss);
+                desk.losses.mark(now_ns(), &view.loss);
                 let now = Instant::now();
                 if regular {
                     // A late interval is skipped, not caught up with.

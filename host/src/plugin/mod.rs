@@ -276,7 +276,7 @@ impl Plugins {
         let mut waited_for: BTreeSet<_> =
             board.answering(&question.scenario).map(|plugin| plugin.name.clone()).collect();
         let (reply, answers) = std::sync::mpsc::sync_channel(waited_for.len());
-        let mut answered = Vec::new();
+        let mut answered: Vec<Answered> = Vec::new();
         for inbox in &self.running().inboxes {
             if !waited_for.contains(inbox.plugin()) {
                 continue;
@@ -289,7 +289,9 @@ impl Plugins {
             }
         }
         drop(reply);
-        answered.iter().for_each(|known: &Answered| drop(waited_for.remove(&known.analyzer)));
+        for known in &answered {
+            waited_for.remove(&known.analyzer);
+        }
         // Ends early when the last one has answered, or has gone without an answer.
         while let Ok(answer) =
             answers.recv_timeout(question.deadline.saturating_duration_since(Instant::now()))
