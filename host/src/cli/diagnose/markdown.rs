@@ -94,7 +94,7 @@ mod tests {
     fn a_ticket_says_what_the_note_says() {
         let text = markdown(&report());
         for part in [
-            "# broken\n\n1 critical on node n1 in the last 1m, asked for connect.\n",
+            "# broken\n\n1 critical on node n1 in the last 1m (scenario connect).\n",
             "\ncritical, `firewall-drop`, 90 % sure\n",
             "- **Where:** `web` (netns, node n1); felt by `client` (netns, node n1), `far` (netns, node n2)\n",
             "  - 2s ago: NETFILTER\\_DROP at nft\\_do\\_chain: 10.9.0.1:4242 -> 10.9.0.2:80\n",

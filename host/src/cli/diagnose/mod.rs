@@ -197,8 +197,8 @@ fn sentence(report: &Report) -> String {
             "no traffic was seen {place}, so nothing can be said: ask again while it happens, or --last \
              looks further back"
         ),
-        _ if counted.is_empty() => format!("nothing is wrong {place}, asked for {}", report.scenario),
-        _ => format!("{} {place}, asked for {}", counted.join(", "), report.scenario),
+        _ if counted.is_empty() => format!("nothing is wrong {place} (scenario {})", report.scenario),
+        _ => format!("{} {place} (scenario {})", counted.join(", "), report.scenario),
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
         let mut report = text::tests::report();
         report.findings.clear();
         report.verdict = Verdict::Healthy;
-        assert_eq!(sentence(&report), "nothing is wrong on node n1 in the last 1m, asked for connect");
+        assert_eq!(sentence(&report), "nothing is wrong on node n1 in the last 1m (scenario connect)");
         report.verdict = Verdict::Inconclusive;
         assert!(sentence(&report).starts_with("no traffic was seen on node n1 in the last 1m"));
     }

@@ -182,7 +182,7 @@ pub(super) mod tests {
     fn the_note_fits_eighty_columns_but_for_commands() {
         let text = text(&report(), Style::PLAIN);
         let expected = "\
-BROKEN: 1 critical on node n1 in the last 1m, asked for connect
+BROKEN: 1 critical on node n1 in the last 1m (scenario connect)
 
 1. critical: firewall-drop (90 % sure)
    netfilter in web drops packets to TCP port 80, silently, on their way in
