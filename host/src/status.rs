@@ -91,6 +91,12 @@ pub struct PluginStatus {
     pub rejected: String,
     /// Probes it receives.
     pub probes: Vec<String>,
+    /// Sources it reads.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// Questions it answers.
+    #[serde(default)]
+    pub scenarios: Vec<Scenario>,
     /// Events handed to it since start.
     pub events: u64,
     /// Calls into the guest since start.
@@ -103,6 +109,26 @@ pub struct PluginStatus {
     pub memory_bytes: u64,
     /// Series it holds now.
     pub series: u64,
+}
+
+/// A question that a plugin answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// Its name, e.g. `connect`.
+    pub name: String,
+    /// What it asks, for people.
+    pub help: String,
+}
+
+/// A question that can be asked, with one of the plugins that answer it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScenarioRow {
+    /// Its name, e.g. `connect`.
+    pub name: String,
+    /// The plugin.
+    pub plugin: String,
+    /// What it asks, in that plugin's words.
+    pub help: String,
 }
 
 /// The agent's state board.
@@ -122,6 +148,33 @@ pub struct Board {
     pub plugins: BTreeMap<String, PluginStatus>,
     /// Probes have settled and the first entity scan is done.
     pub ready: bool,
+}
+
+impl Board {
+    /// Every question that can be asked, by name and plugin.
+    pub fn scenarios(&self) -> Vec<ScenarioRow> {
+        let row = |plugin: &PluginStatus, scenario: &Scenario| ScenarioRow {
+            name: scenario.name.clone(),
+            plugin: plugin.name.clone(),
+            help: scenario.help.clone(),
+        };
+        let of = |plugin| Vec::from_iter(plugin_scenarios(plugin).map(|scenario| row(plugin, scenario)));
+        let mut rows: Vec<_> = self.plugins.values().flat_map(of).collect();
+        rows.sort_by(|a, b| (&a.name, &a.plugin).cmp(&(&b.name, &b.plugin)));
+        rows
+    }
+
+    /// The plugins that answer a question, whether they run at the moment or not.
+    pub fn answering(&self, scenario: &str) -> impl Iterator<Item = &PluginStatus> + Clone {
+        self.plugins
+            .values()
+            .filter(move |plugin| plugin_scenarios(plugin).any(|known| known.name == scenario))
+    }
+}
+
+/// What is left of a plugin that was stopped answers nothing.
+fn plugin_scenarios(plugin: &PluginStatus) -> impl Iterator<Item = &Scenario> {
+    plugin.scenarios.iter().filter(|_| plugin.state != "stopped")
 }
 
 impl Status {

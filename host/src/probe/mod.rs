@@ -52,6 +52,7 @@ use crate::status::Status;
 pub use self::doctor::{Check, doctor};
 pub use self::layout::struct_layout;
 pub use self::names::{kernel_names, kernel_reasons};
+pub use self::privilege::missing as missing_privileges;
 
 /// The smallest ring that holds a batch and its threshold.
 const LEAST_RING: u32 = 64 << 10;

@@ -6,7 +6,7 @@ use crate::cli::table::Table;
 use crate::entities::Entity;
 use crate::events::EventType;
 use crate::metrics::FamilyInfo;
-use crate::status::{PluginStatus, ProbeStatus, SourceStatus};
+use crate::status::{PluginStatus, ProbeStatus, ScenarioRow, SourceStatus};
 
 /// One line for each network namespace.
 pub fn entities(entities: &[Entity]) -> Table {
@@ -79,6 +79,15 @@ pub fn event_types(types: &[EventType]) -> Table {
     let mut table = Table::new(&["type", "plugin", "help"]);
     for event in types {
         table.row([&event.kind, &event.plugin, &event.help]);
+    }
+    table
+}
+
+/// One line for each question and analyzer that answers it.
+pub fn scenarios(scenarios: &[ScenarioRow]) -> Table {
+    let mut table = Table::new(&["name", "plugin", "asks"]);
+    for scenario in scenarios {
+        table.row([&scenario.name, &scenario.plugin, &scenario.help]);
     }
     table
 }
