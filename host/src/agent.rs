@@ -3,12 +3,15 @@
 //! Data flows one way: probes deliver batches to plugins, sources deliver snapshots to plugins,
 //! plugins write the nouns, http shows them. Each follower below is a thread that waits for its
 //! bell; nothing here runs per event but [`Plugins::deliver`]. [`record`] joins the kernel's side
-//! to a file, [`replay`] a file to the plugins.
+//! to a file, [`replay`] a file to the plugins, [`diagnose`] a question to all of it.
 
+pub mod diagnose;
 pub mod record;
 pub mod replay;
 
+mod confirm;
 mod namespaces;
+mod tables;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,11 +29,13 @@ use crate::loss::Loss;
 use crate::metrics::{Budget, Metrics};
 use crate::plugin::{self, Nouns, Plugins};
 use crate::probe::{self, Probes};
+use crate::question::Answerer;
 use crate::source;
 use crate::status::Status;
 use crate::view::View;
 use crate::watch::{self, Watcher};
 
+use diagnose::Desk;
 use namespaces::Announced;
 
 /// A burst of changes is looked at once, this long after it began: files are written in pieces.
@@ -80,7 +85,9 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         config.web.telemetry_path,
         until_stopped(),
     ));
-    let events = tokio::spawn(http::serve_events(streams, Arc::clone(&core.view), until_stopped()));
+    let desk = Arc::clone(&core.desk);
+    let answerer: Answerer = Arc::new(move |question| desk.answer(question));
+    let events = tokio::spawn(http::serve_events(streams, Arc::clone(&core.view), answerer, until_stopped()));
     let flushing = tokio::spawn(flush_folded(Arc::clone(&core.view.events)));
     tracing::info!(node = core.view.node, web = web_addresses, events = stream_addresses, "ready");
 
@@ -106,6 +113,7 @@ struct Core {
     view: Arc<View>,
     probes: Arc<Probes>,
     plugins: Arc<Plugins>,
+    desk: Arc<Desk>,
     followers: Vec<Follower>,
     watchers: Vec<Watcher>,
 }
@@ -131,14 +139,14 @@ impl Core {
             Arc::clone(&loss),
             &config.node.name,
         ));
-        let tables = source::Reader::new(&config.paths.procfs, Arc::clone(&status))?;
+        let reader = source::Reader::new(&config.paths.procfs, Arc::clone(&status))?;
         let nouns = Nouns {
             node: config.node.name.clone(),
             kernel: kernel_release(),
             clock: Arc::default(),
             entities: Arc::clone(&entities),
             names: Arc::clone(&names),
-            columns: tables.columns(),
+            columns: reader.columns(),
             metrics: Arc::clone(&metrics),
             events: Arc::clone(&events),
             loss: Arc::clone(&loss),
@@ -166,10 +174,11 @@ impl Core {
         let (node, revision) = (config.node.name.clone(), crate::REVISION);
         let view = Arc::new(View { metrics, events, entities, status, loss, node, revision, labels });
 
-        let mut core = Self { view, probes, plugins, followers: Vec::new(), watchers: Vec::new() };
+        let desk = Arc::new(Desk::new(Arc::clone(&view), Arc::clone(&plugins), reader.columns()));
+        let mut core = Self { view, probes, plugins, desk, followers: Vec::new(), watchers: Vec::new() };
         core.follow_namespaces(config, announced, unknown)?;
         core.follow_plugin_files(config)?;
-        core.follow_sources(config, tables)?;
+        core.follow_sources(config, reader)?;
         core.view.status.update().ready = true;
         Ok(core)
     }
@@ -193,30 +202,6 @@ impl Core {
                     return;
                 }
                 plugins.scan(&load);
-            }
-        })
-    }
-
-    /// Reads the sources once per interval for all plugins.
-    fn follow_sources(&mut self, config: &Config, mut tables: source::Reader) -> Result<(), Error> {
-        let bell = Arc::new(Bell::default());
-        let interval = config.sources.interval;
-        let (view, plugins) = (Arc::clone(&self.view), Arc::clone(&self.plugins));
-        let waiting = Arc::clone(&bell);
-        self.follow("sources", bell, move || {
-            let mut due = Instant::now();
-            loop {
-                let wanted = plugins.sources();
-                if !wanted.is_empty() {
-                    let snapshot = tables.read(&wanted, &view.entities.live(), now_ns());
-                    plugins.tick(&Arc::new(snapshot));
-                }
-                let now = Instant::now();
-                // A late interval is skipped, not caught up with.
-                due = (due + interval).max(now);
-                if waiting.wait(due - now) == Wake::Closed {
-                    return;
-                }
             }
         })
     }

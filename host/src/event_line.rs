@@ -152,7 +152,7 @@ fn facts(attrs: &[(String, String)]) -> String {
 }
 
 /// A JSON object that keeps its order, which serde_json's own map does not.
-mod ordered_map {
+pub(crate) mod ordered_map {
     use std::fmt;
 
     use serde::de::{MapAccess, Visitor};
@@ -160,11 +160,11 @@ mod ordered_map {
 
     type Pairs = Vec<(String, String)>;
 
-    pub(super) fn serialize<S: Serializer>(pairs: &Pairs, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(pairs: &Pairs, to: S) -> Result<S::Ok, S::Error> {
         to.collect_map(pairs.iter().map(|(name, value)| (name, value)))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Pairs, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Pairs, D::Error> {
         struct PairsVisitor;
 
         impl<'de> Visitor<'de> for PairsVisitor {

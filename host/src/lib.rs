@@ -8,6 +8,8 @@
 //! - [`advice`]: what the kernel's reasons mean to people.
 //! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
+//! - [`question`], [`report`], [`blind_spots`], [`cluster`]: what users ask, what plugins conclude,
+//!   what could not be seen, and one answer of several nodes.
 //! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
 //! - [`bell`], [`clock`]: how one thread waits for another, and what time it is.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
@@ -15,6 +17,7 @@
 //! - [`netns`], [`watch`]: stands in a namespace, tells when a directory changed.
 //! - [`source`]: reads counter tables in each namespace (/proc).
 //! - [`discover`]: finds namespaces and their names.
+//! - [`check`]: looks closer where a finding asks for it (netlink, nft, packet sockets).
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`trace`], [`tracefile`]: what `record` keeps and `replay` reads, and the file it is in.
 //! - [`http`]: serves metrics, events and state (hyper).
@@ -27,8 +30,11 @@ pub mod advice;
 pub mod agent;
 pub mod batch;
 pub mod bell;
+pub mod blind_spots;
+pub mod check;
 pub mod cli;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod declaration;
 pub mod discover;
@@ -46,6 +52,8 @@ pub mod names;
 pub mod netns;
 pub mod plugin;
 pub mod probe;
+pub mod question;
+pub mod report;
 pub mod selfmetrics;
 pub mod series;
 pub mod source;

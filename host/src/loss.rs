@@ -3,7 +3,7 @@
 //! The one family `inspector_lost_total{stage,name}`: produced = delivered + lost, exactly, at
 //! every stage. A cell is created once and then only added to, so a count costs one atomic add.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -73,6 +73,55 @@ impl Loss {
     }
 }
 
+/// What was lost by when, so that a report can tell what was lost in its window.
+#[derive(Debug, Default)]
+pub struct History {
+    marks: Mutex<VecDeque<Mark>>,
+}
+
+#[derive(Debug)]
+struct Mark {
+    at_ns: u64,
+    lost: BTreeMap<(Stage, String), u64>,
+}
+
+impl History {
+    /// Marks kept: half an hour of snapshots at the default interval.
+    const MARKS: usize = 360;
+
+    /// Remembers how much was lost by now.
+    pub fn mark(&self, at_ns: u64, loss: &Loss) {
+        let lost = totals(loss);
+        let mut marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Marks without news take no room of those with some.
+        if marks.back().is_some_and(|last| last.lost == lost) {
+            return;
+        }
+        if marks.len() >= Self::MARKS {
+            marks.pop_front();
+        }
+        marks.push_back(Mark { at_ns, lost });
+    }
+
+    /// What was lost since `from_ns`, at most one interval more; of a moment that no mark is left
+    /// of, since the oldest one.
+    pub fn since(&self, from_ns: u64, loss: &Loss) -> Vec<(Stage, String, u64)> {
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = marks.iter().rev().find(|mark| mark.at_ns <= from_ns);
+        let before = before.or_else(|| marks.front().filter(|_| marks.len() >= Self::MARKS));
+        let had = |key: &(Stage, String)| before.and_then(|mark| mark.lost.get(key)).copied().unwrap_or(0);
+        let since = |(key, lost): ((Stage, String), u64)| {
+            let count = lost.saturating_sub(had(&key));
+            (key.0, key.1, count)
+        };
+        totals(loss).into_iter().map(since).filter(|(_, _, count)| *count > 0).collect()
+    }
+}
+
+fn totals(loss: &Loss) -> BTreeMap<(Stage, String), u64> {
+    loss.all().into_iter().map(|(stage, name, lost)| ((stage, name), lost)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,5 +136,17 @@ mod tests {
             loss.all(),
             [(Stage::Limit, "skb-drop".to_owned(), 0), (Stage::Ring, "skb-drop".to_owned(), 5)]
         );
+    }
+    #[test]
+    fn only_what_was_lost_in_the_window_is_told() {
+        let (loss, history) = (Loss::default(), History::default());
+        let cell = loss.cell(Stage::Ring, "skb-drop");
+        history.mark(10, &loss);
+        cell.add(5);
+        history.mark(20, &loss);
+        history.mark(30, &loss);
+        cell.add(2);
+        let since = |from_ns| history.since(from_ns, &loss).iter().map(|(_, _, n)| *n).sum::<u64>();
+        assert_eq!((since(35), since(25), since(15), since(5)), (2, 2, 7, 7));
     }
 }

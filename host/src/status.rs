@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 /// State of one hook of a probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStatus {
     /// Kernel hook, e.g. `tp_btf/kfree_skb`.
     pub hook: String,
@@ -22,10 +22,14 @@ pub struct HookStatus {
     pub run_count: u64,
     /// Nanoseconds spent in the kernel since load; only while `kernel.bpf_stats_enabled` is 1.
     pub run_time_ns: u64,
+    /// Runs since load that the kernel skipped, because the program was running on that CPU already
+    /// in what they interrupted. Each may have been a record or nothing; no other count has them.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// State of one probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {
     /// Probe name, e.g. `skb-drop`.
     pub name: String,
@@ -87,6 +91,12 @@ pub struct PluginStatus {
     pub rejected: String,
     /// Probes it receives.
     pub probes: Vec<String>,
+    /// Sources it reads.
+    #[serde(default)]
+    pub sources: Vec<String>,
+    /// Questions it answers.
+    #[serde(default)]
+    pub scenarios: Vec<Scenario>,
     /// Events handed to it since start.
     pub events: u64,
     /// Calls into the guest since start.
@@ -99,6 +109,26 @@ pub struct PluginStatus {
     pub memory_bytes: u64,
     /// Series it holds now.
     pub series: u64,
+}
+
+/// A question that a plugin answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// Its name, e.g. `connect`.
+    pub name: String,
+    /// What it asks, for people.
+    pub help: String,
+}
+
+/// A question that can be asked, with one of the plugins that answer it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScenarioRow {
+    /// Its name, e.g. `connect`.
+    pub name: String,
+    /// The plugin.
+    pub plugin: String,
+    /// What it asks, in that plugin's words.
+    pub help: String,
 }
 
 /// The agent's state board.
@@ -118,6 +148,33 @@ pub struct Board {
     pub plugins: BTreeMap<String, PluginStatus>,
     /// Probes have settled and the first entity scan is done.
     pub ready: bool,
+}
+
+impl Board {
+    /// Every question that can be asked, by name and plugin.
+    pub fn scenarios(&self) -> Vec<ScenarioRow> {
+        let row = |plugin: &PluginStatus, scenario: &Scenario| ScenarioRow {
+            name: scenario.name.clone(),
+            plugin: plugin.name.clone(),
+            help: scenario.help.clone(),
+        };
+        let of = |plugin| Vec::from_iter(plugin_scenarios(plugin).map(|scenario| row(plugin, scenario)));
+        let mut rows: Vec<_> = self.plugins.values().flat_map(of).collect();
+        rows.sort_by(|a, b| (&a.name, &a.plugin).cmp(&(&b.name, &b.plugin)));
+        rows
+    }
+
+    /// The plugins that answer a question, whether they run at the moment or not.
+    pub fn answering(&self, scenario: &str) -> impl Iterator<Item = &PluginStatus> + Clone {
+        self.plugins
+            .values()
+            .filter(move |plugin| plugin_scenarios(plugin).any(|known| known.name == scenario))
+    }
+}
+
+/// What is left of a plugin that was stopped answers nothing.
+fn plugin_scenarios(plugin: &PluginStatus) -> impl Iterator<Item = &Scenario> {
+    plugin.scenarios.iter().filter(|_| plugin.state != "stopped")
 }
 
 impl Status {

@@ -38,6 +38,19 @@ pub fn get(at: SocketAddr, path: &str, accept: &str) -> Result<Response> {
     Ok(Response { status: answer.status, content_type: answer.content_type, body })
 }
 
+/// Posts one JSON document.
+///
+/// # Errors
+/// If the server cannot be reached or does not speak HTTP.
+pub fn post(at: SocketAddr, path: &str, document: &Value) -> Result<Response> {
+    let stream = TcpStream::connect(at)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    let mut answer = Answer::of(stream, "POST", path, "application/json", &document.to_string())?;
+    let mut body = String::new();
+    answer.body.read_to_string(&mut body).with_context(|| format!("POST http://{at}{path}"))?;
+    Ok(Response { status: answer.status, content_type: answer.content_type, body })
+}
+
 /// Asks for one JSON document.
 ///
 /// # Errors
@@ -46,21 +59,6 @@ pub fn get_json(at: SocketAddr, path: &str) -> Result<Value> {
     let response = get(at, path, "application/json")?;
     ensure!(response.status == 200, "GET {path}: {} {}", response.status, response.body);
     serde_json::from_str(&response.body).with_context(|| format!("GET {path}: {}", response.body))
-}
-
-/// Asks a question that is a JSON document, and returns the status with the answer.
-///
-/// # Errors
-/// If the server cannot be reached or the answer is no JSON.
-pub fn post_json(at: SocketAddr, path: &str, question: &Value) -> Result<(u16, Value)> {
-    let mut stream = TcpStream::connect(at)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    let body = question.to_string();
-    write!(stream, "POST {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n")?;
-    write!(stream, "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len())?;
-    let (mut answer, mut text) = (Answer::read(stream)?, String::new());
-    answer.body.read_to_string(&mut text).with_context(|| format!("POST http://{at}{path}"))?;
-    Ok((answer.status, serde_json::from_str(&text).with_context(|| format!("POST {path}: {text}"))?))
 }
 
 /// A stream of events, read as fast as they come until the value is dropped.
@@ -117,12 +115,15 @@ struct Answer {
 }
 
 impl Answer {
-    fn to(mut stream: TcpStream, path: &str, accept: &str) -> Result<Self> {
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\nConnection: close\r\n\r\n")?;
-        Self::read(stream)
+    fn to(stream: TcpStream, path: &str, accept: &str) -> Result<Self> {
+        Self::of(stream, "GET", path, accept, "")
     }
 
-    fn read(stream: TcpStream) -> Result<Self> {
+    fn of(mut stream: TcpStream, method: &str, path: &str, accept: &str, body: &str) -> Result<Self> {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nAccept: {accept}\r\nConnection: close");
+        let length =
+            if body.is_empty() { String::new() } else { format!("\r\nContent-Length: {}", body.len()) };
+        write!(stream, "{head}{length}\r\n\r\n{body}")?;
         let mut input = BufReader::new(stream);
         let first = header_line(&mut input)?;
         let status = first.split(' ').nth(1).and_then(|code| code.parse().ok());

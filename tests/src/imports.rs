@@ -3,7 +3,7 @@
 //! In `host/src` every file at the root is plain memory (a noun) and every folder is a door to one
 //! outside party that owns one outside library. A door never imports another door, a noun never
 //! imports a door and does no I/O; only `agent.rs` and `cli/` open doors. The one exception is
-//! `netns/`, without which `discover/` and `source/` cannot look. The checker reads paths (`use`
+//! `netns/`, without which `discover/`, `source/` and `check/` cannot look. The checker reads paths (`use`
 //! items and inline ones) and knows nothing of types or macros.
 
 use std::path::Path;
@@ -12,10 +12,10 @@ use anyhow::Result;
 
 /// Folders of `host/src`.
 const DOORS: &[&str] =
-    &["probe", "source", "discover", "netns", "plugin", "watch", "tracefile", "http", "cli"];
+    &["probe", "source", "discover", "check", "netns", "plugin", "watch", "tracefile", "http", "cli"];
 
 /// The doors that may stand inside another namespace.
-const IN_NETNS: &[&str] = &["discover", "source"];
+const IN_NETNS: &[&str] = &["discover", "source", "check"];
 
 /// Each outside library with the only places that may name it.
 const OWNERS: &[(&str, &[&str])] = &[
@@ -27,7 +27,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper", &["http"]),
     ("hyper_util", &["http"]),
     ("http_body_util", &["http"]),
-    ("netlink_packet_core", &["source"]),
+    ("netlink_packet_core", &["netns"]),
     ("kube", &["discover"]),
     ("clap", &["cli"]),
     ("prometheus_client", &["metrics.rs", "selfmetrics.rs"]),

@@ -19,6 +19,10 @@ pub enum TestPlugin {
     Trapping,
     /// Never returns from a batch.
     Looping,
+    /// Answers the questions `node` and `loss`.
+    Concluding,
+    /// Answers questions as badly as it can.
+    Lying,
 }
 
 impl TestPlugin {
@@ -33,6 +37,8 @@ impl TestPlugin {
             Self::CountingSecond => "counting-2.wasm",
             Self::Trapping => "trapping.wasm",
             Self::Looping => "looping.wasm",
+            Self::Concluding => "concluding.wasm",
+            Self::Lying => "lying.wasm",
         };
         Ok(std::fs::read(built.join(file))?)
     }
@@ -111,17 +117,13 @@ fn build() -> Result<TempDir> {
         std::fs::copy(&from, dir.path().join(to)).with_context(|| from.display().to_string())?;
         Ok(())
     };
-    cargo(&[
-        "-p",
-        "inspector-test-counting",
-        "-p",
-        "inspector-test-trapping",
-        "-p",
-        "inspector-test-looping",
-    ])?;
+    let packages = ["counting", "trapping", "looping", "concluding", "lying"];
+    let flags = packages.map(|name| format!("-pinspector-test-{name}"));
+    cargo(&flags.each_ref().map(String::as_str))?;
     copy("counting", "counting-1.wasm")?;
-    copy("trapping", "trapping.wasm")?;
-    copy("looping", "looping.wasm")?;
+    for name in &packages[1..] {
+        copy(name, &format!("{name}.wasm"))?;
+    }
     cargo(&["-p", "inspector-test-counting", "--features", "second"])?;
     copy("counting", "counting-2.wasm")?;
     Ok(dir)

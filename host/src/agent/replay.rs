@@ -16,6 +16,7 @@ use std::time::Duration;
 use inspector_ebpf::PROBES;
 
 use crate::batch::Batch;
+use crate::blind_spots;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::entities::{Changes, Entities, Entity, EntityRow};
@@ -26,6 +27,8 @@ use crate::loss::Loss;
 use crate::metrics::Metrics;
 use crate::names::KernelNames;
 use crate::plugin::{self, Nouns, Player};
+use crate::question::SCENARIO;
+use crate::report::Report;
 use crate::status::{ProbeStatus, Status};
 use crate::symbols::Symbol;
 use crate::table::{Columns, Snapshot, Table};
@@ -60,6 +63,8 @@ pub enum Error {
 pub struct Outcome {
     /// Series of all plugins, as Prometheus text.
     pub metrics: String,
+    /// What the plugins conclude from all of it; none if no plugin answers [`SCENARIO`].
+    pub report: Option<Report>,
     /// What could not be replayed, in words; empty if all was.
     pub left_out: Vec<String>,
     /// Plugins that ran, by name.
@@ -105,6 +110,7 @@ pub fn run(
     if !ended {
         stage.left_out.push("the recording has no end: it was cut short".to_owned());
     }
+    stage.diagnose();
     stage.finish();
     if let Err(closed) = stage.show(&mut show) {
         return Ok(Err(closed));
@@ -139,6 +145,10 @@ struct Stage {
     node: String,
     player: Player,
     cursor: crate::events::Cursor,
+    status: Arc<Status>,
+    /// When the trace begins.
+    start_ns: u64,
+    report: Option<Report>,
     /// When folded events are let out next.
     flush_ns: u64,
     /// Names of sources live as long as the process; there are few.
@@ -180,7 +190,7 @@ impl Stage {
             metrics: Arc::clone(&metrics),
             events: Arc::clone(&events),
             loss: Arc::clone(&loss),
-            status,
+            status: Arc::clone(&status),
         };
         let options = super::plugin_options(config);
         let limits = plugin::Limits { deadline: DEADLINE, ..options.limits };
@@ -191,7 +201,8 @@ impl Stage {
             return Err(Error::NoPlugin(left_out));
         }
         let (cursor, node) = (events.oldest(), start.node);
-        let (flush_ns, unknown, records) = (start.at_ns.saturating_add(FLUSH_NS), BTreeMap::new(), 0);
+        let (start_ns, report) = (start.at_ns, None);
+        let (flush_ns, unknown, records) = (start_ns.saturating_add(FLUSH_NS), BTreeMap::new(), 0);
         let stage = Self {
             clock,
             entities,
@@ -201,6 +212,9 @@ impl Stage {
             node,
             player,
             cursor,
+            status,
+            start_ns,
+            report,
             flush_ns,
             sources,
             unknown,
@@ -280,6 +294,21 @@ impl Stage {
         self.clock.advance(to_ns);
     }
 
+    /// Asks the usual question about the whole trace.
+    fn diagnose(&mut self) {
+        let now_ns = self.clock.now_ns();
+        let window = Duration::from_nanos(now_ns.saturating_sub(self.start_ns));
+        let answers = self.player.diagnose(SCENARIO, window);
+        if answers.is_empty() {
+            return;
+        }
+        let board = self.status.snapshot();
+        let asked: Vec<_> = board.answering(SCENARIO).collect();
+        let mut spots = blind_spots::of_board(&board, asked.iter().copied());
+        spots.extend(blind_spots::of_loss(&self.loss.all(), asked.iter().copied()));
+        self.report = Some(Report::of_node(SCENARIO, &self.node, window, now_ns, answers, spots));
+    }
+
     fn finish(&mut self) {
         let window = throttle::WINDOW.as_nanos() as u64;
         self.advance(self.clock.now_ns().saturating_add(window + FLUSH_NS));
@@ -308,6 +337,7 @@ impl Stage {
         encode(&mut metrics, &self.metrics, &mut identities, Format::Text);
         Outcome {
             metrics: String::from_utf8_lossy(&metrics).into_owned(),
+            report: self.report,
             left_out: self.left_out,
             plugins: self.player.names(),
             records: self.records,

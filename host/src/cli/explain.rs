@@ -130,28 +130,11 @@ fn block(found: &Found<'_>, reasons: &Reasons, style: Style) -> String {
     for (part, said) in
         [("means", &text.means), ("normal", &text.normal), ("check", &text.check), ("change", &text.change)]
     {
-        for (at, line) in wrapped(said, width - 10).into_iter().enumerate() {
+        for (at, line) in terminal::wrap(said, width - 10).into_iter().enumerate() {
             lines.push(format!("  {:<8}{line}", if at == 0 { part } else { "" }));
         }
     }
     lines.join("\n")
-}
-
-/// Lines of at most so many characters, but for longer words.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().expect("there is always one");
-        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
-            lines.push(word.to_owned());
-        } else {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines
 }
 
 fn as_json(found: &Found<'_>, reasons: &Reasons) -> serde_json::Value {
@@ -169,14 +152,4 @@ fn number(kind: Kind, name: &str, reasons: &Reasons) -> Option<u32> {
         Kind::Reset => &reasons.reset,
     };
     names.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_texts_are_wrapped_between_words() {
-        assert_eq!(wrapped("aa bb cc dddddddd e", 5), ["aa bb", "cc", "dddddddd", "e"]);
-    }
 }

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use crate::address::{Address, AddressError};
 use crate::config;
 
+mod diagnose;
 mod doctor;
 mod explain;
 mod list;
@@ -29,6 +30,7 @@ Examples:
   inspector serve --config /etc/inspector/inspector.toml
   inspector watch                              events of this node, as they happen
   inspector watch -s node-1 -s node-2 --type PACKETLOSS --since 5m
+  inspector diagnose connect                   why do connections fail, and what to do
   inspector list probe                         which kernel hooks are attached, and why not
   inspector list entity -o json
   inspector explain NO_SOCKET                  what a drop or reset reason means
@@ -39,7 +41,8 @@ Examples:
 Exit status:
   0  done; or the reader of the output closed the pipe
   1  it failed: the message says why
-  2  wrong usage, or a refused configuration: nothing was started";
+  2  wrong usage, or a refused configuration: nothing was started
+  3  diagnose --fail-on: there is a finding of that severity";
 
 /// Tells why the network failed: kernel events, analyzed on the node.
 #[derive(Debug, Parser)]
@@ -55,6 +58,7 @@ enum Command {
     Serve(Box<serve::Args>),
     Watch(watch::Args),
     List(list::Args),
+    Diagnose(Box<diagnose::Args>),
     Explain(explain::Args),
     Record(record::Args),
     Replay(replay::Args),
@@ -76,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::Serve(args) => serve::run(*args),
         Command::Watch(args) => watch::run(args),
         Command::List(args) => list::run(&args),
+        Command::Diagnose(args) => diagnose::run(*args),
         Command::Explain(args) => explain::run(&args),
         Command::Record(args) => record::run(args),
         Command::Replay(args) => replay::run(&args),

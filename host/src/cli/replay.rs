@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::terminal::{self, Style};
-use super::{Output, log, serve, watch};
+use super::{Output, diagnose, log, serve, watch};
 use crate::agent::replay::{self, Outcome};
 use crate::config::{Config, LogLevel};
 use crate::event_line::EventLine;
 use crate::events::Event;
+use crate::report::Report;
 use crate::tracefile;
 
 /// Run analyzers on a recorded trace: the same events and metrics every time, without root
@@ -22,8 +23,9 @@ Examples:
   inspector replay fault.trace --plugin-dir target/plugins
   inspector replay fault.trace -o json | jq -r 'select(.type) | .message'
 
-Prints the events, then the metrics as they stood at the end. Time is that of the recording. What
-cannot be replayed (a damaged part, a plugin that does not run) is told on standard error.
+Prints the events, then the metrics as they stood at the end, then what the analyzers conclude from
+all of it. Time is that of the recording. What cannot be replayed (a damaged part, a plugin that does
+not run) is told on standard error.
 
 Exit status: 0 if everything was replayed; 1 if something was left out or nothing could be done.")]
 pub struct Args {
@@ -65,6 +67,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Output::Text => print_metrics(&outcome)?,
         Output::Json => outcome.metrics.lines().filter_map(sample).try_for_each(|s| print_json(&s))?,
     }
+    if let Some(report) = &outcome.report {
+        print_report(report, args.output, style)?;
+    }
     for left_out in &outcome.left_out {
         terminal::complain(&format!("left out: {left_out}"));
     }
@@ -81,6 +86,14 @@ fn show(event: &Event, output: Output, style: Style) -> io::Result<()> {
 fn print_metrics(outcome: &Outcome) -> io::Result<()> {
     terminal::print_line("")?;
     outcome.metrics.lines().try_for_each(terminal::print_line)
+}
+
+fn print_report(report: &Report, output: Output, style: Style) -> anyhow::Result<()> {
+    let shown = match output {
+        Output::Text => format!("\n{}", diagnose::text(report, style)),
+        Output::Json => terminal::ascii_json(&serde_json::to_string(report)?).into_owned(),
+    };
+    Ok(terminal::print_line(shown.trim_end())?)
 }
 
 fn print_json(value: &serde_json::Value) -> io::Result<()> {

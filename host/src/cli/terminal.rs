@@ -58,6 +58,23 @@ impl Style {
     }
 }
 
+/// Lines of at most so many characters, but for longer words.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().expect("there is always one");
+        if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+            lines.push(word.to_owned());
+        } else {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
 /// JSON text in printable ASCII, the same JSON: what a terminal could obey can only stand inside of
 /// strings, where JSON has its own escapes.
 pub fn ascii_json(json: &str) -> Cow<'_, str> {
@@ -109,6 +126,11 @@ fn has_no_reader(output: BorrowedFd<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn long_texts_are_wrapped_between_words() {
+        assert_eq!(wrap("aa bb cc dddddddd e", 5), ["aa bb", "cc", "dddddddd", "e"]);
+    }
 
     #[test]
     fn json_for_the_terminal_is_the_same_json() {

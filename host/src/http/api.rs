@@ -1,4 +1,5 @@
-//! The event server: `/api/v1/…`, the stream of events and the state of every part as JSON.
+//! The event server: `/api/v1/…`, the stream of events, the state of every part as JSON, and answers
+//! to questions.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,10 +11,12 @@ use tokio::sync::Semaphore;
 
 use super::Bound;
 use super::body::{self, Body, error};
+use super::diagnose::{self, Desk};
 use super::events;
 use super::query::EventQuery;
 use super::server;
 use super::web::method_not_allowed;
+use crate::question::{Answerer, Question};
 use crate::view::View;
 
 /// At most so many clients are connected.
@@ -21,23 +24,33 @@ const MAX_CONNECTIONS: usize = 128;
 /// At most so many of them follow events.
 const MAX_STREAMS: usize = 64;
 
-/// Serves events and state on all listeners until `shutdown` is ready.
-pub async fn serve_events(listeners: Vec<Bound>, view: Arc<View>, shutdown: impl Future<Output = ()>) {
-    let api = Arc::new(Api { view, streams: Arc::new(Semaphore::new(MAX_STREAMS)) });
-    let handler = move |request| {
-        let api = Arc::clone(&api);
-        async move { api.answer(&request) }
-    };
+/// Serves events, state and answers on all listeners until `shutdown` is ready.
+pub async fn serve_events(
+    listeners: Vec<Bound>,
+    view: Arc<View>,
+    answerer: Answerer,
+    shutdown: impl Future<Output = ()>,
+) {
+    let (streams, desk) = (Arc::new(Semaphore::new(MAX_STREAMS)), Desk::new(answerer));
+    let api = Arc::new(Api { view, streams, desk });
+    let handler = move |request| Arc::clone(&api).answer(request);
     server::serve(listeners, MAX_CONNECTIONS, handler, shutdown).await;
 }
 
 struct Api {
     view: Arc<View>,
     streams: Arc<Semaphore>,
+    desk: Desk,
 }
 
 impl Api {
-    fn answer(&self, request: &Request<Incoming>) -> Response<Body> {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        if request.uri().path() == "/api/v1/diagnose" {
+            return match *request.method() {
+                Method::POST => self.desk.read_and_answer(request).await,
+                _ => diagnose::only_post(),
+            };
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return method_not_allowed();
         }
@@ -49,6 +62,8 @@ impl Api {
             "/api/v1/metrics" => ok(&view.metrics.families()),
             "/api/v1/probes" => ok(&view.status.snapshot().probes.into_values().collect::<Vec<_>>()),
             "/api/v1/plugins" => ok(&view.status.snapshot().plugins.into_values().collect::<Vec<_>>()),
+            "/api/v1/findings" => self.desk.answer(Question::default()).await,
+            "/api/v1/scenarios" => ok(&view.status.snapshot().scenarios()),
             "/api/v1/sources" => ok(&view.status.snapshot().sources.into_values().collect::<Vec<_>>()),
             "/api/v1/version" => ok(&json!({
                 "version": env!("CARGO_PKG_VERSION"),

@@ -7,12 +7,13 @@ use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::header::HOST;
+use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -98,6 +99,27 @@ pub async fn get_json<T: DeserializeOwned>(server: &str, path: &str) -> Result<T
     timeout(ANSWER, answer).await.map_err(|_| Error::Timeout(server.to_owned()))?
 }
 
+/// Asks a question and waits for its answer, at most `patience`; `server` is `host:port`.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn post_json<Q: Serialize, A: DeserializeOwned>(
+    server: &str,
+    path: &str,
+    question: &Q,
+    patience: Duration,
+) -> Result<A, Error> {
+    let question = serde_json::to_vec(question).map_err(Error::Json)?;
+    let answer = async {
+        let request = Request::post(path).header(HOST, server).header(CONTENT_TYPE, "application/json");
+        let request = request.body(Full::new(Bytes::from(question))).map_err(Error::Path)?;
+        let (response, _connection) = begin(server, request, patience).await?;
+        let bytes = collect(response.into_body(), MAX_ANSWER).await?;
+        serde_json::from_slice(&bytes).map_err(Error::Json)
+    };
+    timeout(patience, answer).await.map_err(|_| Error::Timeout(server.to_owned()))?
+}
+
 /// Opens a stream of lines; `server` is `host:port`.
 ///
 /// # Errors
@@ -144,14 +166,25 @@ impl Drop for Connection {
 }
 
 async fn get(server: &str, path: &str) -> Result<(Response<Incoming>, Connection), Error> {
+    let request = Request::get(path).header(HOST, server).body(Full::default());
+    begin(server, request.map_err(Error::Path)?, BEGIN).await
+}
+
+/// Connects and waits until the server begins to answer.
+async fn begin(
+    server: &str,
+    request: Request<Full<Bytes>>,
+    patience: Duration,
+) -> Result<(Response<Incoming>, Connection), Error> {
     let begin = async {
-        let request = Request::get(path).header(HOST, server).body(Empty::<Bytes>::new());
-        let request = request.map_err(Error::Path)?;
         let connect_error = |source| Error::Connect { server: server.to_owned(), source };
-        let stream = match server.strip_prefix(':') {
-            Some(_) => TcpStream::connect(format!("localhost{server}")).await,
-            None => TcpStream::connect(server).await,
+        let connect = async {
+            match server.strip_prefix(':') {
+                Some(_) => TcpStream::connect(format!("localhost{server}")).await,
+                None => TcpStream::connect(server).await,
+            }
         };
+        let stream = timeout(BEGIN, connect).await.map_err(|_| Error::Timeout(server.to_owned()))?;
         let io = TokioIo::new(stream.map_err(connect_error)?);
         let (mut sender, connection) = http1::handshake(io).await.map_err(Error::Broken)?;
         // Its error comes to whoever waits for the answer as well.
@@ -159,7 +192,7 @@ async fn get(server: &str, path: &str) -> Result<(Response<Incoming>, Connection
         let response = sender.send_request(request).await.map_err(Error::Broken)?;
         Ok((response, connection))
     };
-    let begun = timeout(BEGIN, begin).await.map_err(|_| Error::Timeout(server.to_owned()))?;
+    let begun = timeout(patience, begin).await.map_err(|_| Error::Timeout(server.to_owned()))?;
     let (response, connection) = begun?;
     if response.status().is_success() {
         return Ok((response, connection));
@@ -174,6 +207,12 @@ async fn collect(body: Incoming, max: usize) -> Result<Bytes, Error> {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) => Err(error.downcast().map_or(Error::TooLong, |broken| Error::Broken(*broken))),
     }
+}
+
+/// An error with its causes, on one line.
+pub fn chain(error: &Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// What an error answer says: the text behind `error`, or all of it.

@@ -1,9 +1,10 @@
 //! The door to everyone who looks at the agent: scrapers, event clients, the command line.
 //!
 //! Two servers over HTTP/1.1 (hyper), each on its own addresses: metrics and health for scrapers
-//! ([`serve_metrics`]), events and state for people and programs ([`serve_events`]). They only
-//! read the [`View`](crate::view::View); no request changes anything. Connections, clients, header
-//! sizes and times are bounded in `server`, so a hostile client costs a connection at most.
+//! ([`serve_metrics`]), events, state and answers to questions for people and programs
+//! ([`serve_events`]). They only read the [`View`](crate::view::View) and pass questions on; no request
+//! changes anything. Connections, clients, header sizes and times are bounded in `server`, questions in
+//! `diagnose`, so a hostile client costs a connection at most.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -13,6 +14,7 @@ use crate::address::Address;
 mod api;
 mod body;
 pub mod client;
+mod diagnose;
 mod events;
 mod process;
 mod query;

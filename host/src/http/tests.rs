@@ -12,6 +12,8 @@ use super::client::{self, Lines};
 use super::*;
 use crate::event_line::EventLine;
 use crate::events::NewEvent;
+use crate::question::{Answerer, Refusal};
+use crate::report::Report;
 use crate::view::View;
 
 /// Longest wait for anything that must happen.
@@ -32,8 +34,20 @@ fn listeners() -> (Vec<Bound>, String) {
 
 fn events_server() -> Server {
     let ((bound, address), view, mut tasks) = (listeners(), View::test(), JoinSet::new());
-    tasks.spawn(serve_events(bound, Arc::clone(&view), std::future::pending()));
+    tasks.spawn(serve_events(bound, Arc::clone(&view), answerer(), std::future::pending()));
     Server { address, view, _tasks: tasks }
+}
+
+/// Knows one scenario, and takes its time for another.
+fn answerer() -> Answerer {
+    Arc::new(|question| match question.scenario.as_str() {
+        "node" => Ok(Report::of_node("node", "n1", question.window(), 1, Vec::new(), Vec::new())),
+        "slow" => {
+            std::thread::sleep(Duration::from_millis(500));
+            Err(Refusal::NoWindow)
+        }
+        asked => Err(Refusal::Scenario { asked: asked.to_owned(), known: vec!["node".to_owned()] }),
+    })
 }
 
 fn metrics_server() -> Server {
@@ -54,6 +68,12 @@ impl Server {
 
     async fn get(&self, path: &str, header: &str) -> String {
         self.ask(&format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{header}\r\n")).await
+    }
+
+    async fn post(&self, body: &str) -> String {
+        let length = body.len();
+        let head = format!("host: x\r\nconnection: close\r\ncontent-length: {length}\r\n");
+        self.ask(&format!("POST /api/v1/diagnose HTTP/1.1\r\n{head}\r\n{body}")).await
     }
 
     async fn follow(&self, query: &str) -> Lines {
@@ -220,7 +240,7 @@ async fn a_client_that_never_finishes_its_request_is_dropped() {
 async fn shutdown_does_not_wait_for_those_who_follow() {
     let ((bound, address), view) = (listeners(), View::test());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(serve_events(bound, view, async { drop(stopped.await) }));
+    let server = tokio::spawn(serve_events(bound, view, answerer(), async { drop(stopped.await) }));
     let _lines = client::lines(&address, "/api/v1/events").await.expect("a stream");
     stop.send(()).expect("running");
     timeout(DEADLINE, server).await.expect("ends").expect("without a panic");
@@ -253,4 +273,48 @@ async fn an_endless_line_of_a_hostile_server_is_refused() {
         () = hostile => panic!("the client went away silently"),
         error = client => assert!(matches!(error, client::Error::TooLong), "{error}"),
     }
+}
+
+#[tokio::test]
+async fn a_question_is_answered_or_told_what_is_wrong_with_it() {
+    let server = events_server();
+    for question in ["", "{}", r#"{"scenario":"node","entities":[],"window_ms":1000,"confirm":false}"#] {
+        let answer = server.post(question).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.contains(r#""verdict":"inconclusive""#),
+            "{answer}"
+        );
+    }
+    for (question, status, said) in [
+        (
+            r#"{"scenario":"x"}"#,
+            "400",
+            r#"{"error":"there is no scenario \"x\"; there are node","scenarios":["node"]}"#,
+        ),
+        (r#"{"scenaro":"x"}"#, "400", "unknown field `scenaro`, expected one of"),
+        (r#"{"window_ms":-1}"#, "400", "not a question: invalid value: integer `-1`"),
+        ("{\"scenario\":\"\u{1b}\"}", "400", "not a question: control character"),
+        ("[", "400", "not a question: EOF"),
+        (&" ".repeat(70_000), "413", "a question has at most 65536 bytes"),
+    ] {
+        let answer = server.post(question).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(said), "{answer}");
+    }
+    let get = server.get("/api/v1/diagnose", "").await;
+    assert!(get.starts_with("HTTP/1.1 405") && get.contains("allow: POST"), "{get}");
+    assert!(server.get("/api/v1/findings", "").await.contains(r#""window_ms":60000"#));
+}
+
+#[tokio::test]
+async fn one_question_too_many_is_refused_and_may_come_later() {
+    let server = Arc::new(events_server());
+    let mut asking = JoinSet::new();
+    for _ in 0..10 {
+        let server = Arc::clone(&server);
+        asking.spawn(async move { server.post(r#"{"scenario":"slow"}"#).await });
+    }
+    let answers = asking.join_all().await;
+    let of = |status: &str| answers.iter().filter(|answer| answer.starts_with(status)).count();
+    assert!(of("HTTP/1.1 400") >= 4 && of("HTTP/1.1 503") > 0, "{answers:?}");
+    assert!(server.post("{}").await.starts_with("HTTP/1.1 200"));
 }

@@ -1,8 +1,11 @@
-//! Standing inside another network namespace: the one door that other doors use, because
-//! `discover/` reads a namespace's cookie there and `source/` its counters.
+//! Standing inside another network namespace, and asking the kernel by netlink there: the one door
+//! that other doors use, because `discover/` reads a namespace's cookie there, `source/` its
+//! counters, and `check/` what a finding asks to be looked at.
 //!
 //! Entering changes the calling thread for good, so it belongs on threads that do nothing else.
 //! No namespace file is held open between visits: that would keep a deleted namespace alive.
+
+pub mod netlink;
 
 use std::fs::File;
 use std::io;

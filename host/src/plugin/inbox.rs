@@ -1,8 +1,8 @@
 //! What waits for one plugin: a bounded queue of batches, and what else it must hear of.
 //!
 //! Batches beyond the bound push the oldest out, counted; everything else is bounded by its shape
-//! (only the latest snapshot waits, only one replacement). The worker is woken only while it
-//! waits, never once per event.
+//! (only the latest snapshot waits, only one replacement), questions by [`MAX_INQUIRIES`]. The worker
+//! is woken only while it waits, never once per event.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::prepare::Prepared;
-use super::worker::Reply;
+use super::worker::{Inquiry, Reply};
 use crate::batch::Batch;
 use crate::entities::{Changes, EntityId};
 use crate::loss::Lost;
@@ -18,6 +18,9 @@ use crate::table::Snapshot;
 
 /// Events that may wait for one plugin.
 const CAPACITY: usize = 1 << 17;
+
+/// Questions that may wait for one plugin.
+const MAX_INQUIRIES: usize = 16;
 
 /// When a batch is worth a call.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +39,8 @@ pub(super) enum Work {
     Entities(Vec<EntityId>, Vec<EntityId>),
     /// A new snapshot of the sources.
     Tick(Arc<Snapshot>),
+    /// A question of a user, behind the events that were there before it.
+    Diagnose(Box<Inquiry>),
     /// Events, and how many of this probe the plugin missed since its previous batch.
     Batch(Arc<Batch>, u64),
     /// Nothing until the deadline that was asked for.
@@ -55,12 +60,18 @@ struct Waiting {
     added: Vec<EntityId>,
     removed: Vec<EntityId>,
     tick: Option<Arc<Snapshot>>,
+    /// Each with the number of the batch that it waits for.
+    inquiries: VecDeque<(u64, Box<Inquiry>)>,
+    /// Batches that came in and that went out, delivered or dropped.
+    came: u64,
+    went: u64,
     stop: bool,
     sleeping: bool,
 }
 
 /// One plugin's inbox.
 pub(super) struct Inbox {
+    plugin: String,
     waiting: Mutex<Waiting>,
     wake: Condvar,
     /// Bit n: the probe with id n is subscribed.
@@ -69,8 +80,14 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(lost: Lost) -> Self {
-        Self { waiting: Mutex::default(), wake: Condvar::new(), probes: AtomicU64::new(0), lost }
+    pub(super) fn new(plugin: &str, lost: Lost) -> Self {
+        let (waiting, wake, probes) = (Mutex::default(), Condvar::new(), AtomicU64::new(0));
+        Self { plugin: plugin.to_owned(), waiting, wake, probes, lost }
+    }
+
+    /// Whose it is.
+    pub(super) fn plugin(&self) -> &str {
+        &self.plugin
     }
 
     /// From now on only batches of these probes are taken in.
@@ -86,6 +103,7 @@ impl Inbox {
         let mut waiting = self.lock();
         waiting.events += batch.count as usize;
         waiting.batches.push_back(Arc::clone(batch));
+        waiting.came += 1;
         waiting.oldest.get_or_insert_with(Instant::now);
         while waiting.events > CAPACITY && waiting.batches.len() > 1 {
             self.drop_oldest(&mut waiting);
@@ -117,6 +135,18 @@ impl Inbox {
         self.notify(waiting);
     }
 
+    /// Puts a question behind the batches that wait; false if too many questions wait already.
+    pub(super) fn inquire(&self, inquiry: Inquiry) -> bool {
+        let mut waiting = self.lock();
+        if waiting.inquiries.len() >= MAX_INQUIRIES {
+            return false;
+        }
+        let behind = waiting.came;
+        waiting.inquiries.push_back((behind, Box::new(inquiry)));
+        self.notify(waiting);
+        true
+    }
+
     pub(super) fn stop(&self) {
         let mut waiting = self.lock();
         waiting.stop = true;
@@ -128,12 +158,13 @@ impl Inbox {
     pub(super) fn next(&self, patience: Patience, deadline: Option<Instant>) -> Work {
         let mut waiting = self.lock();
         loop {
-            if let Some(work) = waiting.urgent() {
+            if let Some(work) = waiting.urgent().or_else(|| waiting.inquiry()) {
                 return work;
             }
             let now = Instant::now();
             let due = waiting.oldest.map(|oldest| oldest + patience.wait);
-            if waiting.events >= patience.events.max(1) || due.is_some_and(|due| due <= now) || waiting.stop {
+            let hurry = waiting.stop || !waiting.inquiries.is_empty();
+            if waiting.events >= patience.events.max(1) || due.is_some_and(|due| due <= now) || hurry {
                 if let Some(work) = waiting.batch() {
                     return work;
                 }
@@ -156,6 +187,9 @@ impl Inbox {
         loop {
             if let Some(work) = waiting.urgent() {
                 return work;
+            }
+            if let Some((_, inquiry)) = waiting.inquiries.pop_front() {
+                return Work::Diagnose(inquiry);
             }
             if waiting.stop {
                 while !waiting.batches.is_empty() {
@@ -217,6 +251,12 @@ impl Waiting {
         self.tick.take().map(Work::Tick)
     }
 
+    /// The oldest question, once the batches before it are gone.
+    fn inquiry(&mut self) -> Option<Work> {
+        let (_, inquiry) = self.inquiries.pop_front_if(|(behind, _)| *behind <= self.went)?;
+        Some(Work::Diagnose(inquiry))
+    }
+
     fn batch(&mut self) -> Option<Work> {
         let batch = self.take_oldest()?;
         let missed = self.missed.remove(&batch.probe.id).unwrap_or(0);
@@ -226,6 +266,7 @@ impl Waiting {
     fn take_oldest(&mut self) -> Option<Arc<Batch>> {
         let batch = self.batches.pop_front()?;
         self.events -= batch.count as usize;
+        self.went += 1;
         if self.batches.is_empty() {
             self.oldest = None;
         }
@@ -244,8 +285,12 @@ mod tests {
         Arc::new(Batch { probe: &PROBES[0], count, first_seq: 0, lost, now_ns: 0, words: Vec::new() })
     }
 
+    fn request() -> super::super::Request {
+        super::super::request("node", Vec::new(), Duration::ZERO, 0)
+    }
+
     fn inbox(lost: &Lost) -> Inbox {
-        let inbox = Inbox::new(lost.clone());
+        let inbox = Inbox::new("p", lost.clone());
         inbox.subscribe([PROBES[0].id].into_iter());
         inbox
     }
@@ -263,7 +308,7 @@ mod tests {
 
     #[test]
     fn a_plugin_that_does_not_subscribe_gets_nothing() {
-        let inbox = Inbox::new(Lost::default());
+        let inbox = Inbox::new("p", Lost::default());
         inbox.push(&batch(1, 0));
         assert!(matches!(inbox.next(NOW, Some(Instant::now())), Work::Idle));
     }
@@ -285,5 +330,20 @@ mod tests {
         assert!(matches!(inbox.next(patience, Some(Instant::now())), Work::Idle));
         inbox.push(&batch(1, 0));
         assert!(matches!(inbox.next(patience, Some(Instant::now())), Work::Batch(..)));
+    }
+
+    #[test]
+    fn a_question_is_answered_after_what_came_before_it_and_before_what_came_later() {
+        let inbox = inbox(&Lost::default());
+        let (reply, _answer) = std::sync::mpsc::sync_channel(1);
+        let inquiry = Inquiry { request: request(), snapshot: None, deadline: Instant::now(), reply };
+        inbox.push(&batch(1, 0));
+        assert!(inbox.inquire(inquiry));
+        inbox.push(&batch(2, 0));
+        let patience = Patience { events: 1000, wait: Duration::from_secs(3600) };
+        let next = || inbox.next(patience, Some(Instant::now()));
+        assert!(matches!(next(), Work::Batch(batch, _) if batch.count == 1));
+        assert!(matches!(next(), Work::Diagnose(_)));
+        assert!(matches!(next(), Work::Idle), "patience is back");
     }
 }

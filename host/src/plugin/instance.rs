@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::time::{ClockId, clock_gettime};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
-use super::bindings::exports::inspector::analyzer::{entity_watch, guest, snapshot, ticker};
+use super::bindings::exports::inspector::analyzer::{diagnosis, entity_watch, guest, snapshot, ticker};
 use super::imports::State;
 use super::prepare::{Prepared, cause, epochs};
 use super::{Context, Limits};
@@ -21,7 +21,7 @@ use crate::entities::EntityId;
 use crate::metrics::PluginSeries;
 use crate::table::Snapshot;
 
-/// Time `init`, `restore` and `save` may take: they are not on the event path.
+/// Time `init`, `restore`, `save` and `diagnosis` may take: they are not on the event path.
 const SLOW_CALL: Duration = Duration::from_secs(1);
 
 /// How a call into a guest failed.
@@ -55,6 +55,7 @@ pub(super) struct Instance {
     guest: guest::Guest,
     ticker: Option<ticker::Guest>,
     entity_watch: Option<entity_watch::Guest>,
+    diagnosis: Option<diagnosis::Guest>,
     snapshot: Option<snapshot::Guest>,
     limits: Limits,
     context: Arc<Context>,
@@ -101,6 +102,7 @@ impl Instance {
             guest: exports.guest.load(&mut store, &instance).expect(load),
             ticker: exports.ticker.as_ref().map(|i| i.load(&mut store, &instance).expect(load)),
             entity_watch: exports.entity_watch.as_ref().map(|i| i.load(&mut store, &instance).expect(load)),
+            diagnosis: exports.diagnosis.as_ref().map(|i| i.load(&mut store, &instance).expect(load)),
             snapshot: exports.snapshot.as_ref().map(|i| i.load(&mut store, &instance).expect(load)),
             store,
             limits,
@@ -135,7 +137,7 @@ impl Instance {
     /// A new snapshot of the sources is there.
     pub(super) fn tick(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Failure> {
         let now = snapshot.taken_ns;
-        self.store.data_mut().snapshot = snapshot;
+        self.show(snapshot);
         if self.ticker.is_none() {
             return Ok(());
         }
@@ -143,6 +145,20 @@ impl Instance {
             Some(ticker) => ticker.call_tick(&mut this.store, now),
             None => Ok(()),
         })
+    }
+
+    /// From now on the guest reads these tables.
+    pub(super) fn show(&mut self, snapshot: Arc<Snapshot>) {
+        self.store.data_mut().snapshot = snapshot;
+    }
+
+    /// Asks a question; what comes back is not checked yet.
+    pub(super) fn diagnose(&mut self, request: &diagnosis::Request) -> Result<diagnosis::Report, Failure> {
+        let answer = self.call(slow_call(self.limits), request.now, |this| match &this.diagnosis {
+            Some(diagnosis) => diagnosis.call_run(&mut this.store, request),
+            None => wasmtime::bail!("a scenario is declared only together with this export"),
+        })?;
+        answer.map_err(|e| Failure::Refused(format!("{}: {}", e.code, e.message)))
     }
 
     /// Entities came and went.

@@ -4,7 +4,8 @@
 //! In reading order: [`folder`] opens files, `prepare` compiles and checks them (with `cache`),
 //! `worker` runs one plugin from its `inbox` through its `instance`, `player` all of them on one
 //! thread for a replay; `sandbox`, `imports`, `stdio`
-//! and `bounds` are what a guest lives in, `filter` its subscriptions.
+//! and `bounds` are what a guest lives in, `filter` its subscriptions, `answer` what it says when
+//! it is asked.
 //!
 //! Whatever one plugin does, the others lose nothing, and a broken file leaves the running version
 //! alone.
@@ -12,6 +13,7 @@
 //! Longer than other files, because it is the door itself: its public types and the one place that
 //! decides what a changed file means.
 
+mod answer;
 mod bindings;
 mod bounds;
 mod cache;
@@ -30,23 +32,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
 use crate::clock::Clock;
-use crate::entities::{Changes, Entities};
+use crate::entities::{Changes, Entities, EntityId};
 use crate::events::EventLog;
 use crate::loss::{Loss, Stage};
 use crate::metrics::Metrics;
 use crate::names::KernelNames;
+use crate::report::Answered;
 use crate::status::{PluginStatus, Status};
 use crate::table::{Columns, Snapshot};
 
+use bindings::exports::inspector::analyzer::diagnosis::Request;
 use inbox::Inbox;
 pub use player::{Player, Refused};
 pub use prepare::Error as PrepareError;
 use prepare::Prepared;
 use sandbox::{Epochs, Sandbox};
+use worker::Inquiry;
 
 /// What one plugin may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,8 +155,31 @@ pub struct Plugins {
     options: Options,
     context: Arc<Context>,
     loaded: Mutex<Loaded>,
-    /// Copies of the slots' inboxes, so that delivering never waits for loading.
-    inboxes: RwLock<Vec<Arc<Inbox>>>,
+    running: RwLock<Running>,
+}
+
+/// Copies of what the slots hold, so that delivering and asking never wait for loading.
+#[derive(Default)]
+struct Running {
+    inboxes: Vec<Arc<Inbox>>,
+    sources: BTreeSet<String>,
+}
+
+/// A question for all plugins that answer it.
+#[derive(Debug, Clone)]
+pub struct Inquest {
+    /// The question's name.
+    pub scenario: String,
+    /// Who is asked about; empty = everybody.
+    pub entities: Vec<EntityId>,
+    /// How far to look back.
+    pub window: Duration,
+    /// When it is asked, nanoseconds since the Unix epoch.
+    pub now_ns: u64,
+    /// Tables as of now, if they could be read.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// Whoever has not answered by then is not waited for.
+    pub deadline: Instant,
 }
 
 impl Plugins {
@@ -163,7 +191,7 @@ impl Plugins {
         let sandbox = Sandbox::new().map_err(Error)?;
         let cache = cache::Cache::new(options.cache.as_deref());
         let context = Arc::new(Context { nouns, epochs: Arc::clone(&sandbox.epochs) });
-        Ok(Self { sandbox, cache, options, context, loaded: Mutex::default(), inboxes: RwLock::default() })
+        Ok(Self { sandbox, cache, options, context, loaded: Mutex::default(), running: RwLock::default() })
     }
 
     /// Looks at the directories and follows what changed: starts, replaces and stops plugins.
@@ -210,41 +238,77 @@ impl Plugins {
         }
         load_probes(&loaded.slots.values().flat_map(|slot| slot.probes.clone()).collect());
         let inboxes = loaded.slots.values().map(|slot| Arc::clone(&slot.inbox)).collect();
-        *self.inboxes.write().unwrap_or_else(PoisonError::into_inner) = inboxes;
+        let sources = loaded.slots.values().flat_map(|slot| slot.sources.clone()).collect();
+        *self.running.write().unwrap_or_else(PoisonError::into_inner) = Running { inboxes, sources };
     }
 
     /// Puts a batch into the inbox of each plugin that subscribes to its probe. Never blocks on a
     /// plugin.
     pub fn deliver(&self, batch: &Arc<Batch>) {
-        for inbox in self.inboxes().iter() {
+        for inbox in &self.running().inboxes {
             inbox.push(batch);
         }
     }
 
     /// Tells every plugin that a new snapshot is there.
     pub fn tick(&self, snapshot: &Arc<Snapshot>) {
-        for inbox in self.inboxes().iter() {
+        for inbox in &self.running().inboxes {
             inbox.tick(snapshot);
         }
     }
 
     /// Tells every plugin which entities came and went.
     pub fn entities_changed(&self, changes: &Changes) {
-        for inbox in self.inboxes().iter() {
+        for inbox in &self.running().inboxes {
             inbox.entities(changes);
         }
     }
 
     /// Sources that the running plugins read.
     pub fn sources(&self) -> BTreeSet<String> {
-        let loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        loaded.slots.values().flat_map(|slot| slot.sources.clone()).collect()
+        self.running().sources.clone()
+    }
+
+    /// Asks every plugin that answers the question, all at once, and waits until the deadline.
+    /// One that does not run, refuses, fails or is late costs its own answer only.
+    pub fn diagnose(&self, question: &Inquest) -> Vec<Answered> {
+        let board = self.context.status.snapshot();
+        let mut waited_for: BTreeSet<_> =
+            board.answering(&question.scenario).map(|plugin| plugin.name.clone()).collect();
+        let (reply, answers) = std::sync::mpsc::sync_channel(waited_for.len());
+        let mut answered: Vec<Answered> = Vec::new();
+        for inbox in &self.running().inboxes {
+            if !waited_for.contains(inbox.plugin()) {
+                continue;
+            }
+            let request =
+                request(&question.scenario, question.entities.clone(), question.window, question.now_ns);
+            let (snapshot, deadline) = (question.snapshot.clone(), question.deadline);
+            if !inbox.inquire(Inquiry { request, snapshot, deadline, reply: reply.clone() }) {
+                answered.push(unanswered(inbox.plugin(), "too many questions wait for it"));
+            }
+        }
+        drop(reply);
+        for known in &answered {
+            waited_for.remove(&known.analyzer);
+        }
+        // Ends early when the last one has answered, or has gone without an answer.
+        while let Ok(answer) =
+            answers.recv_timeout(question.deadline.saturating_duration_since(Instant::now()))
+        {
+            waited_for.remove(&answer.analyzer);
+            answered.push(answer);
+        }
+        let late = if Instant::now() < question.deadline { "it does not run" } else { "not in time" };
+        answered.extend(waited_for.iter().map(|plugin| unanswered(plugin, late)));
+        answered.sort_by(|a, b| a.analyzer.cmp(&b.analyzer));
+        answered
     }
 
     /// Lets every plugin digest what waits for it, and ends it.
     pub fn stop(&self) {
         let slots = std::mem::take(&mut self.loaded.lock().unwrap_or_else(PoisonError::into_inner).slots);
-        self.inboxes.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.running.write().unwrap_or_else(PoisonError::into_inner).inboxes.clear();
         for slot in slots.values() {
             slot.inbox.stop();
         }
@@ -253,8 +317,8 @@ impl Plugins {
         }
     }
 
-    fn inboxes(&self) -> std::sync::RwLockReadGuard<'_, Vec<Arc<Inbox>>> {
-        self.inboxes.read().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> std::sync::RwLockReadGuard<'_, Running> {
+        self.running.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An unreadable directory is no reason to stop what runs from it.
@@ -333,11 +397,13 @@ impl Plugins {
                 })
             }
             None => {
-                let inbox = Arc::new(Inbox::new(self.context.loss.cell(Stage::Queue, &name)));
+                let inbox = Arc::new(Inbox::new(&name, self.context.loss.cell(Stage::Queue, &name)));
                 // Before the plugin can be seen to run: from then on it misses no event. Until it
                 // subscribes the inbox takes in nothing, and the end of the scan removes the inbox
                 // of a plugin that did not start.
-                self.inboxes.write().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&inbox));
+                let mut running = self.running.write().unwrap_or_else(PoisonError::into_inner);
+                running.inboxes.push(Arc::clone(&inbox));
+                drop(running);
                 let (own, context) = (Arc::clone(&inbox), Arc::clone(&self.context));
                 worker::start(prepared, own, context, self.options.limits).map(|thread| {
                     tracing::info!(plugin = name, version, file = %path.display(), "plugin started");
@@ -416,6 +482,21 @@ fn has_run(status: &PluginStatus) -> bool {
 pub fn lower_priority() {
     // SAFETY: plain numbers; 0 means the calling thread, and Linux keeps a nice value per thread.
     let _ = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, 10) };
+}
+
+fn unanswered(plugin: &str, why: &str) -> Answered {
+    Answered { analyzer: plugin.to_owned(), answer: Err(why.to_owned()) }
+}
+
+/// A question as guests read it.
+fn request(scenario: &str, entities: Vec<EntityId>, window: Duration, now_ns: u64) -> Request {
+    Request {
+        scenario: scenario.to_owned(),
+        entities,
+        now: now_ns,
+        window_ms: u32::try_from(window.as_millis()).unwrap_or(u32::MAX),
+        params: Vec::new(),
+    }
 }
 
 fn probes_of(prepared: &Prepared) -> impl Iterator<Item = String> {

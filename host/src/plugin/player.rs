@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cache::Cache;
 use super::inbox::{Inbox, Work};
@@ -14,6 +15,7 @@ use super::{Context, Error, Nouns, Options, folder, prepare};
 use crate::batch::Batch;
 use crate::entities::Changes;
 use crate::loss::Stage;
+use crate::report::Answered;
 use crate::table::Snapshot;
 
 /// A component that does not take part.
@@ -52,9 +54,11 @@ impl Player {
                 if workers.iter().any(|other| other.name() == name) {
                     return Err(format!("plugin {name} already runs from another file"));
                 }
-                let inbox = Arc::new(Inbox::new(context.loss.cell(Stage::Queue, &name)));
+                let inbox = Arc::new(Inbox::new(&name, context.loss.cell(Stage::Queue, &name)));
                 let mut worker = Worker::new(prepared, inbox, Arc::clone(&context), options.limits);
-                worker.instantiate().map(|()| worker)
+                worker.instantiate()?;
+                worker.publish();
+                Ok(worker)
             });
             match worker {
                 Ok(worker) => workers.push(worker),
@@ -93,6 +97,17 @@ impl Player {
     /// Tells every plugin which entities came and went.
     pub fn entities_changed(&mut self, changes: &Changes) {
         self.each(|| Work::Entities(changes.added.clone(), changes.removed.clone()));
+    }
+
+    /// Asks each plugin that answers the question about everything in the last `window`.
+    pub fn diagnose(&mut self, scenario: &str, window: Duration) -> Vec<Answered> {
+        let asked = self.workers.iter_mut().filter(|worker| worker.answers(scenario));
+        let answered = asked.map(|worker| {
+            worker.digest(Work::Idle);
+            let request = super::request(scenario, Vec::new(), window, worker.now_ns());
+            Answered { analyzer: worker.name().to_owned(), answer: worker.diagnose(&request, None) }
+        });
+        answered.collect()
     }
 
     fn each(&mut self, work: impl Fn() -> Work) {

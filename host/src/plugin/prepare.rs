@@ -7,8 +7,8 @@ use std::time::Duration;
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
-use super::bindings::exports::inspector::analyzer::{entity_watch, guest, snapshot, ticker};
-use super::bindings::inspector::analyzer::manifest::{Description, MetricDecl};
+use super::bindings::exports::inspector::analyzer::{diagnosis, entity_watch, guest, snapshot, ticker};
+use super::bindings::inspector::analyzer::manifest::{Description, MetricDecl, ScenarioDecl};
 use super::bounds::Bounds;
 use super::cache::Cache;
 use super::filter::Selection;
@@ -24,6 +24,8 @@ const WORLD: &str = "0.1.0";
 const DESCRIBE: Duration = Duration::from_millis(200);
 /// Memory a throw-away instance has.
 const DESCRIBE_MEMORY: usize = 16 << 20;
+/// Scenarios of one plugin.
+const MAX_SCENARIOS: usize = 32;
 
 /// Why a component cannot become a plugin.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +72,7 @@ pub(super) struct Exports {
     pub(super) guest: guest::GuestIndices,
     pub(super) ticker: Option<ticker::GuestIndices>,
     pub(super) entity_watch: Option<entity_watch::GuestIndices>,
+    pub(super) diagnosis: Option<diagnosis::GuestIndices>,
     pub(super) snapshot: Option<snapshot::GuestIndices>,
 }
 
@@ -89,8 +92,13 @@ pub(super) fn prepare(sandbox: &Sandbox, cache: &Cache, file: &folder::Component
         guest,
         ticker: ticker::GuestIndices::new(&pre).ok(),
         entity_watch: entity_watch::GuestIndices::new(&pre).ok(),
+        diagnosis: diagnosis::GuestIndices::new(&pre).ok(),
         snapshot: snapshot::GuestIndices::new(&pre).ok(),
     };
+    if let (None, Some(scenario)) = (&exports.diagnosis, description.scenarios.first()) {
+        let name = &scenario.name;
+        return Err(Error::Description(format!("scenario {name} is declared and diagnosis not exported")));
+    }
     let (path, sha256) = (file.path.clone(), file.sha256.clone());
     Ok(Prepared { path, sha256, description, selections, metrics, pre, exports })
 }
@@ -135,11 +143,7 @@ pub(super) fn cause(error: &wasmtime::Error) -> String {
 
 /// Checks what does not depend on this node, and translates the metrics.
 fn check(description: &Description) -> Result<Vec<Decl>, String> {
-    let name = &description.name;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
-        return Err(format!("name {name:?}: use at most 64 of a-z, 0-9 and -"));
-    }
+    check_name("name", &description.name)?;
     if description.version.is_empty()
         || description.version.len() > 64
         || description.version.contains(char::is_control)
@@ -150,7 +154,29 @@ fn check(description: &Description) -> Result<Vec<Decl>, String> {
     if minor(&description.world_version) != minor(WORLD) {
         return Err(format!("made for contract {}, this host speaks {WORLD}", description.world_version));
     }
+    check_scenarios(&description.scenarios)?;
     description.metrics.iter().map(decl).collect()
+}
+
+fn check_scenarios(scenarios: &[ScenarioDecl]) -> Result<(), String> {
+    if scenarios.len() > MAX_SCENARIOS {
+        return Err(format!("more than {MAX_SCENARIOS} scenarios"));
+    }
+    for (at, scenario) in scenarios.iter().enumerate() {
+        check_name("scenario", &scenario.name)?;
+        if scenarios[..at].iter().any(|other| other.name == scenario.name) {
+            return Err(format!("scenario {} is declared twice", scenario.name));
+        }
+    }
+    Ok(())
+}
+
+fn check_name(what: &str, name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.is_empty() || name.len() > 64 || !name.chars().all(plain) {
+        return Err(format!("{what} {name:?}: use at most 64 of a-z, 0-9 and -"));
+    }
+    Ok(())
 }
 
 fn decl(metric: &MetricDecl) -> Result<Decl, String> {

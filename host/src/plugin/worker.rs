@@ -13,15 +13,22 @@ use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::answer;
+use super::bindings::exports::inspector::analyzer::diagnosis::Request;
 use super::bindings::exports::inspector::analyzer::guest::ProbeInfo;
+use super::bindings::inspector::analyzer::manifest::ScenarioDecl;
 use super::filter::Selection;
 use super::inbox::{Inbox, Patience, Work};
 use super::instance::{Failure, Instance};
 use super::prepare::Prepared;
 use super::{Context, Limits};
 use crate::batch::Batch;
+use crate::declaration::MAX_HELP;
+use crate::escape;
 use crate::events::EventType;
 use crate::metrics::PluginSeries;
+use crate::report::{Answer, Answered};
+use crate::status::Scenario;
 use crate::table::Snapshot;
 
 const MAX_FAILURES: usize = 5;
@@ -34,6 +41,16 @@ const PUBLISH: Duration = Duration::from_millis(200);
 
 /// Answer to a replacement: whether the new version runs.
 pub(super) type Reply = SyncSender<Result<(), String>>;
+
+/// A question, and who waits for the answer.
+pub(super) struct Inquiry {
+    pub(super) request: Request,
+    /// Tables as of now; the guest is shown them first.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// Nobody waits any longer than this.
+    pub(super) deadline: Instant,
+    pub(super) reply: SyncSender<Answered>,
+}
 
 struct Saved {
     version: String,
@@ -129,6 +146,7 @@ impl Worker {
             Work::Batch(batch, lost) => self.batch(&batch, lost),
             Work::Tick(snapshot) => self.tick(snapshot),
             Work::Entities(added, removed) => self.guarded(|instance| instance.entities(&added, &removed)),
+            Work::Diagnose(inquiry) => self.inquiry(*inquiry),
             Work::Replace(prepared, reply) => drop(reply.send(self.replace(prepared))),
             Work::Idle => self.restart_if_due(),
             Work::Stop => return false,
@@ -139,6 +157,16 @@ impl Worker {
     /// Its name.
     pub(super) fn name(&self) -> &str {
         &self.prepared.description.name
+    }
+
+    /// Whether it answers a question.
+    pub(super) fn answers(&self, scenario: &str) -> bool {
+        self.prepared.description.scenarios.iter().any(|known| known.name == scenario)
+    }
+
+    /// What time it is for its guest.
+    pub(super) fn now_ns(&self) -> u64 {
+        self.context.now_ns()
     }
 
     /// Whether it has an instance that can take something in.
@@ -194,6 +222,52 @@ impl Worker {
         self.dirty = true;
         self.guarded(|instance| instance.tick(snapshot));
         self.save();
+    }
+
+    fn inquiry(&mut self, inquiry: Inquiry) {
+        let Inquiry { request, snapshot, deadline, reply } = inquiry;
+        // An answer that nobody waits for must not hold up the events.
+        if Instant::now() >= deadline {
+            return;
+        }
+        let answer = self.diagnose(&request, snapshot);
+        let _ = reply.send(Answered { analyzer: self.name().to_owned(), answer });
+    }
+
+    /// Asks the guest, which is shown the tables first: a question is a tick out of turn.
+    pub(super) fn diagnose(
+        &mut self,
+        request: &Request,
+        snapshot: Option<Arc<Snapshot>>,
+    ) -> Result<Answer, String> {
+        self.dirty = true;
+        if let Some(snapshot) = snapshot {
+            let ticks = self.prepared.description.tick_interval_ms > 0;
+            self.last_tick_ns = snapshot.taken_ns;
+            self.guarded(|instance| match ticks {
+                true => instance.tick(snapshot),
+                false => {
+                    instance.show(snapshot);
+                    Ok(())
+                }
+            });
+        }
+        let Some(instance) = &mut self.instance else { return Err(self.why_not_running()) };
+        match instance.diagnose(request) {
+            Ok(report) => Ok(answer::answer(report, &self.context, self.name(), request.now)),
+            Err(Failure::Refused(why)) => Err(why),
+            Err(failure) => {
+                self.failed(&failure);
+                Err(failure.to_string())
+            }
+        }
+    }
+
+    /// As its status says.
+    fn why_not_running(&self) -> String {
+        let board = self.context.status.update();
+        let status = board.plugins.get(self.name()).map(|status| (&status.state, &status.reason));
+        status.map_or_else(String::new, |(state, reason)| format!("{state}: {reason}"))
     }
 
     /// Keeps the guest's state for the case that it fails later.
@@ -317,7 +391,8 @@ impl Worker {
         }
     }
 
-    fn publish(&mut self) {
+    /// Shows how it does.
+    pub(super) fn publish(&mut self) {
         self.published = Instant::now();
         self.dirty = false;
         let Some(instance) = &self.instance else { return };
@@ -332,6 +407,8 @@ impl Worker {
         "running".clone_into(&mut status.state);
         status.reason.clear();
         status.probes = self.selections.iter().map(|selection| selection.probe.name.to_owned()).collect();
+        status.sources.clone_from(&description.sources);
+        status.scenarios = description.scenarios.iter().map(scenario).collect();
         status.events = self.events;
         status.calls = self.past.0 + instance.calls;
         status.seconds = (self.past.1 + instance.busy).as_secs_f64();
@@ -374,6 +451,10 @@ fn make(
     let live: Vec<_> = context.entities.live().iter().map(|entity| entity.id).collect();
     instance.entities(&live, &[]).map_err(|e| e.to_string())?;
     Ok(instance)
+}
+
+fn scenario(declared: &ScenarioDecl) -> Scenario {
+    Scenario { name: declared.name.clone(), help: escape::admit(declared.help.clone(), MAX_HELP) }
 }
 
 fn register(prepared: &Prepared, context: &Context) -> Result<PluginSeries, String> {

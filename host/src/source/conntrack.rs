@@ -9,8 +9,8 @@ use std::path::Path;
 
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{attributes, dump, get};
 use super::rows::Rows;
+use crate::netns::netlink::{attributes, dump, get};
 
 /// Subsystem (`NFNL_SUBSYS_CTNETLINK`) and message type of linux/netfilter/nfnetlink_conntrack.h.
 const CT_GET_STATS_CPU: u16 = (1 << 8) | 4;

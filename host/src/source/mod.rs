@@ -8,7 +8,6 @@
 mod conntrack;
 mod lane;
 mod netdev;
-mod netlink;
 mod proc_net;
 mod processes;
 mod qdisc;

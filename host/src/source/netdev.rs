@@ -8,8 +8,8 @@ use std::io;
 
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{attributes, dump, text, u32_at, u64_at};
 use super::rows::Rows;
+use crate::netns::netlink::{attributes, dump, text, u32_at, u64_at};
 
 const RTM_GETLINK: u16 = 18;
 /// Size of `struct ifinfomsg`; the interface's number stands at 4.

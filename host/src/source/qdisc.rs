@@ -5,8 +5,8 @@ use std::io;
 use nix::net::if_::if_indextoname;
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{attributes, dump, text, u32_at, u64_at};
 use super::rows::Rows;
+use crate::netns::netlink::{attributes, dump, text, u32_at, u64_at};
 
 const RTM_GETQDISC: u16 = 38;
 /// Size of `struct tcmsg`: family, interface at 4, handle at 8, parent at 12, info.

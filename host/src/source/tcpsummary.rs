@@ -9,9 +9,9 @@ use std::io;
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP};
 use nix::sys::socket::SockProtocol;
 
-use super::netlink::{dump, u32_at};
 use super::proc_net;
 use super::rows::Rows;
+use crate::netns::netlink::{dump, u32_at};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// Size of `struct inet_diag_req_v2`: family, protocol, two zeros, states at 4, socket id.

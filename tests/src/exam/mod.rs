@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use self::score::{Concluded, Mark};
 use crate::agent::{Agent, Settings};
-use crate::http::post_json;
+use crate::http::post;
 use crate::lab::cases::{Case, GROUPS, Place};
 use crate::lab::{Family, Held, Namespace, Scene};
 use crate::wait;
@@ -155,10 +155,16 @@ impl Examiner {
             "confirm": false,
         });
         let asked = Instant::now();
-        let (status, answer) = post_json(self.agent.events, "/api/v1/diagnose", &question)?;
+        let response = post(self.agent.events, "/api/v1/diagnose", &question)?;
         let took = asked.elapsed();
         drop(held);
-        ensure!(status == 200, "the question is answered with {status}: {answer}");
+        ensure!(
+            response.status == 200,
+            "the question is answered with {}: {}",
+            response.status,
+            response.body
+        );
+        let answer: Value = serde_json::from_str(&response.body).context("an answer in JSON")?;
         let findings = score::findings(&answer, &scene);
         let mark = score::mark(exam.case, &findings, took);
         Ok(Row { exam, mark, findings, took, answer, error: String::new() })

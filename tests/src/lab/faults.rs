@@ -67,6 +67,36 @@ pub fn start_connect(from: &Namespace, to: SocketAddr) -> Result<(OwnedFd, Socke
     })
 }
 
+/// Connects over TCP where a route refuses it. Returns the error of the call.
+///
+/// # Errors
+/// If it is not refused at once.
+pub fn connect_without_route(from: &Namespace, to: SocketAddr) -> Result<Errno> {
+    from.run(|| refused_connect(&tcp_socket(to.ip())?, to))
+}
+
+/// [`connect_without_route`] on a socket that may be of another namespace.
+///
+/// # Errors
+/// If it is not refused at once.
+pub fn refused_connect(socket: &OwnedFd, to: SocketAddr) -> Result<Errno> {
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => bail!("no route refused a connect to {to}"),
+        Err(errno) => Ok(errno),
+    }
+}
+
+/// Sends a datagram where a route refuses it. Returns the error of the call.
+///
+/// # Errors
+/// If it is not refused.
+pub fn send_without_route(from: &Namespace, to: SocketAddr) -> Result<Errno> {
+    from.run(|| match udp_socket(to.ip())?.send_to(b"no way", to) {
+        Ok(_) => bail!("no route refused a datagram to {to}"),
+        Err(error) => Errno::try_from(error).map_err(|error| error.into()),
+    })
+}
+
 /// Sends `packets` datagrams of `payload` bytes as fast as one socket can. Returns its address.
 ///
 /// # Errors
@@ -227,6 +257,15 @@ fn bound_socket(peer: IpAddr) -> Result<(OwnedFd, SocketAddr)> {
     let probe = udp_socket(peer)?;
     probe.connect((peer, CLOSED_PORT))?;
     bound_socket_at(probe.local_addr()?.ip())
+}
+
+/// A TCP socket for an address of this family, that waits for nothing.
+///
+/// # Errors
+/// If there are no descriptors left.
+pub fn tcp_socket(ip: IpAddr) -> Result<OwnedFd> {
+    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?)
 }
 
 fn bound_socket_at(ip: IpAddr) -> Result<(OwnedFd, SocketAddr)> {

@@ -6,7 +6,7 @@ use crate::cli::table::Table;
 use crate::entities::Entity;
 use crate::events::EventType;
 use crate::metrics::FamilyInfo;
-use crate::status::{PluginStatus, ProbeStatus, SourceStatus};
+use crate::status::{PluginStatus, ProbeStatus, ScenarioRow, SourceStatus};
 
 /// One line for each network namespace.
 pub fn entities(entities: &[Entity]) -> Table {
@@ -83,6 +83,15 @@ pub fn event_types(types: &[EventType]) -> Table {
     table
 }
 
+/// One line for each question and analyzer that answers it.
+pub fn scenarios(scenarios: &[ScenarioRow]) -> Table {
+    let mut table = Table::new(&["name", "plugin", "asks"]);
+    for scenario in scenarios {
+        table.row([&scenario.name, &scenario.plugin, &scenario.help]);
+    }
+    table
+}
+
 /// One line for each source.
 pub fn sources(sources: &[SourceStatus]) -> Table {
     let mut table = Table::new(&["name", "state", "reads", "errors", "last ms", "total s", "why"]);
@@ -155,6 +164,7 @@ mod tests {
             reason: "the kernel lacks it: resets sent are not seen".into(),
             run_count: 0,
             run_time_ns: 0,
+            missed: 0,
         };
         let probe = ProbeStatus {
             name: "tcp-reset".into(),

@@ -46,6 +46,8 @@ enum Noun {
     Metric,
     /// Types of events that the analyzers declare
     Event,
+    /// Questions that `diagnose` answers
+    Scenario,
     /// Kernel counter tables that are read
     Source,
 }
@@ -77,6 +79,7 @@ fn path(noun: Noun) -> &'static str {
         Noun::Plugin => "/api/v1/plugins",
         Noun::Metric => "/api/v1/metrics",
         Noun::Event => "/api/v1/event-types",
+        Noun::Scenario => "/api/v1/scenarios",
         Noun::Source => "/api/v1/sources",
     }
 }
@@ -88,6 +91,7 @@ fn table(noun: Noun, answer: Value) -> anyhow::Result<Table> {
         Noun::Plugin => columns::plugins(&read(answer)?),
         Noun::Metric => columns::metrics(&read(answer)?),
         Noun::Event => columns::event_types(&read(answer)?),
+        Noun::Scenario => columns::scenarios(&read(answer)?),
         Noun::Source => columns::sources(&read(answer)?),
     })
 }

@@ -96,8 +96,8 @@ impl Follower {
         let since = self.heard.map(|heard| heard.elapsed() + OVERLAP);
         let mut lines = match timeout(SILENCE, client::lines(&self.server, &self.filter.path(since))).await {
             Ok(Ok(lines)) => lines,
-            Ok(Err(err)) if err.is_refusal() => return End::Refused(chain(&err)),
-            Ok(Err(err)) => return End::Broken(chain(&err)),
+            Ok(Err(err)) if err.is_refusal() => return End::Refused(client::chain(&err)),
+            Ok(Err(err)) => return End::Broken(client::chain(&err)),
             Err(_) => return End::Broken("no answer".to_owned()),
         };
         if !self.say(Message::Connected).await {
@@ -111,7 +111,7 @@ impl Follower {
             let line = match timeout(SILENCE, lines.next()).await {
                 Ok(Ok(Some(line))) => line,
                 Ok(Ok(None)) => return End::Broken("the server ended the stream".to_owned()),
-                Ok(Err(err)) => return End::Broken(chain(&err)),
+                Ok(Err(err)) => return End::Broken(client::chain(&err)),
                 Err(_) => return End::Broken("the server is silent".to_owned()),
             };
             self.heard = Some(Instant::now());
@@ -165,12 +165,6 @@ impl fmt::Display for Message {
             Self::Nonsense(why) => write!(f, "a line that is no event: {why}"),
         }
     }
-}
-
-/// An error with its causes, on one line.
-fn chain(err: &client::Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(err), |cause| cause.source());
-    causes.fold(err.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ const ATTEMPTS: usize = 3;
 ///
 /// # Errors
 /// The kernel lacks the protocol, refuses the request, or answers with what is no netlink.
-pub(super) fn dump<T>(
+pub fn dump<T>(
     protocol: SockProtocol,
     kind: u16,
     body: &[u8],
@@ -48,17 +48,12 @@ pub(super) fn dump<T>(
 ///
 /// # Errors
 /// Those of [`dump`].
-pub(super) fn get(
-    protocol: SockProtocol,
-    kind: u16,
-    body: &[u8],
-    message: impl FnMut(&[u8]),
-) -> io::Result<()> {
+pub fn get(protocol: SockProtocol, kind: u16, body: &[u8], message: impl FnMut(&[u8])) -> io::Result<()> {
     request(protocol, kind, 0, body, message).map(drop)
 }
 
 /// The attributes in `bytes`, by type. What is malformed ends them.
-pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     NlasIterator::new(bytes).map_while(Result::ok).filter_map(|nla| {
         // The value outlives the attribute's view, which `NlaBuffer::value` does not say.
         let (kind, length) = (nla.kind(), usize::from(nla.length()));
@@ -67,17 +62,17 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// A C string attribute.
-pub(super) fn text(value: &[u8]) -> String {
+pub fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
 }
 
 /// A 32-bit number in the machine's byte order; 0 if it is not there.
-pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 
 /// A 64-bit number in the machine's byte order; 0 if it is not there.
-pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_ne_bytes)
 }
 

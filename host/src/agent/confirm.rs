@@ -1,0 +1,74 @@
+//! Looks at what findings ask to be looked at, and adds what was seen to their evidence.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::now_ns;
+use super::tables::Tables;
+use crate::check::{self, Facts, Look};
+use crate::entities::Entity;
+use crate::report::{Check, Evidence, Report};
+use crate::table::{Columns, Snapshot};
+use crate::view::View;
+
+/// Bytes of one fact.
+const MAX_SUMMARY: usize = 512;
+/// All looks together, however many there are.
+const TIME: Duration = Duration::from_secs(5);
+/// Of which tables that are read again may take so much.
+const TABLES: Duration = Duration::from_millis(1200);
+
+/// Confirms the findings of a report, the most important first; blocks for at most [`TIME`].
+pub(super) fn confirm(report: &mut Report, view: &View, tables: &Tables, columns: &Columns) {
+    let deadline = Instant::now() + TIME;
+    let asked = report.findings.iter().enumerate();
+    let asked: Vec<(usize, Check)> =
+        asked.flat_map(|(at, finding)| finding.checks.iter().map(move |check| (at, check.clone()))).collect();
+    let reads_table = asked.iter().any(|(_, check)| check.kind == "table");
+    let snapshot = reads_table.then(|| tables.fresh(Instant::now() + TABLES)).flatten();
+
+    let (mut looks, mut looking) = (Vec::new(), Vec::new());
+    for (at, check) in asked {
+        let Some(entity) = view.entities.get(check.entity) else {
+            add(report, at, &check.kind, "an entity", Err("it is gone".to_owned()));
+            continue;
+        };
+        if check.kind == "table" {
+            let facts = cell(&check, &entity, snapshot.as_deref(), columns);
+            add(report, at, &check.kind, &entity.display(), facts);
+        } else {
+            looking.push((at, check.kind.clone(), entity.display()));
+            looks.push(Look { check, entity });
+        }
+    }
+    for ((at, kind, place), facts) in looking.into_iter().zip(check::look(looks, deadline)) {
+        add(report, at, &kind, &place, facts);
+    }
+}
+
+fn add(report: &mut Report, at: usize, kind: &str, place: &str, facts: Facts) {
+    let facts = facts.unwrap_or_else(|why| vec![format!("could not be looked at: {why}")]);
+    let evidence = facts.into_iter().map(|fact| Evidence {
+        kind: "table".to_owned(),
+        summary: crate::escape::admit(format!("{kind} of {place}: {fact}"), MAX_SUMMARY),
+        at_ns: Some(now_ns()),
+        attrs: vec![("check".to_owned(), kind.to_owned())],
+    });
+    report.findings[at].evidence.extend(evidence);
+}
+
+/// The cells of one column of a source, as they are now.
+fn cell(check: &Check, entity: &Arc<Entity>, snapshot: Option<&Snapshot>, columns: &Columns) -> Facts {
+    let param = |name: &str| {
+        let found = check.params.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        found.ok_or_else(|| format!("parameter {name} is missing"))
+    };
+    let (source, column) = (param("source")?, param("column")?);
+    let columns = columns.get(source).ok_or_else(|| format!("there is no source {source}"))?;
+    let at = columns.iter().position(|known| known == column);
+    let at = at.ok_or_else(|| format!("source {source} has no column {column}"))?;
+    let table = snapshot.and_then(|snapshot| snapshot.get(entity.id, source));
+    let table = table.ok_or_else(|| format!("{source} could not be read"))?;
+    let cells: Vec<_> = table.numbers.chunks_exact(columns.len()).map(|row| row[at].to_string()).collect();
+    Ok(vec![format!("{column} is {}", cells.join(", "))])
+}

@@ -1,0 +1,162 @@
+//! Answers a question of a user from what the agent knows: reads the tables, asks the plugins,
+//! and says what could not be seen.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::tables::Tables;
+use super::{Core, Error, confirm, now_ns};
+use crate::bell::{Bell, Wake};
+use crate::blind_spots;
+use crate::config::Config;
+use crate::entities::{EntityId, EntityRow};
+use crate::loss::History;
+use crate::plugin::{Inquest, Plugins};
+use crate::question::{MAX_ENTITIES, Question, Refusal};
+use crate::report::Report;
+use crate::status::PluginStatus;
+use crate::table::Columns;
+use crate::view::View;
+
+/// An answer is there within this time, without a confirmation.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Of which the tables may take so much: a lane is waited for one second, and may have just begun.
+const TABLES: Duration = Duration::from_millis(1200);
+
+/// What answering needs; the server that asks may outlive the rest of the agent.
+pub(super) struct Desk {
+    view: Arc<View>,
+    plugins: Arc<Plugins>,
+    columns: Arc<Columns>,
+    /// Asked for tables; whoever reads them is [`super::tables`].
+    pub(super) tables: Tables,
+    /// Marked whenever tables are read.
+    pub(super) losses: History,
+}
+
+impl Desk {
+    pub(super) fn new(view: Arc<View>, plugins: Arc<Plugins>, columns: Arc<Columns>) -> Self {
+        Self { view, plugins, columns, tables: Tables::default(), losses: History::default() }
+    }
+
+    /// Answers a question; blocks for at most [`ANSWER`], or a little longer on a busy machine, and
+    /// for five seconds more if it is to be confirmed.
+    ///
+    /// # Errors
+    /// It names what does not exist.
+    pub(super) fn answer(&self, question: &Question) -> Result<Report, Refusal> {
+        let begun = Instant::now();
+        let asked_about = self.check(question)?;
+        let snapshot = self.tables.fresh(begun + TABLES);
+        let mut spots = asked_about.gone;
+        if snapshot.is_none() {
+            spots.push("counter tables could not be read in time: what they show is some seconds old".into());
+        }
+        let now_ns = now_ns();
+        let answers = self.plugins.diagnose(&Inquest {
+            scenario: question.scenario.clone(),
+            entities: asked_about.ids,
+            window: question.window(),
+            now_ns,
+            snapshot,
+            deadline: begun + ANSWER,
+        });
+        spots.extend(self.blind_spots(question, now_ns));
+        let node = &self.view.node;
+        let mut report = Report::of_node(&question.scenario, node, question.window(), now_ns, answers, spots);
+        if question.confirm {
+            confirm::confirm(&mut report, &self.view, &self.tables, &self.columns);
+        }
+        Ok(report)
+    }
+
+    /// What it names has to exist.
+    fn check(&self, question: &Question) -> Result<AskedAbout, Refusal> {
+        let board = self.view.status.snapshot();
+        if board.answering(&question.scenario).next().is_none() {
+            let mut known: Vec<_> = board.scenarios().into_iter().map(|row| row.name).collect();
+            known.dedup();
+            return Err(Refusal::Scenario { asked: question.scenario.clone(), known });
+        }
+        if question.window_ms == 0 {
+            return Err(Refusal::NoWindow);
+        }
+        self.entities(&question.entities)
+    }
+
+    /// Of the host, as they are now.
+    fn blind_spots(&self, question: &Question, now_ns: u64) -> Vec<String> {
+        let board = self.view.status.snapshot();
+        let asked: Vec<&PluginStatus> = board.answering(&question.scenario).collect();
+        let window_ns = u64::try_from(question.window().as_nanos()).unwrap_or(u64::MAX);
+        let lost = self.losses.since(now_ns.saturating_sub(window_ns), &self.view.loss);
+        let mut spots = blind_spots::of_board(&board, asked.iter().copied());
+        spots.extend(blind_spots::of_loss(&lost, asked.iter().copied()));
+        spots
+    }
+
+    fn entities(&self, names: &[String]) -> Result<AskedAbout, Refusal> {
+        if names.len() > MAX_ENTITIES {
+            return Err(Refusal::TooMany(names.len()));
+        }
+        let rows = self.view.entities.rows();
+        let mut asked_about = AskedAbout::default();
+        for name in names {
+            let of_name: Vec<_> = rows.iter().filter(|row| is_called(row, name)).collect();
+            let live: Vec<_> = of_name.iter().filter(|row| row.live).map(|row| row.entity.id).collect();
+            let Some(last) = of_name.last() else {
+                let live = rows.iter().filter(|row| row.live);
+                let known = live.map(|row| row.entity.display()).collect();
+                return Err(Refusal::Entity { asked: name.clone(), known });
+            };
+            if live.is_empty() {
+                // The youngest of those that were called so.
+                asked_about.ids.push(last.entity.id);
+                let name = last.entity.display();
+                asked_about.gone.push(format!("{name} is gone: only what was seen of it before is known"));
+            }
+            asked_about.ids.extend(live);
+        }
+        Ok(asked_about)
+    }
+}
+
+#[derive(Default)]
+struct AskedAbout {
+    ids: Vec<EntityId>,
+    /// A sentence for each that vanished.
+    gone: Vec<String>,
+}
+
+fn is_called(row: &EntityRow, name: &str) -> bool {
+    !name.is_empty() && (row.entity.name == name || row.entity.display() == name)
+}
+
+/// Diagnoses without an agent: starts one in this process, without servers, lets it look for as long as
+/// `time` or until `stop` is closed, and asks it. Blocking. `begun` is called when it begins to look.
+///
+/// # Errors
+/// The agent cannot start. That the question cannot be answered is the inner error.
+pub fn once(
+    config: &Config,
+    question: &Question,
+    time: Duration,
+    stop: &Bell,
+    begun: impl FnOnce(),
+) -> Result<Result<Report, Refusal>, Error> {
+    let core = Core::start(config)?;
+    let desk = Arc::clone(&core.desk);
+    begun();
+    // Wrong names need not be waited for.
+    let refused = desk.check(question).err();
+    let answer = match refused {
+        Some(refusal) => Err(refusal),
+        None => {
+            let end = Instant::now() + time;
+            while stop.wait(end.saturating_duration_since(Instant::now())) == Wake::Rung {}
+            desk.answer(question)
+        }
+    };
+    core.stop();
+    Ok(answer)
+}

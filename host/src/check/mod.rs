@@ -1,0 +1,231 @@
+//! Looks closer where a finding asks for it: bounded and read-only, inside the namespace of an entity,
+//! and only when a user asked for it (`inspector diagnose --confirm`).
+//!
+//! | check | looks at | parameters |
+//! |---|---|---|
+//! | `listeners` | listening sockets, their queues and backlogs | `port`, `proto` |
+//! | `route` | the route that the kernel would take | `to`, `from` |
+//! | `neighbour` | the entry for an address of the link | `address` |
+//! | `netfilter` | chains and rules that could drop | `hook`, `port` |
+//! | `capture` | packets of one connection, into a file | `saddr`, `daddr`, `sport`, `dport`, `proto` |
+//!
+//! Each look has a thread of its own, which enters the namespace and ends there: one that hangs in
+//! the kernel is not waited for and costs its own result. Parameters come from guests, so each is
+//! parsed into an address or a number before it is used, and none reaches a command line.
+
+mod capture;
+mod listeners;
+mod neighbour;
+mod netfilter;
+mod route;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::thread;
+use std::time::Instant;
+
+use crate::entities::Entity;
+use crate::netns;
+use crate::report::Check;
+
+/// Looks of one question; the rest is said not to have been done.
+const MAX_LOOKS: usize = 16;
+/// Facts that one look may bring.
+const MAX_FACTS: usize = 12;
+
+/// Facts, in words; or why there are none.
+pub type Facts = Result<Vec<String>, String>;
+
+/// What to look at and where.
+#[derive(Debug, Clone)]
+pub struct Look {
+    /// What.
+    pub check: Check,
+    /// In whose namespace.
+    pub entity: Arc<Entity>,
+}
+
+/// Does all at once, and returns the facts of each in the same order. Blocks until the deadline at
+/// most.
+pub fn look(looks: Vec<Look>, deadline: Instant) -> Vec<Facts> {
+    let mut found: Vec<Facts> = vec![Err("not in time".to_owned()); looks.len()];
+    let (done, results) = channel();
+    for (at, look) in looks.into_iter().enumerate() {
+        if at >= MAX_LOOKS {
+            found[at] = Err(format!("not done: more than {MAX_LOOKS} checks at once"));
+            continue;
+        }
+        let done = done.clone();
+        let body = move || {
+            // Nobody waits any more: then nobody wants to know.
+            let _ = done.send((at, inside(&look, deadline)));
+        };
+        if let Err(e) = thread::Builder::new().name("check".to_owned()).spawn(body) {
+            found[at] = Err(format!("no thread for it: {e}"));
+        }
+    }
+    drop(done);
+    while let Ok((at, facts)) = results.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        found[at] = facts;
+    }
+    found
+}
+
+fn inside(look: &Look, deadline: Instant) -> Facts {
+    let Check { kind, params, .. } = &look.check;
+    let params = Params(params);
+    let (cookie, _) = netns::enter(&look.entity.path).map_err(|e| format!("cannot enter it: {e}"))?;
+    if cookie != look.entity.cookie {
+        return Err("it is gone".to_owned());
+    }
+    let facts = match kind.as_str() {
+        "listeners" => listeners::look(&params),
+        "route" => route::look(&params),
+        "neighbour" => neighbour::look(&params),
+        "netfilter" => netfilter::look(&params, deadline),
+        "capture" => capture::look(&params, deadline),
+        _ => return Err("this version does not know that check".to_owned()),
+    };
+    let mut facts = facts.map_err(|e| e.to_string())?;
+    if let Some(more) = facts.len().checked_sub(MAX_FACTS).filter(|more| *more > 0) {
+        facts.truncate(MAX_FACTS);
+        facts.push(format!("and {more} more"));
+    }
+    Ok(facts)
+}
+
+/// What to look for.
+struct Params<'a>(&'a [(String, String)]);
+
+impl Params<'_> {
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// None if it is not there.
+    fn port(&self, name: &str) -> io::Result<Option<u16>> {
+        let wrong = || io::Error::other(format!("parameter {name} is no port"));
+        self.text(name).map(|text| text.parse().map_err(|_| wrong())).transpose()
+    }
+
+    fn address(&self, name: &str) -> io::Result<IpAddr> {
+        let wrong = || io::Error::other(format!("parameter {name} is no address"));
+        self.text(name)
+            .and_then(|text| text.parse().ok())
+            .map(|ip: IpAddr| ip.to_canonical())
+            .ok_or_else(wrong)
+    }
+
+    /// TCP or UDP by name or number; TCP if it is not there.
+    fn protocol(&self) -> io::Result<u8> {
+        match self.text("proto").map(str::to_ascii_uppercase).as_deref() {
+            None | Some("TCP" | "6") => Ok(nix::libc::IPPROTO_TCP as u8),
+            Some("UDP" | "17") => Ok(nix::libc::IPPROTO_UDP as u8),
+            Some(_) => Err(io::Error::other("parameter proto is neither TCP nor UDP")),
+        }
+    }
+}
+
+fn protocol_name(protocol: u8) -> &'static str {
+    if i32::from(protocol) == nix::libc::IPPROTO_UDP { "UDP" } else { "TCP" }
+}
+
+/// The address that an attribute of a route or a neighbour holds.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        16 => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => None,
+    }
+}
+
+fn octets(ip: IpAddr) -> Vec<u8> {
+    match ip {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// `AF_INET` or `AF_INET6`.
+fn family(ip: IpAddr) -> u8 {
+    let family = if ip.is_ipv4() { nix::libc::AF_INET } else { nix::libc::AF_INET6 };
+    family as u8
+}
+
+/// Name of a device of the namespace that the thread is in.
+fn device(index: u32) -> String {
+    let name = nix::net::if_::if_indextoname(index);
+    name.map_or_else(|_| format!("#{index}"), |name| name.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::entities::Kind;
+
+    /// The namespace of the tests, as an entity.
+    fn here() -> Arc<Entity> {
+        let path = std::path::PathBuf::from("/proc/thread-self/ns/net");
+        let (cookie, inode) = netns::enter(&path).expect("a namespace");
+        Arc::new(Entity {
+            id: 1,
+            kind: Kind::Host,
+            namespace: String::new(),
+            name: String::new(),
+            cookie,
+            inode,
+            ips: vec![],
+            pids: vec![],
+            cgroup: String::new(),
+            path,
+            since_ns: 0,
+        })
+    }
+
+    fn facts(kind: &str, params: &[(&str, &str)]) -> Facts {
+        let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let check = Check { kind: kind.to_owned(), entity: 1, params };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        look(vec![Look { check, entity: here() }], deadline).remove(0)
+    }
+
+    #[test]
+    fn a_listener_is_found_with_its_backlog_and_its_absence_is_said() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("bound").port().to_string();
+        let found = facts("listeners", &[("port", &port)]).expect("listeners");
+        assert!(found[0].starts_with(&format!("TCP 127.0.0.1:{port} listens: 0 of ")), "{found:?}");
+        drop(listener);
+        let found = facts("listeners", &[("port", &port)]).expect("listeners");
+        assert_eq!(found, [format!("nothing listens on TCP port {port}")]);
+        let socket = std::net::UdpSocket::bind("[::1]:0").expect("a free port");
+        let port = socket.local_addr().expect("bound").port().to_string();
+        let found = facts("listeners", &[("port", &port), ("proto", "udp")]).expect("listeners");
+        assert!(found[0].starts_with(&format!("UDP [::1]:{port} is bound: 0 bytes wait")), "{found:?}");
+    }
+
+    #[test]
+    fn the_way_to_an_address_is_told() {
+        assert_eq!(facts("route", &[("to", "127.0.0.1")]).expect("a route"), ["127.0.0.1 is local, by lo"]);
+        let found = facts("neighbour", &[("address", "198.51.100.7")]).expect("a table");
+        assert_eq!(found, ["no entry for 198.51.100.7"]);
+    }
+
+    #[test]
+    fn nonsense_of_a_guest_is_refused() {
+        for (kind, params) in [
+            ("moon", vec![]),
+            ("route", vec![]),
+            ("route", vec![("to", "; rm -rf /")]),
+            ("listeners", vec![("port", "70000")]),
+            ("listeners", vec![("proto", "x")]),
+            ("capture", vec![("saddr", "10.0.0.1")]),
+        ] {
+            assert!(facts(kind, &params).is_err(), "{kind} {params:?}");
+        }
+    }
+}

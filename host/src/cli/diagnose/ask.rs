@@ -1,0 +1,91 @@
+//! Asks running agents, all at once. Those that do not answer become blind spots of the others'
+//! answer; only if none does, the question fails.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use serde::Deserialize;
+use tokio::task::JoinSet;
+
+use super::progress;
+use crate::address::Address;
+use crate::cli::server_address;
+use crate::cluster;
+use crate::http::client::{self, Error};
+use crate::question::Question;
+use crate::report::Report;
+
+/// An agent answers within two seconds, and confirms within five more.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// One report of all agents that answer; of this node's if none is named.
+pub async fn all(mut servers: Vec<Address>, question: &Question) -> anyhow::Result<Report> {
+    if servers.is_empty() {
+        servers.push(server_address("")?);
+    }
+    let names: Vec<_> = servers.iter().map(Address::to_string).collect();
+    let waiting = |passed: Duration| format!("waiting for {} ({} s)", names.join(", "), passed.as_secs());
+    let answers = progress::shown(waiting, each(&names, question)).await;
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
+    for (server, answer) in answers {
+        match answer {
+            Ok(report) => reports.push(report),
+            Err(why) => failures.push((server, why)),
+        }
+    }
+    let Some(mut report) = cluster::join_nodes(reports) else {
+        let whys: Vec<_> = failures.into_iter().map(|(_, why)| why).collect();
+        bail!(whys.join("; "));
+    };
+    let blind = failures.into_iter().map(|(server, why)| format!("{server} did not answer: {why}"));
+    report.blind_spots.extend(blind);
+    Ok(report)
+}
+
+/// What each server says, in the order in which they were named.
+async fn each(servers: &[String], question: &Question) -> Vec<(String, Result<Report, String>)> {
+    let mut asking = JoinSet::new();
+    for (at, server) in servers.iter().enumerate() {
+        let (server, question) = (server.clone(), question.clone());
+        asking.spawn(async move {
+            let answer = match client::post_json(&server, "/api/v1/diagnose", &question, PATIENCE).await {
+                Ok(report) => Ok(report),
+                Err(error) => Err(in_words(&server, error).await),
+            };
+            (at, server, answer)
+        });
+    }
+    let mut answers = asking.join_all().await;
+    answers.sort_by_key(|(at, _, _)| *at);
+    answers.into_iter().map(|(_, server, answer)| (server, answer)).collect()
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+    revision: String,
+    node: String,
+}
+
+/// What a person should know of an error.
+async fn in_words(server: &str, error: Error) -> String {
+    match error {
+        Error::Status { status: 404 | 405, .. } => {
+            match client::get_json::<Version>(server, "/api/v1/version").await {
+                Ok(Version { version, revision, node }) => format!(
+                    "the agent of node {node} ({server}) is inspector {version} ({revision}), which cannot \
+                     answer questions yet: upgrade it"
+                ),
+                Err(_) => format!("{server} knows no questions: no agent, or one that needs an upgrade"),
+            }
+        }
+        Error::Timeout(server) => {
+            format!("{server} did not answer within {}", humantime::format_duration(PATIENCE))
+        }
+        Error::Status { status: 400, message } => message,
+        error @ Error::Connect { .. } => {
+            format!("{}: is an agent running there? (--for needs none)", client::chain(&error))
+        }
+        error => format!("{server}: {}", client::chain(&error)),
+    }
+}

@@ -1,0 +1,268 @@
+//! `inspector diagnose`: asks agents, or an agent of its own, and prints the answer.
+//!
+//! [`ask`] asks running agents, [`local`] starts one in this process; [`text`], [`markdown`] and
+//! [`html`] are forms of the answer. A server is not trusted: every form escapes what it shows.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::server_address;
+use super::terminal::{self, Style};
+use crate::address::Address;
+use crate::question::Question;
+use crate::report::Report;
+
+mod ask;
+mod html;
+mod local;
+mod markdown;
+mod progress;
+mod text;
+
+pub use text::text;
+
+/// Exit status for findings of the severity that `--fail-on` names.
+const FOUND: u8 = 3;
+
+/// Ask why the network fails: the cause, where it is, how that is known, what to do
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  inspector diagnose                               is this node's network healthy?
+  inspector diagnose connect --entity web          why do connections of web fail?
+  inspector diagnose dns --pod shop/cart-7d9f --last 10m
+  inspector diagnose -e node-1 -e node-2           one answer for both ends of a connection
+  sudo inspector diagnose --for 10s                where no agent runs
+  inspector diagnose -o html > report.html
+  inspector diagnose --fail-on critical || page-somebody
+
+`inspector list scenario` shows what can be asked, `inspector list entity` about whom.
+
+Exit status: 0 if there is an answer; 1 if not; 2 for wrong usage; 3 if --fail-on was given and there
+is a finding of that severity.")]
+pub struct Args {
+    /// What is asked
+    #[arg(value_name = "SCENARIO", default_value = crate::question::SCENARIO)]
+    scenario: String,
+    /// Ask about this one only, by the name that `list entity` shows; may be repeated
+    #[arg(long = "entity", value_name = "NAME")]
+    entities: Vec<String>,
+    /// Ask about this pod only; may be repeated
+    #[arg(long = "pod", value_name = "NS/NAME", value_parser = pod)]
+    pods: Vec<String>,
+    /// How far to look back
+    #[arg(long, value_name = "TIME", value_parser = window, default_value = "60s")]
+    last: Duration,
+    /// Needs no agent: load the probes, look for this time, and answer
+    #[arg(long = "for", value_name = "TIME", value_parser = window, conflicts_with_all = ["last", "servers"])]
+    time: Option<Duration>,
+    /// Agent to ask, port 19102 if none is given; may be repeated [default: 127.0.0.1:19102]
+    #[arg(short = 'e', long = "events", visible_short_alias = 's', value_name = "ADDR")]
+    #[arg(value_parser = server_address)]
+    servers: Vec<Address>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Form,
+    /// Exit with status 3 if there is a finding of this severity or above
+    #[arg(long, value_enum, value_name = "SEVERITY")]
+    fail_on: Option<Severity>,
+    /// Let the agent look at what a finding asks for: rules, listeners, routes, a short capture
+    #[arg(long)]
+    confirm: bool,
+    /// Folder of analyzers (*.wasm), with --for; may be repeated [default: /usr/lib/inspector/plugins]
+    #[arg(long = "plugin-dir", value_name = "DIR", requires = "time")]
+    plugin_dirs: Vec<PathBuf>,
+    /// Configuration file, with --for
+    #[arg(long, value_name = "FILE", requires = "time")]
+    config: Option<PathBuf>,
+    /// Name of this node, with --for; the host name by default
+    #[arg(long = "node.name", value_name = "NAME", env = "NODE_NAME", hide_env_values = true)]
+    node_name: Option<String>,
+}
+
+/// A form of the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum Form {
+    #[default]
+    Text,
+    Json,
+    Markdown,
+    Html,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Severity {
+    Warning = 1,
+    Critical = 2,
+}
+
+/// Asks and prints.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let question = args.question();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = match args.time {
+        Some(time) => {
+            let config = local::config(args.config.as_deref(), args.plugin_dirs, args.node_name)?;
+            runtime.block_on(local::diagnose(config, question, time))?
+        }
+        None => runtime.block_on(ask::all(args.servers, &question))?,
+    };
+    let shown = match args.output {
+        Form::Text => text(&report, Style::of_stdout()),
+        Form::Json => terminal::ascii_json(&serde_json::to_string_pretty(&report)?).into_owned(),
+        Form::Markdown => markdown::markdown(&report),
+        Form::Html => html::html(&report),
+    };
+    terminal::print_line(shown.trim_end())?;
+    Ok(exit_code(&report, args.fail_on))
+}
+
+fn exit_code(report: &Report, fail_on: Option<Severity>) -> ExitCode {
+    let worst = report.findings.iter().map(|finding| finding.severity).max();
+    match fail_on {
+        Some(severity) if worst >= Some(severity as u8) => ExitCode::from(FOUND),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+impl Args {
+    fn question(&self) -> Question {
+        let window = self.time.unwrap_or(self.last);
+        Question {
+            scenario: self.scenario.clone(),
+            entities: self.entities.iter().chain(&self.pods).cloned().collect(),
+            window_ms: u32::try_from(window.as_millis()).unwrap_or(u32::MAX),
+            confirm: self.confirm,
+        }
+    }
+}
+
+fn pod(text: &str) -> Result<String, &'static str> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(text.to_owned()),
+        _ => Err("a pod is named NAMESPACE/NAME"),
+    }
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    let window = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    // The contract with analyzers counts milliseconds in 32 bits, which is 49 days.
+    match u32::try_from(window.as_millis()) {
+        Ok(1..) => Ok(window),
+        _ => Err("must be between 1ms and 49 days".to_owned()),
+    }
+}
+
+/// Name of a severity.
+fn severity(severity: u8) -> &'static str {
+    match severity {
+        0 => "info",
+        1 => "warning",
+        _ => "critical",
+    }
+}
+
+/// How long before the report something was.
+fn ago(report: &Report, at_ns: u64) -> String {
+    match Duration::from_nanos(report.generated_ns.saturating_sub(at_ns)) {
+        now if now < Duration::from_secs(1) => "just now".to_owned(),
+        ago => format!("{} ago", crate::blind_spots::in_words(ago)),
+    }
+}
+
+/// When and how often a finding was seen.
+fn when(report: &Report, first_ns: u64, last_ns: u64, count: u64) -> String {
+    let (first, last) = (ago(report, first_ns), ago(report, last_ns));
+    let often = if count == 1 { "once".to_owned() } else { format!("{count} times") };
+    if first == last { format!("{often}, {last}") } else { format!("{often}, {first} to {last}") }
+}
+
+/// The verdict and what it rests on, in one sentence.
+fn sentence(report: &Report) -> String {
+    let last = crate::blind_spots::in_words(Duration::from_millis(report.window_ms.into()));
+    let place = if report.node.contains(", ") { "nodes" } else { "node" };
+    let place = format!("on {place} {} in the last {last}", report.node);
+    let counts = [(2, "critical", "critical"), (1, "warning", "warnings"), (0, "remark", "remarks")];
+    let counted = counts.map(|(severity, one, many)| match report.count(severity) {
+        0 => String::new(),
+        1 => format!("1 {one}"),
+        several => format!("{several} {many}"),
+    });
+    let counted: Vec<_> = counted.into_iter().filter(|text| !text.is_empty()).collect();
+    match report.verdict {
+        crate::report::Verdict::Inconclusive => format!(
+            "no traffic was seen {place}, so nothing can be said: ask again while it happens, or --last \
+             looks further back"
+        ),
+        _ if counted.is_empty() => format!("nothing is wrong {place} (scenario {})", report.scenario),
+        _ => format!("{} {place} (scenario {})", counted.join(", "), report.scenario),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::report::{Finding, Verdict};
+
+    #[derive(Debug, Parser)]
+    struct Flags {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn question(flags: &[&str]) -> Result<Question, clap::Error> {
+        Ok(Flags::try_parse_from(["diagnose"].iter().chain(flags))?.args.question())
+    }
+
+    #[test]
+    fn flags_become_a_question() {
+        assert_eq!(question(&[]).expect("valid"), Question::default());
+        let asked = question(&["dns", "--entity", "a", "--pod", "b/c", "--last", "5m", "--confirm"]);
+        let asked = asked.expect("valid");
+        assert_eq!((asked.scenario.as_str(), asked.window_ms, asked.confirm), ("dns", 300_000, true));
+        assert_eq!(asked.entities, ["a", "b/c"]);
+        assert_eq!(question(&["--for", "10s"]).expect("valid").window_ms, 10_000);
+        for wrong in [
+            &["--last", "0s"][..],
+            &["--last", "60d"],
+            &["--pod", "b"],
+            &["--for", "1s", "--last", "1s"],
+            &["--for", "1s", "-e", "n1"],
+            &["--plugin-dir", "x"],
+        ] {
+            assert!(question(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn only_findings_of_the_named_severity_are_told_by_the_exit_status() {
+        let report = |severity| {
+            let findings = vec![Finding { severity, ..Finding::test("x") }];
+            let mut report = text::tests::report();
+            report.findings = findings;
+            report
+        };
+        let code = |severity, fail_on| format!("{:?}", exit_code(&report(severity), fail_on));
+        let (found, fine) = (format!("{:?}", ExitCode::from(3)), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(code(2, Some(Severity::Critical)), found);
+        assert_eq!(code(2, Some(Severity::Warning)), found);
+        assert_eq!(code(1, Some(Severity::Warning)), found);
+        assert_eq!(code(1, Some(Severity::Critical)), fine);
+        assert_eq!((code(0, Some(Severity::Warning)), code(2, None)), (fine.clone(), fine));
+    }
+
+    #[test]
+    fn the_sentence_fits_the_verdict() {
+        let mut report = text::tests::report();
+        report.findings.clear();
+        report.verdict = Verdict::Healthy;
+        assert_eq!(sentence(&report), "nothing is wrong on node n1 in the last 1m (scenario connect)");
+        report.verdict = Verdict::Inconclusive;
+        assert!(sentence(&report).starts_with("no traffic was seen on node n1 in the last 1m"));
+    }
+}

@@ -1,0 +1,176 @@
+//! One report from those of several nodes.
+//!
+//! A connection has two ends, and each node sees one of them: the client's node sees that nobody
+//! answers, the server's node why. Findings that are no more than the far end of a cause on another
+//! node are folded into it as evidence, told by the flow that both saw.
+
+use crate::report::{Evidence, Finding, Place, Report, Verdict, join, merge};
+
+/// Findings that say what a connection suffers and not what from.
+const SYMPTOMS: [&str; 4] = ["peer-unresponsive", "tcp-loss", "reset-by-peer", "dns-timeout"];
+/// The attribute of an evidence that names its connection: the same text at both ends.
+const FLOW: &str = "flow";
+/// The attribute that says which part an evidence plays.
+const ROLE: &str = "role";
+
+/// Joins reports of the same question; none if there are none.
+pub fn join_nodes(reports: Vec<Report>) -> Option<Report> {
+    if reports.len() < 2 {
+        return reports.into_iter().next();
+    }
+    let seen = reports.iter().any(|report| report.verdict != Verdict::Inconclusive);
+    let mut joined = Report { findings: Vec::new(), blind_spots: Vec::new(), ..reports.first()?.clone() };
+    let mut nodes = Vec::new();
+    for report in reports {
+        joined.window_ms = joined.window_ms.max(report.window_ms);
+        joined.generated_ns = joined.generated_ns.max(report.generated_ns);
+        joined.findings.extend(report.findings);
+        join(&mut nodes, vec![report.node.clone()]);
+        let spots = report.blind_spots.into_iter().map(|spot| format!("{}: {spot}", report.node));
+        join(&mut joined.blind_spots, spots.collect());
+    }
+    joined.node = nodes.join(", ");
+    joined.findings = merge(fold_far_ends(merge(joined.findings.into_iter())).into_iter());
+    joined.verdict = Verdict::on(&joined.findings, seen);
+    Some(joined)
+}
+
+/// Moves every symptom whose flows are explained on other nodes into what explains them.
+fn fold_far_ends(findings: Vec<Finding>) -> Vec<Finding> {
+    let (symptoms, mut findings): (Vec<_>, Vec<_>) = findings.into_iter().partition(is_symptom);
+    for symptom in symptoms {
+        match explanations(&symptom, &findings) {
+            Some(causes) => causes.into_iter().for_each(|at| findings[at].feel(&symptom)),
+            None => findings.push(symptom),
+        }
+    }
+    findings
+}
+
+fn is_symptom(finding: &Finding) -> bool {
+    let claims_cause = finding.evidence.iter().any(|evidence| evidence.attr(ROLE) == Some("cause"));
+    SYMPTOMS.contains(&finding.code.as_str()) && !claims_cause
+}
+
+/// The findings of other nodes that explain every flow of a symptom; none if one is left over, so
+/// that a second fault behind the same symptom is not hidden by the first.
+fn explanations(symptom: &Finding, findings: &[Finding]) -> Option<Vec<usize>> {
+    let mut causes = Vec::new();
+    for flow in flows(symptom) {
+        let explains = |finding: &Finding| {
+            node_of(finding) != node_of(symptom) && !is_symptom(finding) && flows(finding).any(|f| f == flow)
+        };
+        let cause = findings.iter().position(explains)?;
+        join(&mut causes, vec![cause]);
+    }
+    (!causes.is_empty()).then_some(causes)
+}
+
+fn flows(finding: &Finding) -> impl Iterator<Item = &str> {
+    finding.evidence.iter().filter_map(|evidence| evidence.attr(FLOW))
+}
+
+fn node_of(finding: &Finding) -> &str {
+    finding.entities.first().map_or("", |place| place.node.as_str())
+}
+
+impl Finding {
+    /// Takes in what another node suffers from it.
+    fn feel(&mut self, symptom: &Finding) {
+        let place = symptom.entities.first().cloned().unwrap_or_else(Place::default);
+        let flow = flows(symptom).next().unwrap_or_default().to_owned();
+        let attrs = [(FLOW, flow), (ROLE, "symptom".to_owned()), ("code", symptom.code.clone())];
+        let evidence = Evidence {
+            kind: "event".to_owned(),
+            summary: format!("felt by {} on node {}: {}", place.display(), place.node, symptom.title),
+            at_ns: Some(symptom.last_ns),
+            attrs: attrs.map(|(name, value)| (name.to_owned(), value)).into(),
+        };
+        join(&mut self.evidence, vec![evidence]);
+        join(&mut self.entities, symptom.entities.clone());
+        self.first_ns = self.first_ns.min(symptom.first_ns);
+        self.last_ns = self.last_ns.max(symptom.last_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::report::{Answer, Answered};
+
+    const FLOW_A: &str = "TCP 10.0.0.1:4242 10.0.0.2:80";
+    const FLOW_B: &str = "TCP 10.0.0.1:4243 10.0.0.2:80";
+
+    fn finding(code: &str, node: &str, flows: &[&str]) -> Finding {
+        let evidence = |flow: &&str| Evidence {
+            kind: "flow".into(),
+            attrs: vec![(FLOW.into(), (*flow).into())],
+            ..Evidence::default()
+        };
+        let evidence = flows.iter().map(evidence).collect();
+        Finding { evidence, entities: vec![Place::test("web", node)], ..Finding::test(code) }
+    }
+
+    fn node(name: &str, findings: Vec<Finding>, seen: u64) -> Report {
+        let answer = Ok(Answer { findings, seen, ..Answer::default() });
+        let answers = vec![Answered { analyzer: "a".into(), answer }];
+        let spots = vec!["x".to_owned()];
+        Report::of_node("connect", name, Duration::from_secs(60), 9_000_000_000, answers, spots)
+    }
+
+    fn joined(client: Vec<Finding>, server: Vec<Finding>) -> Report {
+        join_nodes(vec![node("n1", client, 1), node("n2", server, 1)]).expect("two reports")
+    }
+
+    #[test]
+    fn the_far_end_of_a_cause_becomes_its_evidence() {
+        let report = joined(
+            vec![finding("peer-unresponsive", "n1", &[FLOW_A])],
+            vec![finding("firewall-drop", "n2", &[FLOW_B, FLOW_A])],
+        );
+        let [cause] = report.findings.as_slice() else { panic!("one finding: {report:#?}") };
+        assert_eq!(cause.code, "firewall-drop");
+        assert_eq!(cause.entities, [Place::test("web", "n2"), Place::test("web", "n1")]);
+        let felt = cause.evidence.last().expect("evidence");
+        assert_eq!(felt.summary, "felt by web on node n1: peer-unresponsive happened");
+        assert_eq!((felt.attr(FLOW), felt.attr(ROLE)), (Some(FLOW_A), Some("symptom")));
+        assert_eq!((report.node.as_str(), report.verdict), ("n1, n2", Verdict::Degraded));
+        assert_eq!(report.blind_spots, ["n1: x", "n2: x"]);
+    }
+
+    #[test]
+    fn what_is_not_wholly_explained_stays() {
+        let symptom = || finding("tcp-loss", "n1", &[FLOW_A, FLOW_B]);
+        let report = joined(vec![symptom()], vec![finding("qdisc-drop", "n2", &[FLOW_A])]);
+        assert_eq!(report.findings.len(), 2, "another flow is lost elsewhere");
+        let both = vec![finding("qdisc-drop", "n2", &[FLOW_A]), finding("firewall-drop", "n2", &[FLOW_B])];
+        let report = joined(vec![symptom()], both);
+        assert_eq!(report.findings.len(), 2, "each cause has the symptom");
+        assert!(report.findings.iter().all(|finding| finding.evidence.len() == 2), "{report:#?}");
+    }
+
+    #[test]
+    fn a_symptom_explains_no_symptom_and_a_node_does_not_explain_itself() {
+        let report = joined(
+            vec![finding("tcp-loss", "n1", &[FLOW_A])],
+            vec![finding("reset-by-peer", "n2", &[FLOW_A])],
+        );
+        assert_eq!(report.findings.len(), 2);
+        let same = vec![finding("tcp-loss", "n1", &[FLOW_A]), finding("qdisc-drop", "n1", &[FLOW_A])];
+        assert_eq!(joined(same, vec![]).findings.len(), 2);
+        let without_flow = joined(vec![finding("tcp-loss", "n1", &[])], vec![finding("x", "n2", &[])]);
+        assert_eq!(without_flow.findings.len(), 2);
+    }
+
+    #[test]
+    fn the_verdict_is_one_for_all() {
+        let all = |seen: [u64; 2]| {
+            let reports = vec![node("n1", vec![], seen[0]), node("n2", vec![], seen[1])];
+            join_nodes(reports).expect("two reports").verdict
+        };
+        assert_eq!((all([0, 1]), all([0, 0])), (Verdict::Healthy, Verdict::Inconclusive));
+        assert_eq!(join_nodes(vec![]), None);
+    }
+}
