@@ -54,6 +54,19 @@ pub enum Place {
     Host,
 }
 
+impl Place {
+    /// As tables show it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Router => "router",
+            Self::Third => "third",
+            Self::Host => "host",
+        }
+    }
+}
+
 /// A conclusion that is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Expected {
