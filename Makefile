@@ -41,7 +41,7 @@ endef
 
 # Targets build on each other in the order in which they are named.
 .NOTPARALLEL:
-.PHONY: help setup build demo run test record-cases lab test-kernels bench bench-quick lint image coverage
+.PHONY: help setup build demo run test record-cases lab test-kernels lab-kernels bench bench-quick lint image coverage
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -84,6 +84,10 @@ lab: build ## every fault of the lab and what the diagnosis concludes, as a tabl
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
 	@$(call install,$(KERNEL_PACKAGES))
 	cargo run --release -p inspector-tests --bin kernels
+
+lab-kernels: build ## the cases of the lab that need only what a guest has, on the same stock kernels
+	@$(call install,$(KERNEL_PACKAGES))
+	cargo run --release -p inspector-tests --bin kernels -- --lab
 
 coverage: build ## every metric of the contract, seen changing under a workload (root)
 	cargo run --release -p inspector-tests --bin coverage

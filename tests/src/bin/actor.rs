@@ -4,6 +4,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | `echo` | accepts, and sends back what it receives |
+//! | `work` | accepts one after the other, and answers each after 5 ms of work |
 //! | `sink` | accepts, and never reads |
 //! | `connect` | connects |
 //!
@@ -14,13 +15,18 @@ use std::io::{Read as _, Write as _, stdin};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
+use nix::time::{ClockId, clock_gettime};
 
-const USAGE: &str = "usage: actor echo|sink|connect ADDRESS [BACKLOG]";
+/// What an answer of `work` costs.
+const WORK: Duration = Duration::from_millis(5);
+
+const USAGE: &str = "usage: actor echo|work|sink|connect ADDRESS [BACKLOG]";
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,8 +35,9 @@ fn main() -> Result<()> {
     let backlog = rest.first().map_or(Ok(128), |text| text.parse()).context(USAGE)?;
     stdin().read_line(&mut String::new())?;
     match part.as_str() {
-        "echo" => serve(at, backlog, echo)?,
-        "sink" => serve(at, backlog, |stream| std::mem::forget(stream))?,
+        "echo" => serve(at, backlog, echo, aside)?,
+        "work" => serve(at, backlog, |stream| drop(work(stream)), |task| task())?,
+        "sink" => serve(at, backlog, std::mem::forget, aside)?,
         "connect" => {
             thread::spawn(move || TcpStream::connect(at).map(std::mem::forget));
         }
@@ -41,7 +48,15 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn serve(at: SocketAddr, backlog: i32, each: fn(TcpStream)) -> Result<()> {
+/// A connection's turn.
+type Task = Box<dyn FnOnce() + Send>;
+
+/// Lets each connection have a thread of its own.
+fn aside(task: Task) {
+    thread::spawn(task);
+}
+
+fn serve(at: SocketAddr, backlog: i32, each: fn(TcpStream), run: fn(Task)) -> Result<()> {
     let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let listener: OwnedFd = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&listener, sockopt::ReuseAddr, &true)?;
@@ -50,10 +65,22 @@ fn serve(at: SocketAddr, backlog: i32, each: fn(TcpStream)) -> Result<()> {
     let listener = TcpListener::from(listener);
     thread::spawn(move || {
         while let Ok((stream, _)) = listener.accept() {
-            thread::spawn(move || each(stream));
+            run(Box::new(move || each(stream)));
         }
     });
     Ok(())
+}
+
+fn work(mut stream: TcpStream) -> Result<()> {
+    stream.read_exact(&mut [0])?;
+    let start = cpu_time()?;
+    while cpu_time()? - start < WORK {}
+    Ok(stream.write_all(b"!")?)
+}
+
+/// What this thread has used: time in which it was not let run is none.
+fn cpu_time() -> Result<Duration> {
+    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?.into())
 }
 
 fn echo(mut stream: TcpStream) {

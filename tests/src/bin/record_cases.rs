@@ -9,13 +9,14 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use inspector_tests::lab::{self, Connection, Family, Pair, faults};
+use inspector_tests::exam::Exam;
+use inspector_tests::lab::{self, Connection, Family, Namespace, Pair, Scene, faults};
 use inspector_tests::plugins::workspace;
 
-/// A fault by its name.
-type Case = (&'static str, fn(&Pair) -> Result<()>);
+/// A fault of two hosts by its name.
+type Fault = (&'static str, fn(&Pair) -> Result<()>);
 
-const CASES: &[Case] = &[
+const FAULTS: &[Fault] = &[
     ("accept-queue-full", accept_queue_full),
     ("blackhole-route", blackhole_route),
     ("closed-port", closed_port),
@@ -33,32 +34,53 @@ const CASES: &[Case] = &[
     ("ttl-exceeded", ttl_exceeded),
 ];
 
+/// Cases of the lab that are recorded as well, by the name of their folder.
+const CASES: &[(&str, &str)] = &[
+    ("dns-answer-too-late", "life_late_dns_answer"),
+    ("server-pause", "life_server_pause"),
+    ("server-throttled", "life_cpu_throttled"),
+    ("gateway-502", "life_gateway_502"),
+    ("lossy-link", "tcp_loss"),
+    ("policy-drop", "var_policy_drop"),
+];
+
 /// An address behind the server (TEST-NET-2).
 const BEYOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 fn main() -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "it makes namespaces and loads eBPF programs: run it as root");
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    for (name, fault) in
-        CASES.iter().filter(|(name, _)| wanted.is_empty() || wanted.iter().any(|w| w == name))
-    {
-        let dir = workspace().join("tests/replay").join(name);
-        std::fs::create_dir_all(&dir)?;
-        let trace = dir.join("trace");
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
+    for (name, fault) in FAULTS.iter().filter(|(name, _)| is_wanted(name)) {
         let pair = Pair::new()?;
-        lab::record(&trace, &pair, |pair| {
-            fault(pair)?;
-            // One more reading of the counters, and late retransmissions.
-            sleep(Duration::from_millis(1300));
-            Ok(())
-        })
-        .with_context(|| (*name).to_owned())?;
-        std::fs::set_permissions(&trace, PermissionsExt::from_mode(0o644))?;
-        println!("{name}: {} bytes", std::fs::metadata(&trace)?.len());
+        record(name, &[&pair.client, &pair.server], || fault(&pair))?;
+    }
+    for (name, case) in CASES.iter().filter(|(name, _)| is_wanted(name)) {
+        let exam = Exam::all().find(|exam| exam.name() == *case).context(*case)?;
+        let scene = Scene::new(exam.case.topology, exam.family)?;
+        let hosts: Vec<_> = scene.hosts().collect();
+        record(name, &hosts, || (exam.case.run)(&scene).map(drop))?;
     }
     println!(
         "now: INSPECTOR_BLESS=1 cargo test --release -p inspector-tests replay, and look at the difference"
     );
+    Ok(())
+}
+
+/// Records a fault into its folder.
+fn record(name: &str, hosts: &[&Namespace], fault: impl FnOnce() -> Result<()>) -> Result<()> {
+    let dir = workspace().join("tests/replay").join(name);
+    std::fs::create_dir_all(&dir)?;
+    let trace = dir.join("trace");
+    let recorded = lab::record(&trace, hosts, || {
+        fault()?;
+        // One more reading of the counters, and late retransmissions.
+        sleep(Duration::from_millis(1300));
+        Ok(())
+    });
+    recorded.with_context(|| name.to_owned())?;
+    std::fs::set_permissions(&trace, PermissionsExt::from_mode(0o644))?;
+    println!("{name}: {} bytes", std::fs::metadata(&trace)?.len());
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! Whether an answer is right.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -57,6 +58,13 @@ pub struct Concluded {
 impl Concluded {
     fn is(&self, expected: &Expected) -> bool {
         self.code == expected.code && self.place == Some(expected.at)
+    }
+}
+
+impl fmt::Display for Concluded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.place.map_or("elsewhere", Place::word);
+        write!(f, "{} @{place} ({}, {} %)", self.code, self.severity, self.confidence)
     }
 }
 

@@ -7,6 +7,7 @@
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
 //! - [`Global`]: settings of the whole machine, for a moment.
 //! - [`dns`]: a small DNS server and its client.
+//! - [`gateway`]: a small HTTP gateway and its upstream.
 //! - [`delays`]: what takes its time in the tests.
 //! - [`wire`], [`injector`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
 //! - [`background`]: healthy traffic beside a fault.
@@ -31,6 +32,7 @@ pub mod counters;
 pub mod delays;
 pub mod dns;
 pub mod faults;
+pub mod gateway;
 mod global;
 pub mod injector;
 mod namespace;

@@ -8,24 +8,24 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::Pair;
+use super::Namespace;
 use crate::agent::binary;
 
-/// Records what happens to a pair while `fault` runs.
+/// Records what happens to some namespaces while `fault` runs.
 ///
 /// # Errors
 /// If the recording or the fault fails.
-pub fn record(file: &Path, pair: &Pair, fault: impl FnOnce(&Pair) -> Result<()>) -> Result<()> {
+pub fn record(file: &Path, hosts: &[&Namespace], fault: impl FnOnce() -> Result<()>) -> Result<()> {
     let mut command = Command::new(binary()?);
     command.arg("record").arg("-o").arg(file).args(["--node.name", "n1", "--interval", "1s"]);
-    for namespace in [&pair.client, &pair.server] {
+    for namespace in hosts {
         command.args(["--entity", namespace.name()]);
     }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let mut told = BufReader::new(child.stderr.take().context("stderr is piped")?);
     let mut first = String::new();
     told.read_line(&mut first)?;
-    let done = if first.starts_with("recording to") { fault(pair) } else { Ok(()) };
+    let done = if first.starts_with("recording to") { fault() } else { Ok(()) };
     // It may have ended by itself, with an error that it tells.
     let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
     let mut rest = String::new();

@@ -179,7 +179,7 @@ fn a_fresh_recording_of_a_fault_can_be_replayed() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("fresh.trace");
     let pair = lab::Pair::new()?;
-    lab::record(&file, &pair, |pair| {
+    lab::record(&file, &[&pair.client, &pair.server], || {
         let to = pair.server_at(lab::Family::V6, lab::faults::CLOSED_PORT);
         lab::faults::connect_to_closed_port(&pair.client, to).map(drop)
     })?;

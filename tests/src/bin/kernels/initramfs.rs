@@ -22,6 +22,12 @@ const MODULES: &[&str] = &[
     "nf_tables",
     "veth",
     "sch_tbf",
+    "sch_ingress",
+    "cls_bpf",
+    "tun",
+    "llc",
+    "stp",
+    "bridge",
     // The guest's own device, by way of PCI.
     "virtio_ring",
     "virtio",

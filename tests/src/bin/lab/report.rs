@@ -46,7 +46,7 @@ pub fn text(rows: &[Row]) {
         println!("\n{}: {} {}", row.exam.name(), row.mark.shown(), row.error);
         println!("  made:     {}", row.exam.case.made);
         println!("  expected: {}", expected(&row.exam));
-        row.findings.iter().for_each(|finding| println!("  came:     {}", shown(finding)));
+        row.findings.iter().for_each(|finding| println!("  came:     {}", finding));
     }
 }
 
@@ -71,14 +71,14 @@ pub fn json(rows: &[Row]) {
         let findings = row.findings.iter().map(|finding| {
             json!({
                 "code": finding.code,
-                "place": finding.place.map(word),
+                "place": finding.place.map(Place::word),
                 "severity": finding.severity,
                 "confidence": finding.confidence,
             })
         });
         let expected = |list: &[Expected]| -> Vec<Value> {
             list.iter()
-                .map(|one| json!({"code": one.code, "place": word(one.at), "info": one.info}))
+                .map(|one| json!({"code": one.code, "place": one.at.word(), "info": one.info}))
                 .collect()
         };
         json!({
@@ -98,7 +98,7 @@ pub fn json(rows: &[Row]) {
 
 /// The first of the expected findings, and how many others are right as well.
 fn expected(exam: &Exam) -> String {
-    let show = |one: &Expected| format!("{} @{}", one.code, word(one.at));
+    let show = |one: &Expected| format!("{} @{}", one.code, one.at.word());
     match exam.case.expect {
         [] => "none".to_owned(),
         [only] => show(only),
@@ -107,19 +107,5 @@ fn expected(exam: &Exam) -> String {
 }
 
 fn at_place(finding: &Concluded) -> String {
-    format!("{} @{}", finding.code, finding.place.map_or("elsewhere", word))
-}
-
-fn shown(finding: &Concluded) -> String {
-    format!("{} severity {} confidence {}", at_place(finding), finding.severity, finding.confidence)
-}
-
-fn word(place: Place) -> &'static str {
-    match place {
-        Place::Client => "client",
-        Place::Server => "server",
-        Place::Router => "router",
-        Place::Third => "third",
-        Place::Host => "host",
-    }
+    format!("{} @{}", finding.code, finding.place.map_or("elsewhere", Place::word))
 }

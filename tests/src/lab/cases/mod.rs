@@ -10,12 +10,14 @@
 //! - [`routes`], [`mtu`], [`links`], [`neighbours`]: the way;
 //! - [`receive`], [`sockets`], [`delays`]: the host;
 //! - [`dns`], [`peers`]: the other side;
+//! - [`life`]: several of these together, as they happen;
 //! - [`variations`]: what no rule was written for.
 
 mod baselines;
 mod delays;
 mod dns;
 mod firewall;
+mod life;
 mod links;
 mod listening;
 mod mtu;
@@ -50,6 +52,19 @@ pub enum Place {
     Third,
     /// The machine itself, for what no namespace has.
     Host,
+}
+
+impl Place {
+    /// As tables show it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Router => "router",
+            Self::Third => "third",
+            Self::Host => "host",
+        }
+    }
 }
 
 /// A conclusion that is right.
@@ -125,6 +140,7 @@ pub const GROUPS: &[Group] = &[
     ("delays", delays::CASES),
     ("dns", dns::CASES),
     ("peers", peers::CASES),
+    ("life", life::CASES),
     ("variations", variations::walls::CASES),
     ("variations", variations::hosts::CASES),
     ("variations", variations::ways::CASES),

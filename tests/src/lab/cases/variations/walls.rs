@@ -23,8 +23,8 @@ pub const CASES: &[Case] = &[
         expect: &[router("firewall-drop")],
         run: |scene| {
             scene.router()?.nft(
-                "add table inet lab; add chain inet lab fwd { type filter hook forward priority 0; }; \
-                 add rule inet lab fwd tcp dport 5432 counter drop",
+                "add table inet lab; add chain inet lab through { type filter hook forward priority 0; }; \
+                 add rule inet lab through tcp dport 5432 counter drop",
             )?;
             Ok(Box::new(unanswered(scene, scene.server_at(5432))?))
         },

@@ -1,0 +1,52 @@
+//! Promise: the first finding about a fault is its cause, where it sits, and healthy traffic gives
+//! no warning. A dozen quick cases of the lab; all of them are `make lab`'s.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
+use inspector_tests::agent::Settings;
+use inspector_tests::exam::score::Mark;
+use inspector_tests::exam::{Exam, Examiner, Manner};
+use inspector_tests::wait;
+
+/// Of different families, none of which changes a setting of the machine.
+const CASES: &[&str] = &[
+    "baseline",
+    "baseline_dns_search",
+    "tcp_closed_port/6",
+    "listen_overflow",
+    "app_close_unread/6",
+    "nft_drop_in",
+    "tc_bpf_ingress_drop/6",
+    "route_unreachable_forward",
+    "no_route_local/6",
+    "mtu_pmtud_ok",
+    "arp_wrong_mac",
+    "udp_rcvbuf_overflow/6",
+    "tcp_out_of_window",
+    "dns_servfail",
+];
+
+#[test]
+fn a_fault_is_concluded_and_healthy_traffic_is_not() -> Result<()> {
+    let _turn = crate::heavy();
+    let examiner = Examiner::start(&Settings::default(), wait::PATIENCE, Manner::default())?;
+    let mut wrong = Vec::new();
+    for name in CASES {
+        let exam = Exam::all().find(|exam| exam.name() == *name).context(*name)?;
+        let row = examiner.examine(exam);
+        if row.mark != Mark::Right {
+            wrong.push(format!("{name}: {:?} {} {:#?}", row.mark, row.error, row.findings));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+#[test]
+fn every_case_has_a_name_of_its_own_and_says_how_it_is_made() {
+    let names: Vec<_> = Exam::all().map(|exam| exam.name()).collect();
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+    let silent: Vec<_> = Exam::all().filter(|exam| exam.case.made.is_empty()).map(|e| e.name()).collect();
+    assert!(silent.is_empty(), "{silent:?}");
+}
