@@ -71,7 +71,7 @@ fn a_fault_is_explained_over_http_and_on_the_command_line() -> Result<()> {
     let place = json!({ "name": server, "kind": "netns", "namespace": "", "node": report["node"] });
     assert_eq!(finding["entities"], json!([place]));
     // The plugin never ticks by itself: the counter was read for the question.
-    assert_eq!(finding["evidence"][1]["summary"], "UdpNoPorts is 10");
+    assert_eq!(finding["evidence"][1]["summary"], "Udp.NoPorts is 10");
     assert_eq!(
         report["blind_spots"].as_array().context("a list")?.last(),
         Some(&"it looks at UDP only".into())
@@ -384,7 +384,7 @@ fn an_agent_that_is_unreachable_or_older_or_broken_is_told_apart() -> Result<()>
     for (at, why) in [
         (&older, "inspector 0.0.9 (abc), which cannot answer questions yet: upgrade it"),
         (&foreign, "knows no questions"),
-        (&broken, "the server sends no valid JSON: missing field `scenario`"),
+        (&broken, "the server sends no valid JSON: unknown variant `fine`"),
         (&failing, "the server answered 503: 4 questions are being answered"),
         (&nobody, "Connection refused (os error 111): is an agent running there?"),
     ] {

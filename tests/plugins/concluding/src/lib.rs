@@ -28,7 +28,7 @@ pub struct Concluding {
     since: Timestamp,
     drops: BTreeMap<EntityId, Seen>,
     snmp: Source,
-    /// `UdpNoPorts` as of the last tick.
+    /// `Udp.NoPorts` as of the last tick.
     no_ports: BTreeMap<EntityId, u64>,
 }
 
@@ -59,7 +59,7 @@ impl Analyzer for Concluding {
     }
 
     fn tick(&mut self, _: Timestamp) {
-        let Some(column) = self.snmp.column("UdpNoPorts") else { return };
+        let Some(column) = self.snmp.column("Udp.NoPorts") else { return };
         for id in inspector_sdk::entities::all() {
             let row = self.snmp.read(id).ok().and_then(|table| table.rows().next().map(<[u64]>::to_vec));
             self.no_ports.extend(row.map(|row| (id, row[column])));
@@ -96,7 +96,7 @@ impl Concluding {
             count: seen.count,
             evidence: vec![
                 evidence("event", format!("{} drops at port {}", seen.count, WANTED.1), Some(seen.last)),
-                evidence("metric", format!("UdpNoPorts is {no_ports}"), None),
+                evidence("metric", format!("Udp.NoPorts is {no_ports}"), None),
             ],
             actions: vec![Action {
                 title: "See who listens".to_owned(),
