@@ -41,7 +41,7 @@ endef
 
 # Targets build on each other in the order in which they are named.
 .NOTPARALLEL:
-.PHONY: help setup build demo run test record-cases test-kernels bench bench-quick lint image coverage
+.PHONY: help setup build demo run test record-cases lab test-kernels bench bench-quick lint image coverage
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -77,6 +77,9 @@ test: setup build ## every test, with real packets in network namespaces (root)
 
 record-cases: build ## record the faults of the replay tests anew (root); CASES=... names some
 	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/record-cases $(CASES)
+
+lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs some
+	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/lab $(ARGS)
 
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
 	@$(call install,$(KERNEL_PACKAGES))

@@ -4,7 +4,7 @@ use crate::hook::{Direction, Hook, Point, args};
 use crate::record::{Field, Record};
 use crate::sum;
 use crate::{
-    Dns, Icmp, Neighbour, Qdisc, RxLatency, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset,
+    Dns, Icmp, Neighbour, Qdisc, Route, RxLatency, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset,
     TcpRetransmit, TcpState, TxLatency, VirtioCommand,
 };
 
@@ -51,6 +51,7 @@ pub const PROBES: &[Probe] = &[
     probe!(11, RxLatency, "rx_latency", &[NETIF_RECEIVE_SKB, TCP_PROBE], sums),
     probe!(12, Qdisc, "qdisc", &[QDISC_ENQUEUE, QDISC_DEQUEUE, KFREE_SKB_FORGETS], sums),
     probe!(13, VirtioCommand, "virtio_command", &[COMMAND_START, COMMAND_END]),
+    probe!(14, Route, "route", &[FIB_TABLE_LOOKUP, FIB6_TABLE_LOOKUP]),
 ];
 
 /// Reasons since 5.17, the receiving socket since 6.11.
@@ -219,6 +220,20 @@ const COMMAND_START: Hook =
 
 const COMMAND_END: Hook =
     Hook::kprobe(SEND_COMMAND, Point::Return, "command_end", "time of commands to the hypervisor");
+
+/// Before 5.8.
+const FIB_TABLE_LOOKUP: Hook = Hook::tp_btf(
+    "fib_table_lookup",
+    &[args(4, "fib_table_lookup")],
+    "connects and sends that an IPv4 route refuses",
+);
+
+/// Before 5.8.
+const FIB6_TABLE_LOOKUP: Hook = Hook::tp_btf(
+    "fib6_table_lookup",
+    &[args(4, "fib6_table_lookup")],
+    "connects and sends that an IPv6 route refuses",
+);
 
 /// A catalog line: everything that the mirror knows is taken from it; `sums` if it is `Summed`.
 macro_rules! probe {

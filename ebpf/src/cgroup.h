@@ -39,11 +39,7 @@ static __always_inline __u64 owner_net(struct __sk_buff *ctx)
 
 	struct net *net = BPF_CORE_READ(skb, sk, __sk_common.skc_net.net);
 
-	if (!net)
-		return 0;
-	if (bpf_core_field_exists(net->net_cookie))
-		return BPF_CORE_READ(net, net_cookie);
-	return BPF_CORE_READ(net, ns.inum);
+	return net ? read_net_id(net) : 0;
 }
 
 #endif

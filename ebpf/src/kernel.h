@@ -118,10 +118,24 @@ struct ns_common {
 	__u32 inum;
 };
 
+struct fib_table;
+
+struct netns_ipv4 {
+	struct fib_table *fib_default;
+	bool fib_has_custom_rules;
+};
+
+struct netns_ipv6 {
+	struct fib6_info *fib6_null_entry;
+	bool fib6_has_custom_rules;
+};
+
 struct net {
 	struct ns_common ns;
 	struct net_device *loopback_dev;
 	__u64 net_cookie;
+	struct netns_ipv4 ipv4;
+	struct netns_ipv6 ipv6;
 };
 
 typedef struct {
@@ -147,6 +161,63 @@ struct dst_entry {
 
 struct in6_addr {
 	__u8 bytes[16];
+};
+
+struct flowi_common {
+	int flowic_oif;
+	int flowic_iif;
+	__u8 flowic_proto;
+	int flowic_l3mdev; /* 5.18 and later */
+};
+
+union flowi_uli {
+	struct {
+		__be16 dport;
+		__be16 sport;
+	} ports;
+};
+
+struct flowi4 {
+	struct flowi_common __fl_common;
+	__be32 saddr;
+	__be32 daddr;
+	union flowi_uli uli;
+};
+
+struct flowi6 {
+	struct flowi_common __fl_common;
+	struct in6_addr daddr;
+	struct in6_addr saddr;
+	union flowi_uli uli;
+};
+
+struct flowi {
+	union {
+		struct flowi4 ip4;
+		struct flowi6 ip6;
+	} u;
+};
+
+struct fib_nh_common;
+struct fib6_info;
+
+struct fib6_result {
+	struct fib6_info *f6i;
+	__u8 fib6_type;
+};
+
+struct fib6_table {
+	__u32 tb6_id;
+};
+
+struct nsproxy {
+	struct net *net_ns;
+};
+
+struct task_struct {
+	void *stack;
+	unsigned int flags;
+	struct nsproxy *nsproxy;
 };
 
 struct sock_common {
@@ -185,8 +256,13 @@ struct request_sock {
 	__u8 num_timeout : 7;
 };
 
+struct inet_cork_full {
+	struct flowi fl;
+};
+
 struct inet_sock {
 	__be16 inet_sport;
+	struct inet_cork_full cork;
 };
 
 struct inet_connection_sock {

@@ -4,7 +4,7 @@
 //! - [`record`]: the head common to all records, and typed views into packed batches.
 //! - [`skb_drop`], [`tcp_reset`], [`tcp_retransmit`], [`tcp_state`], [`socket_error`], [`neighbour`],
 //!   [`icmp`], [`dns`], [`socket_latency`], [`softirq`], [`tx_latency`], [`rx_latency`], [`qdisc`],
-//!   [`virtio_command`]: one mirror each.
+//!   [`virtio_command`], [`route`]: one mirror each.
 //! - [`sum`]: what programs add up instead of delivering it one by one.
 //! - [`catalog`]: every probe with its schema, fields, hooks and (feature `objects`) its object.
 //! - [`hook`]: what its programs are attached to.
@@ -19,6 +19,7 @@ pub mod icmp;
 pub mod neighbour;
 pub mod qdisc;
 pub mod record;
+pub mod route;
 pub mod rx_latency;
 pub mod skb_drop;
 pub mod socket_error;
@@ -38,6 +39,7 @@ pub use icmp::Icmp;
 pub use neighbour::Neighbour;
 pub use qdisc::Qdisc;
 pub use record::{Field, Head, Record, view};
+pub use route::Route;
 pub use rx_latency::RxLatency;
 pub use skb_drop::SkbDrop;
 pub use socket_error::SocketError;

@@ -35,6 +35,20 @@ static __always_inline __u64 net_id(const struct net *net)
 	return net->ns.inum;
 }
 
+/* net_id() where the pointer is a number to the verifier, so that it takes bpf_probe_read_kernel. */
+static __always_inline __u64 read_net_id(const struct net *net)
+{
+	if (bpf_core_field_exists(net->net_cookie))
+		return BPF_CORE_READ(net, net_cookie);
+	return BPF_CORE_READ(net, ns.inum);
+}
+
+/* Whether this number is a namespace: its loopback device points back at it. */
+static __always_inline bool is_net(const struct net *net)
+{
+	return net && BPF_CORE_READ(net, loopback_dev, nd_net.net) == net;
+}
+
 static __always_inline __u64 socket_net(const struct sock *sk)
 {
 	return net_id(sk->__sk_common.skc_net.net);
@@ -72,11 +86,7 @@ static __always_inline __u64 route_net(const struct sk_buff *skb)
 
 	struct net *net = BPF_CORE_READ(dst, dev, nd_net.net);
 
-	if (!net || BPF_CORE_READ(net, loopback_dev, nd_net.net) != net)
-		return 0;
-	if (bpf_core_field_exists(net->net_cookie))
-		return BPF_CORE_READ(net, net_cookie);
-	return BPF_CORE_READ(net, ns.inum);
+	return is_net(net) ? read_net_id(net) : 0;
 }
 
 static __always_inline bool is_inet(const struct sock *sk)

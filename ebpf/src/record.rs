@@ -141,6 +141,12 @@ pub const HEAD_FIELDS: &[Field] = head_fields!(
     proto: 1, tcp_state: 1, flags: 2,
 );
 
+/// Text that the kernel ended by a zero byte; what is no UTF-8 is replaced.
+pub(crate) fn text(bytes: &[u8]) -> String {
+    let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 impl Head {
     /// Source address, IPv4 where it is v4-mapped.
     pub fn source(&self) -> IpAddr {

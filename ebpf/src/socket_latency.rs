@@ -2,7 +2,7 @@
 
 use zerocopy::FromZeros;
 
-use crate::record::{Head, record};
+use crate::record::{Head, record, text};
 use crate::sum::{Key, Sum, Summed};
 
 /// Data waited unread; `latency_ns` is from data ready, or from a read that left some, to this read.
@@ -53,7 +53,6 @@ impl Summed for SocketLatency {
 impl SocketLatency {
     /// Name of the thread that read or sent; what is no UTF-8 is replaced.
     pub fn thread_name(&self) -> String {
-        let bytes = self.comm.split(|byte| *byte == 0).next().unwrap_or_default();
-        String::from_utf8_lossy(bytes).into_owned()
+        text(&self.comm)
     }
 }

@@ -108,7 +108,11 @@ impl Snapshot {
         let help = "Runs of a probe's programs; only while kernel.bpf_stats_enabled is 1.";
         to.family("inspector_probe_runs", help, Counter, each(|p| Int(runs(p).0)))?;
         let help = "Time a probe's programs took in the kernel; only while kernel.bpf_stats_enabled is 1.";
-        to.family("inspector_probe_run_seconds", help, Counter, each(|p| Float(runs(p).1)))
+        to.family("inspector_probe_run_seconds", help, Counter, each(|p| Float(runs(p).1)))?;
+        let help = "Runs of a probe's programs that the kernel skipped, because the program was running on that \
+                    CPU already in what they interrupted. Each may have been a record or nothing: they are \
+                    neither produced nor lost.";
+        to.family("inspector_probe_missed_runs", help, Counter, each(|p| Int(missed_runs(p))))
     }
 
     fn encode_sources(&self, to: &mut Families<'_>) -> std::fmt::Result {
@@ -245,6 +249,10 @@ fn runs(probe: &ProbeStatus) -> (u64, f64) {
     (sum(|hook| hook.run_count), sum(|hook| hook.run_time_ns) as f64 / 1e9)
 }
 
+fn missed_runs(probe: &ProbeStatus) -> u64 {
+    probe.hooks.iter().map(|hook| hook.missed).sum()
+}
+
 /// What was not measured has no cost to show: a zero would claim that it is free.
 fn mean_run(probe: &ProbeStatus) -> Option<f64> {
     let (count, seconds) = runs(probe);
@@ -311,6 +319,17 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn the_runs_that_a_probe_missed_are_those_of_all_its_hooks() {
+        let view = View::test();
+        let hook = |missed| HookStatus { missed, ..HookStatus::default() };
+        let (name, hooks) = ("skb-drop".to_owned(), vec![hook(3), hook(4)]);
+        let probe = ProbeStatus { name: name.clone(), hooks, ..ProbeStatus::default() };
+        view.status.update().probes.insert(name, probe);
+        let text = text(&view, Format::Text);
+        assert!(text.contains("inspector_probe_missed_runs_total{probe=\"skb-drop\"} 7\n"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 /// State of one hook of a probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStatus {
     /// Kernel hook, e.g. `tp_btf/kfree_skb`.
     pub hook: String,
@@ -22,10 +22,14 @@ pub struct HookStatus {
     pub run_count: u64,
     /// Nanoseconds spent in the kernel since load; only while `kernel.bpf_stats_enabled` is 1.
     pub run_time_ns: u64,
+    /// Runs since load that the kernel skipped, because the program was running on that CPU already
+    /// in what they interrupted. Each may have been a record or nothing; no other count has them.
+    #[serde(default)]
+    pub missed: u64,
 }
 
 /// State of one probe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {
     /// Probe name, e.g. `skb-drop`.
     pub name: String,

@@ -149,9 +149,17 @@ pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("INSPECTOR_BIN") {
         return Ok(path.into());
     }
+    beside("inspector").context("run `make build` or set INSPECTOR_BIN")
+}
+
+/// A program of this package, or the agent, built beside this one.
+///
+/// # Errors
+/// If there is none.
+pub fn beside(name: &str) -> Result<PathBuf> {
     let exe = std::env::current_exe()?;
-    let found = exe.ancestors().skip(1).take(2).map(|dir| dir.join("inspector")).find(|path| path.is_file());
-    found.context("no `inspector` beside the tests; run `make build` or set INSPECTOR_BIN")
+    let found = exe.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.is_file());
+    found.with_context(|| format!("no `{name}` beside {}", exe.display()))
 }
 
 /// A child with its log read on a thread.

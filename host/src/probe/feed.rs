@@ -11,6 +11,7 @@ use zerocopy::FromBytes;
 
 use super::clock::{self, Clock};
 use super::load::{Counters, Loaded};
+use super::runs;
 use crate::batch::Batch;
 use crate::entities::{Entities, EntityId};
 use crate::loss::{Loss, Lost, Stage};
@@ -136,16 +137,18 @@ impl Feed {
         }
     }
 
-    /// Shows what the programs cost, where the kernel measures it.
-    pub fn show_cost(&self, status: &Status) {
+    /// Shows what the programs cost, where the kernel measures it, and the runs that it skipped.
+    pub fn show_runs(&self, status: &Status) {
         let Some(loaded) = &self.loaded else { return };
+        let of = |hook: &HookStatus| loaded.programs.program(&hook.program).and_then(runs::of);
+        let runs: Vec<_> = loaded.hooks.iter().map(of).collect();
         let mut board = status.update();
         let Some(shown) = board.probes.get_mut(self.probe.name) else { return };
-        for hook in &mut shown.hooks {
-            let program = loaded.programs.program(&hook.program);
-            if let Some(info) = program.and_then(|program| program.info().ok()) {
-                hook.run_count = info.run_count();
-                hook.run_time_ns = u64::try_from(info.run_time().as_nanos()).unwrap_or(u64::MAX);
+        for (hook, runs) in shown.hooks.iter_mut().zip(runs) {
+            if let Some(runs) = runs {
+                hook.run_count = runs.count;
+                hook.run_time_ns = runs.time_ns;
+                hook.missed = runs.missed;
             }
         }
     }

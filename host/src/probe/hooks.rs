@@ -52,5 +52,6 @@ pub fn status(hook: &Hook, program: &str, state: &str, reason: &str) -> HookStat
         reason: reason.to_owned(),
         run_count: 0,
         run_time_ns: 0,
+        missed: 0,
     }
 }

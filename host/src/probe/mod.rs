@@ -5,6 +5,7 @@
 //! - [`kprobe`]: what a function is called here, for hooks on functions.
 //! - [`reader`], [`feed`]: the one loop over all rings; what a probe's records go through.
 //! - [`summary`]: what programs add up in the kernel, as records.
+//! - [`runs`]: what programs cost, and the runs that the kernel skipped.
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
 //! - [`btf`], [`names`], [`kallsyms`]: what the kernel calls its types, numbers and addresses.
 //! - [`privilege`], [`mod@doctor`]: what this process and this kernel allow, and what is lost.
@@ -27,6 +28,7 @@ mod load;
 mod names;
 mod privilege;
 mod reader;
+mod runs;
 mod summary;
 
 use std::collections::BTreeSet;

@@ -152,6 +152,8 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
 
     /// Detaches first, then waits until no program runs any more: what is drained then is all.
     fn unload(&mut self, id: usize) {
+        // Their counts are gone with the programs.
+        self.feeds[id].show_runs(&self.status);
         let Some(loaded) = self.feeds[id].loaded.as_mut() else { return };
         loaded.detach();
         super::wait_for_running_programs();
@@ -191,7 +193,7 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
             if let Some(batch) = feed.sums(false, &self.clock, &mut self.stamps) {
                 (self.sink)(Arc::new(batch));
             }
-            feed.show_cost(&self.status);
+            feed.show_runs(&self.status);
         }
     }
 

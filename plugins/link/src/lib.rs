@@ -1,22 +1,25 @@
-//! The link: hosts on it that do not answer or change their address, and ICMP errors that this node
-//! sends.
+//! The link: hosts on it that do not answer or change their address, ICMP errors that this node
+//! sends, and connects and sends that its routes refuse.
 //!
 //! - [`neighbour`]: ARP and neighbour discovery.
 //! - [`icmp`]: what this node refuses, and whom it tells.
+//! - [`route`]: what its own programs are refused.
 //!
 //! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
 
 pub mod icmp;
 pub mod neighbour;
+pub mod route;
 
 use std::time::Duration;
 
 use inspector_sdk::budget::Shown;
-use inspector_sdk::probes::{Icmp, Neighbour};
+use inspector_sdk::probes::{Icmp, Neighbour, Route};
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp};
 
 use crate::icmp::Errors;
 use crate::neighbour::Neighbours;
+use crate::route::Refusals;
 
 /// Events shown one by one, per entity and second.
 const DETAILS: u32 = 100;
@@ -26,6 +29,7 @@ const DETAILS: u32 = 100;
 pub struct Link {
     neighbours: Neighbours,
     errors: Errors,
+    refusals: Refusals,
     shown: Shown,
 }
 
@@ -36,19 +40,27 @@ impl Analyzer for Link {
         let description = Description::new(
             "link",
             env!("CARGO_PKG_VERSION"),
-            "Hosts on the link that do not answer, changed link-layer addresses, ICMP errors sent",
+            "Hosts on the link that do not answer, changed link-layer addresses, ICMP errors sent, routes \
+             that refuse",
         );
-        icmp::describe(neighbour::describe(description.tick_every(Duration::from_secs(1))))
+        let description = description.tick_every(Duration::from_secs(1));
+        route::describe(icmp::describe(neighbour::describe(description)))
     }
 
     fn init(_: &InitArgs) -> Result<Self, Error> {
-        Ok(Self { neighbours: Neighbours::new()?, errors: Errors::new()?, shown: Shown::per_second(DETAILS) })
+        Ok(Self {
+            neighbours: Neighbours::new()?,
+            errors: Errors::new()?,
+            refusals: Refusals::new()?,
+            shown: Shown::per_second(DETAILS),
+        })
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
         let now = batch.now;
         batch.events::<Neighbour>().for_each(|n| self.neighbours.take(n, now, &mut self.shown));
         batch.events::<Icmp>().for_each(|error| self.errors.take(error, now, &mut self.shown));
+        batch.events::<Route>().for_each(|refusal| self.refusals.take(refusal, now, &mut self.shown));
         Ok(())
     }
 

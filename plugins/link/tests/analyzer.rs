@@ -5,7 +5,8 @@ use inspector_sdk::probes::neighbour::{
     KIND_CHANGED, KIND_CLAIMED, KIND_DEAD, KIND_FAILED, KIND_TABLE_FULL, NUD_INCOMPLETE, NUD_PROBE,
 };
 use inspector_sdk::probes::record::FLAG_DEVICE;
-use inspector_sdk::probes::{Icmp, Neighbour, icmp};
+use inspector_sdk::probes::route::{KIND_REFUSED, RTN_BLACKHOLE, RTN_UNSPEC};
+use inspector_sdk::probes::{Icmp, Neighbour, Route, icmp};
 use inspector_sdk::testing::{Harness, World, head, record};
 use link::Link;
 
@@ -84,6 +85,62 @@ fn icmp_errors_of_both_families_are_counted_under_one_word() {
     let events = host.events();
     assert_eq!(events[0].message, "10.0.0.1:4000 -> 10.0.0.2:53 error=port-unreachable");
     assert_eq!((events[0].severity, events[2].severity), (0, 1));
+}
+
+fn refusal(from: &str, to: &str, protocol: u8, route_type: u8, error: u32) -> Route {
+    let mut refusal: Route = record(head(from, to));
+    (refusal.head.kind, refusal.head.proto) = (KIND_REFUSED, protocol);
+    refusal.comm[..4].copy_from_slice(b"curl");
+    Route { route_type, error, table: 254, pid: 42, ..refusal }
+}
+
+#[test]
+fn a_route_that_refuses_is_told_with_the_program_that_was_refused() {
+    let mut host = start();
+    let blackhole = refusal("0.0.0.0:0", "10.8.0.1:80", 6, RTN_BLACKHOLE, 22);
+    let timer =
+        Route { pid: 0, table: 100, ..refusal("[fd00::1]:4000", "[fd00::2]:80", 6, RTN_BLACKHOLE, 22) };
+    host.batch(5, &[blackhole, timer]);
+    assert_eq!(host.value("inspector_route_refusals_total", 1, &["blackhole"]), Some(2.0));
+    let events = host.events();
+    assert!(events.iter().all(|event| (event.kind.as_str(), event.severity) == ("ROUTE_REFUSED", 1)));
+    assert_eq!(
+        events[0].message,
+        "0.0.0.0:0 -> 10.8.0.1:80 route=blackhole error=EINVAL table=main process=curl pid=42"
+    );
+    assert_eq!(events[1].message, "[fd00::1]:4000 -> [fd00::2]:80 route=blackhole error=EINVAL table=100");
+}
+
+#[test]
+fn attempts_from_several_ports_to_one_destination_are_one_event() {
+    let mut host = start();
+    let from = |from| refusal(from, "10.8.0.1:53", 17, RTN_BLACKHOLE, 22);
+    host.batch(5, &[from("10.0.0.1:4000"), from("10.0.0.1:4001"), from("10.0.0.1:4002")]);
+    let events = host.events();
+    assert!(events.iter().all(|event| event.dedup_key.is_some() && event.dedup_key == events[0].dedup_key));
+}
+
+#[test]
+fn a_missing_route_is_no_warning_where_programs_only_ask() {
+    let mut host = start();
+    let missing = |from, to, protocol| refusal(from, to, protocol, RTN_UNSPEC, 101);
+    let (v4, v6) = (("10.0.0.1:0", "192.0.2.1:443"), ("[fd00::1]:0", "[2001:db8::1]:443"));
+    let connected = Route { in_socket: 1, ..missing(v4.0, v4.1, 17) };
+    for (refusal, severity) in [
+        (missing(v4.0, v4.1, 6), 1),
+        (missing(v4.0, v4.1, 17), 1),
+        (connected, 0),
+        (missing(v6.0, v6.1, 6), 1),
+        (missing(v6.0, v6.1, 17), 0),
+        (missing("[::1]:0", v6.1, 6), 0),
+        (missing("[fe80::1]:0", v6.1, 6), 0),
+        (Route { route_type: RTN_BLACKHOLE, ..connected }, 1),
+    ] {
+        host.batch(5, &[refusal]);
+        let events = host.events();
+        assert_eq!(events[0].severity, severity, "{}", events[0].message);
+    }
+    assert_eq!(host.value("inspector_route_refusals_total", 1, &["missing"]), Some(7.0));
 }
 
 #[test]

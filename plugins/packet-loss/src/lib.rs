@@ -1,14 +1,12 @@
 //! Packets that the kernel dropped: how many, why, where and whose.
 //!
 //! - [`place`]: where a packet was dropped, and what that place means.
-//! - [`noise`]: which drops are the normal course of things.
 //! - [`tally`]: counts a batch by entity and site.
 //! - [`totals`]: the running totals of the original exporter's metrics.
 //!
 //! Every drop is counted, also those whose details the kernel or the budget here suppressed.
 //! Noise is counted and shown, but is never abnormal and never a warning.
 
-pub mod noise;
 pub mod place;
 pub mod tally;
 pub mod totals;

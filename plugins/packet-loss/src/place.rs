@@ -5,10 +5,9 @@ use std::rc::Rc;
 use inspector_sdk::kernel;
 use inspector_sdk::map::Map;
 use inspector_sdk::metrics::Labels;
+use inspector_sdk::noise;
 use inspector_sdk::probes::SkbDrop;
 use inspector_sdk::probes::record::FLAG_SOCKET;
-
-use crate::noise;
 
 /// Sites remembered; a kernel has some hundred. A full map is emptied, not refused.
 const SITES: usize = 4_096;

@@ -2,7 +2,7 @@
 
 use crate::batch::Batch;
 pub use crate::bindings::diagnosis::exports::inspector::analyzer::diagnosis::{
-    Action, Evidence, Finding, Report, Request,
+    Action, Check, Evidence, Finding, Report, Request,
 };
 use crate::{Description, EntityId, Error, InitArgs, Timestamp};
 

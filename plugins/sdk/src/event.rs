@@ -21,6 +21,11 @@ pub enum Severity {
     Critical = 2,
 }
 
+/// A named fact.
+pub fn attr(name: &str, value: impl Display) -> Attr {
+    Attr { name: name.to_owned(), value: value.to_string() }
+}
+
 thread_local! {
     static PENDING: RefCell<Vec<Event>> = const { RefCell::new(Vec::new()) };
 }
@@ -48,7 +53,7 @@ impl Event {
     /// Adds a fact to the attributes, not to the message.
     #[must_use]
     pub fn attr(mut self, name: &str, value: impl Display) -> Self {
-        self.attrs.push(Attr { name: name.to_owned(), value: value.to_string() });
+        self.attrs.push(attr(name, value));
         self
     }
 

@@ -6,6 +6,7 @@
 //! - [`metrics`], [`event`], [`log`](mod@log): what goes out.
 //! - [`flow`], [`kernel`], [`entities`], [`errno`]: words for addresses, protocols, drop reasons, pods
 //!   and errors.
+//! - [`noise`]: drops that nobody misses.
 //! - [`budget`], [`totals`], [`map`]: a limit on detailed events per entity; sums for metrics without a
 //!   type; a fast map with a fixed order.
 //! - [`instance`], [`export`](mod@export), [`bindings`]: the seam to the host; authors do not see it.
@@ -33,6 +34,7 @@ pub mod kernel;
 pub mod log;
 pub mod map;
 pub mod metrics;
+pub mod noise;
 mod series;
 pub mod source;
 #[cfg(not(target_arch = "wasm32"))]
@@ -45,7 +47,7 @@ pub use bindings::exports::inspector::analyzer::guest::{Description, InitArgs, P
 pub use bindings::inspector::analyzer::events::Event;
 pub use bindings::inspector::analyzer::manifest::MetricDecl;
 pub use bindings::inspector::analyzer::types::{EntityId, Error, Timestamp};
-pub use event::Severity;
+pub use event::{Severity, attr};
 pub use inspector_ebpf as probes;
 
 /// Compiles the analyzer in the README.

@@ -17,6 +17,7 @@ use inspector_tests::wait;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
 /// The guest's own device.
@@ -116,6 +117,7 @@ fn check() -> Result<usize> {
             ("neighbour", guest.absent(family)),
             ("dns", guest.missing_name(family)),
             ("dns", guest.silence(family)),
+            ("route", guest.refused_route(family)),
             ("socket-error", guest.memory_limit(family)),
             ("neighbour", guest.full_table(family)),
         ] {
@@ -234,13 +236,32 @@ impl Guest<'_> {
         named(&event, "tries", "2")
     }
 
-    /// Limits are one for all namespaces, which is why no test on a living machine sets them.
+    /// A blackhole, which refuses a connect and a datagram alike.
+    fn refused_route(&self, family: Family) -> Result<String> {
+        let to: SocketAddr =
+            if family == Family::V4 { "10.8.0.1:80".parse()? } else { "[fd00:8::1]:80".parse()? };
+        self.pair.client.ip(&format!("route add blackhole {}", to.ip()))?;
+        faults::connect_without_route(&self.pair.client, to)?;
+        faults::send_without_route(&self.pair.client, to)?;
+        let refused = |protocol: &str| {
+            let event = self.event_of("ROUTE_REFUSED", self.pair.client.name(), |event| {
+                let attrs = &event["attrs"];
+                text(&attrs["daddr"]) == to.ip().to_string() && text(&attrs["protocol"]) == protocol
+            })?;
+            named(&event, "route", "blackhole")
+        };
+        Ok(format!("{}, {}", refused("TCP")?, refused("UDP")?))
+    }
+
+    /// Limits are one for all namespaces, which is why no test on a living machine sets them. Each
+    /// CPU may use 1 MiB before the kernel looks at them (since 6.0), so more than that waits unread.
     fn memory_limit(&self, family: Family) -> Result<String> {
         let limit = Path::new("/proc/sys/net/ipv4/udp_mem");
         let before = fs::read_to_string(limit)?;
         let socket = self.pair.server.run(|| Ok(UdpSocket::bind((self.pair.server_ip(family), 0))?))?;
+        setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20))?;
         fs::write(limit, "0 0 0")?;
-        let sent = faults::send_udp(&self.pair.client, socket.local_addr()?, 10, 1_000);
+        let sent = faults::send_udp(&self.pair.client, socket.local_addr()?, 2_000, 1_000);
         fs::write(limit, before)?;
         sent?;
         let event = self.event_of("SOCKET_MEMORY_LIMIT", self.pair.server.name(), |event| {

@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use inspector_tests::lab::{self, Connection, Family, Namespace, Pair, faults};
+use inspector_tests::lab::{self, Connection, Family, Pair, faults};
 use inspector_tests::plugins::workspace;
 
 /// A fault by its name.
@@ -123,7 +123,7 @@ fn neighbour_unresolved(pair: &Pair) -> Result<()> {
 }
 
 fn reverse_path_filter(pair: &Pair) -> Result<()> {
-    sysctl(&pair.server, "ipv4/conf/eth0/rp_filter", "1")?;
+    pair.server.sysctl("net/ipv4/conf/eth0/rp_filter", "1")?;
     let foreign = Ipv4Addr::new(192, 0, 2, 1);
     // The server must know the client already: it would not answer an ARP request from there.
     faults::send_udp(&pair.client, pair.server_at(Family::V4, faults::CLOSED_PORT), 1, 1)?;
@@ -161,7 +161,7 @@ fn ttl_exceeded(pair: &Pair) -> Result<()> {
 
 /// Makes the server the client's way to [`BEYOND`].
 fn router(pair: &Pair, forwarding: &str) -> Result<()> {
-    sysctl(&pair.server, "ipv4/ip_forward", forwarding)?;
+    pair.server.sysctl("net/ipv4/ip_forward", forwarding)?;
     pair.client.ip(&format!("route add 198.51.100.0/24 via {}", pair.server_ip(Family::V4))).map(drop)
 }
 
@@ -172,9 +172,4 @@ fn send_beyond(pair: &Pair, ttl: u32) -> Result<()> {
         socket.send_to(b"beyond", (BEYOND, 4242))?;
         Ok(())
     })
-}
-
-/// `/proc/sys/net` is that of the namespace of the thread that opens it.
-fn sysctl(at: &Namespace, key: &str, value: &str) -> Result<()> {
-    at.run(|| std::fs::write(format!("/proc/sys/net/{key}"), value).with_context(|| key.to_owned()))
 }

@@ -1,7 +1,8 @@
 //! A small real DNS server at the server of a pair, and a client that asks it.
 //!
 //! What it does is in the name that it is asked for: below `nx.example` nothing exists, below
-//! `silent.example` it does not answer, below `late.example` it takes [`LATE`]; all else is found.
+//! `servfail.example` it fails, below `refused.example` it refuses, below `silent.example` it does
+//! not answer, below `late.example` it takes [`LATE`]; all else is found.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -21,7 +22,10 @@ pub const LATE: Duration = Duration::from_millis(300);
 
 const PORT: u16 = 53;
 const HEADER: usize = 12;
-const NXDOMAIN: u8 = 3;
+
+/// Zones without answers, as labels with their lengths, and the response code of each.
+const REFUSALS: [(&[u8], u8); 3] =
+    [(b"\x08servfail\x07example\x00", 2), (b"\x02nx\x07example\x00", 3), (b"\x07refused\x07example\x00", 5)];
 
 /// By which transport to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,8 +179,8 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let mut answer = query.to_vec();
     answer.get_mut(HEADER - 1)?;
     answer[2] |= 0x80;
-    if below(b"\x02nx\x07example\x00") {
-        answer[3] = 0x80 | NXDOMAIN;
+    if let Some((_, code)) = REFUSALS.iter().find(|(zone, _)| below(zone)) {
+        answer[3] = 0x80 | code;
     } else {
         answer[3] = 0x80;
         answer[7] = 1;

@@ -67,6 +67,36 @@ pub fn start_connect(from: &Namespace, to: SocketAddr) -> Result<(OwnedFd, Socke
     })
 }
 
+/// Connects over TCP where a route refuses it. Returns the error of the call.
+///
+/// # Errors
+/// If it is not refused at once.
+pub fn connect_without_route(from: &Namespace, to: SocketAddr) -> Result<Errno> {
+    from.run(|| refused_connect(&tcp_socket(to.ip())?, to))
+}
+
+/// [`connect_without_route`] on a socket that may be of another namespace.
+///
+/// # Errors
+/// If it is not refused at once.
+pub fn refused_connect(socket: &OwnedFd, to: SocketAddr) -> Result<Errno> {
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Ok(()) | Err(Errno::EINPROGRESS) => bail!("no route refused a connect to {to}"),
+        Err(errno) => Ok(errno),
+    }
+}
+
+/// Sends a datagram where a route refuses it. Returns the error of the call.
+///
+/// # Errors
+/// If it is not refused.
+pub fn send_without_route(from: &Namespace, to: SocketAddr) -> Result<Errno> {
+    from.run(|| match udp_socket(to.ip())?.send_to(b"no way", to) {
+        Ok(_) => bail!("no route refused a datagram to {to}"),
+        Err(error) => Errno::try_from(error).map_err(|error| error.into()),
+    })
+}
+
 /// Sends `packets` datagrams of `payload` bytes as fast as one socket can. Returns its address.
 ///
 /// # Errors
@@ -153,7 +183,7 @@ pub struct FullAcceptQueue {
     _clients: Vec<OwnedFd>,
 }
 
-/// Fills the accept queue of a listener with a backlog of 1, and one SYN more.
+/// Fills the accept queue of a listener with a backlog of 1, and four SYNs more.
 ///
 /// # Errors
 /// If the sockets cannot be made.
@@ -164,7 +194,7 @@ pub fn fill_accept_queue(pair: &Pair, family: Family) -> Result<FullAcceptQueue>
         listen(&socket, Backlog::new(1)?)?;
         Ok((socket, at))
     })?;
-    let clients = (0..4).map(|_| start_connect(&pair.client, at).map(|(socket, _)| socket));
+    let clients = (0..6).map(|_| start_connect(&pair.client, at).map(|(socket, _)| socket));
     Ok(FullAcceptQueue { at, _clients: clients.collect::<Result<_>>()?, _listener: listener })
 }
 
@@ -180,6 +210,21 @@ pub fn reset_by_linger(pair: &Pair, family: Family) -> Result<(SocketAddr, Socke
     let Connection { client, server, client_at, server_at } = connection;
     drop(client);
     expect_reset(&server)?;
+    Ok((client_at, server_at))
+}
+
+/// Closes the server's end with a reset (`SO_LINGER` with time 0), and waits until the client's
+/// application was told. Returns (client, server) addresses.
+///
+/// # Errors
+/// If the client sees anything but a reset.
+pub fn reset_by_server(pair: &Pair, family: Family) -> Result<(SocketAddr, SocketAddr)> {
+    let mut connection = Connection::open(pair, family)?;
+    connection.exchange(1, 1)?;
+    setsockopt(&connection.server, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
+    let Connection { client, server, client_at, server_at } = connection;
+    drop(server);
+    expect_reset(&client)?;
     Ok((client_at, server_at))
 }
 
@@ -212,6 +257,15 @@ fn bound_socket(peer: IpAddr) -> Result<(OwnedFd, SocketAddr)> {
     let probe = udp_socket(peer)?;
     probe.connect((peer, CLOSED_PORT))?;
     bound_socket_at(probe.local_addr()?.ip())
+}
+
+/// A TCP socket for an address of this family, that waits for nothing.
+///
+/// # Errors
+/// If there are no descriptors left.
+pub fn tcp_socket(ip: IpAddr) -> Result<OwnedFd> {
+    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?)
 }
 
 fn bound_socket_at(ip: IpAddr) -> Result<(OwnedFd, SocketAddr)> {

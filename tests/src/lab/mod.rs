@@ -2,34 +2,53 @@
 //!
 //! - [`Namespace`]: one named namespace, and code run inside of it.
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
+//! - [`Scene`]: a pair, also with a router, a bridge or a [`cable`] between its hosts.
+//! - [`cases`]: faults with the conclusion that they call for, and healthy traffic that calls for none.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
 //! - [`Global`]: settings of the whole machine, for a moment.
 //! - [`dns`]: a small DNS server and its client.
 //! - [`delays`]: what takes its time in the tests.
-//! - [`wire`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
+//! - [`wire`], [`injector`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
+//! - [`background`]: healthy traffic beside a fault.
+//! - [`sockets`]: what tests do with sockets again and again.
 //! - [`pods`]: real pods, from a containerd of our own.
+//! - [`Actor`], [`Cgroup`], [`bpf`]: processes to be stopped or limited, and programs that drop.
+//! - [`counters`]: what the kernel counted, as the proof that a fault happened.
 //! - [`record()`]: a fault, recorded by the product.
 //! - [`Connection`]: an established TCP connection between two namespaces.
 //!
 //! Nothing touches the host's own namespace. Names carry the process id, so that parallel runs do
 //! not meet, and what a killed run left behind is removed by the next one.
 
+mod actor;
+pub mod background;
+pub mod bpf;
+pub mod cable;
+pub mod cases;
+mod cgroup;
 mod connection;
+pub mod counters;
 pub mod delays;
 pub mod dns;
 pub mod faults;
 mod global;
+pub mod injector;
 mod namespace;
 mod pair;
 pub mod pods;
 pub mod puppet;
 mod record;
+mod scene;
+pub mod sockets;
 mod tool;
 pub mod wire;
 
+pub use actor::Actor;
+pub use cgroup::Cgroup;
 pub use connection::Connection;
 pub use global::{Global, end_in_order};
 pub use namespace::{Namespace, cookie_here};
 pub use pair::{Family, Pair};
 pub use record::record;
+pub use scene::{Held, Scene, Topology};
 pub use tool::{feed, run};

@@ -101,6 +101,25 @@ impl Namespace {
         run("ip", &format!("-n {} {args}", self.name))
     }
 
+    /// Runs `tc -n <this namespace> <args>`; an argument with blanks stands in quotes.
+    ///
+    /// # Errors
+    /// If `tc` fails.
+    pub fn tc(&self, args: &str) -> Result<()> {
+        feed("tc", &format!("-n {} -batch -", self.name), args).map(drop)
+    }
+
+    /// Sets a network setting of the namespace, such as `net/ipv4/ip_forward`.
+    ///
+    /// # Errors
+    /// If the kernel does not have it here or refuses the value.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        // /proc/sys/net is that of the namespace of the thread that opens it.
+        self.run(|| {
+            std::fs::write(format!("/proc/sys/{key}"), value).with_context(|| format!("{key} = {value}"))
+        })
+    }
+
     /// Loads nft rules into the namespace.
     ///
     /// # Errors

@@ -36,44 +36,55 @@ impl Family {
     }
 }
 
-/// A client and a server, joined by a veth link called `eth0` on both sides.
+/// A client and a server, each with one link, called `eth0` on both sides.
 #[derive(Debug)]
 pub struct Pair {
     /// 10.9.0.1 and fd00:9::1.
     pub client: Namespace,
-    /// 10.9.0.2 and fd00:9::2.
+    /// 10.9.0.2 and fd00:9::2, or in the net behind a router: 10.9.1.2 and fd00:9:0:1::2.
     pub server: Namespace,
+    server_net: u8,
 }
 
 impl Pair {
-    /// Makes both and the link between them. Every pair has the same addresses, which do not meet
-    /// because nothing connects two pairs.
+    /// Makes both and a veth link between them. Every pair has the same addresses, which do not
+    /// meet because nothing connects two pairs.
     ///
     /// # Errors
     /// Without root, or if `ip` fails.
     pub fn new() -> Result<Self> {
-        let pair = Self { client: Namespace::new("client")?, server: Namespace::new("server")? };
-        let (client, server) = (pair.client.name(), pair.server.name());
-        run("ip", &format!("link add eth0 netns {client} type veth peer name eth0 netns {server}"))?;
-        for (namespace, host) in [(&pair.client, 1), (&pair.server, 2)] {
-            // No link-local address and no duplicate detection: the link works at once, and no
-            // neighbour traffic of its own mixes with what a test counts.
-            namespace.ip("link set eth0 addrgenmode none")?;
-            namespace.ip(&format!("addr add 10.9.0.{host}/24 dev eth0"))?;
-            namespace.ip(&format!("addr add fd00:9::{host}/64 dev eth0 nodad"))?;
-            namespace.ip("link set eth0 up")?;
-        }
+        let pair = Self::apart(0)?;
+        join(&pair.client, "eth0", &pair.server, "eth0")?;
+        pair.give_addresses()?;
         Ok(pair)
+    }
+
+    /// Makes both without a link, with the server in net 0 or 1. Whoever adds the links calls
+    /// [`Pair::give_addresses`] then.
+    ///
+    /// # Errors
+    /// As [`Pair::new`].
+    pub(super) fn apart(server_net: u8) -> Result<Self> {
+        Ok(Self { client: Namespace::new("client")?, server: Namespace::new("server")?, server_net })
+    }
+
+    /// Sets up `eth0` on both sides.
+    ///
+    /// # Errors
+    /// If one is missing.
+    pub(super) fn give_addresses(&self) -> Result<()> {
+        set_up(&self.client, "eth0", 0, 1)?;
+        set_up(&self.server, "eth0", self.server_net, 2)
     }
 
     /// The client's address.
     pub fn client_ip(&self, family: Family) -> IpAddr {
-        address(family, 1)
+        address(family, 0, 1)
     }
 
     /// The server's address.
     pub fn server_ip(&self, family: Family) -> IpAddr {
-        address(family, 2)
+        address(family, self.server_net, 2)
     }
 
     /// A port at the server.
@@ -82,9 +93,32 @@ impl Pair {
     }
 }
 
-fn address(family: Family, host: u8) -> IpAddr {
+/// A veth link between two namespaces, down and without addresses.
+///
+/// # Errors
+/// If `ip` fails.
+pub(super) fn join(one: &Namespace, its: &str, other: &Namespace, others: &str) -> Result<()> {
+    let (one, other) = (one.name(), other.name());
+    run("ip", &format!("link add {its} netns {one} type veth peer name {others} netns {other}")).map(drop)
+}
+
+/// Gives a link its addresses and brings it up.
+///
+/// # Errors
+/// If there is no such link.
+pub(super) fn set_up(at: &Namespace, link: &str, net: u8, host: u8) -> Result<()> {
+    // No link-local address and no duplicate detection: the link works at once, and no neighbour
+    // traffic of its own mixes with what a test counts.
+    at.ip(&format!("link set {link} addrgenmode none"))?;
+    at.ip(&format!("addr add {}/24 dev {link}", address(Family::V4, net, host)))?;
+    at.ip(&format!("addr add {}/64 dev {link} nodad", address(Family::V6, net, host)))?;
+    at.ip(&format!("link set {link} up")).map(drop)
+}
+
+/// A host in one of the lab's nets.
+pub(super) fn address(family: Family, net: u8, host: u8) -> IpAddr {
     match family {
-        Family::V4 => Ipv4Addr::new(10, 9, 0, host).into(),
-        Family::V6 => Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, host.into()).into(),
+        Family::V4 => Ipv4Addr::new(10, 9, net, host).into(),
+        Family::V6 => Ipv6Addr::new(0xfd00, 9, 0, net.into(), 0, 0, 0, host.into()).into(),
     }
 }

@@ -1,8 +1,8 @@
 //! A TCP peer whose every segment we write ourselves, for what no honest stack sends: segments
 //! outside of the window, old timestamps, damaged checksums, handshakes that stop half-way.
 //!
-//! It lives at an address of its own on the client's link, which no kernel owns, so nobody
-//! answers in its place.
+//! It lives at an address of its own on the client's link or behind a cable, which no kernel owns,
+//! so nobody answers in its place.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TcpOptionElement, TransportSlice};
 
 use super::wire::{Mac, Wire};
-use super::{Family, Pair};
+use super::{Family, Namespace, Pair};
 
 /// The puppet's address.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 50);
@@ -25,6 +25,9 @@ pub const RST: u8 = 4;
 /// See [`FIN`].
 pub const ACK: u8 = 16;
 
+/// Its Ethernet address behind a cable.
+const MAC: Mac = [2, 0, 0, 0, 0, 50];
+
 /// Its clock at the handshake, in the unit of TCP timestamps.
 const CLOCK: u32 = 1_000_000;
 
@@ -32,6 +35,7 @@ const CLOCK: u32 = 1_000_000;
 #[derive(Debug)]
 pub struct Puppet {
     wire: Wire,
+    mac: Mac,
     server_mac: Mac,
     server: Ipv4Addr,
     server_port: u16,
@@ -62,41 +66,73 @@ pub struct Segment<'a> {
 }
 
 impl Puppet {
-    /// A peer that has not said anything yet; the port at the server is for [`Puppet::open`].
+    /// A peer on the client's link that has not said anything yet; the port at the server is for
+    /// [`Puppet::shake_hands`].
     ///
     /// # Errors
     /// Without root.
     pub fn new(pair: &Pair, server_port: u16) -> Result<Self> {
-        static PORT: AtomicU16 = AtomicU16::new(40000);
         let (wire, server_wire) = (Wire::open(&pair.client, "eth0")?, Wire::open(&pair.server, "eth0")?);
-        let mac = wire.mac.map(|byte| format!("{byte:02x}")).join(":");
-        pair.server.ip(&format!("neigh replace {ADDRESS} lladdr {mac} dev eth0 nud permanent"))?;
-        let IpAddr::V4(server) = pair.server_ip(Family::V4) else { bail!("a pair has IPv4") };
-        let port = PORT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { server_mac: server_wire.mac, wire, server, server_port, port, seq: 7000, ack: 0, echo: 0 })
+        let (mac, server_mac) = (wire.mac, server_wire.mac);
+        Self::live(wire, mac, server_mac, pair, server_port)
     }
 
-    /// Shakes hands with a listener.
+    /// A peer behind the server's end of a cable, so that no other host of this machine sees what
+    /// the two say to each other.
+    ///
+    /// # Errors
+    /// Without root.
+    pub fn behind(cable: Wire, pair: &Pair, server_port: u16) -> Result<Self> {
+        let server_mac = cable.mac;
+        Self::live(cable, MAC, server_mac, pair, server_port)
+    }
+
+    fn live(wire: Wire, mac: Mac, server_mac: Mac, pair: &Pair, server_port: u16) -> Result<Self> {
+        introduce(&pair.server, mac)?;
+        let IpAddr::V4(server) = pair.server_ip(Family::V4) else { bail!("a pair has IPv4") };
+        let port = next_port();
+        Ok(Self { wire, mac, server_mac, server, server_port, port, seq: 7000, ack: 0, echo: 0 })
+    }
+
+    /// A peer on the client's link that has shaken hands with a listener.
     ///
     /// # Errors
     /// If the listener does not answer.
     pub fn open(pair: &Pair, listener: SocketAddr) -> Result<Self> {
-        let mut puppet = Self::half_open(pair, listener)?;
-        puppet.send(&Segment::default())?;
-        puppet.hear("nothing", |_| Some(())).ok();
+        let mut puppet = Self::new(pair, listener.port())?;
+        puppet.shake_hands()?;
         Ok(puppet)
     }
 
-    /// Shakes hands as far as the listener's SYN-ACK, and does not confirm it.
+    /// [`Puppet::open`] as far as the listener's SYN-ACK, which is not confirmed.
     ///
     /// # Errors
     /// If the listener does not answer.
     pub fn half_open(pair: &Pair, listener: SocketAddr) -> Result<Self> {
         let mut puppet = Self::new(pair, listener.port())?;
-        puppet.send(&Segment { flags: SYN, ..Segment::default() })?;
-        puppet.seq = puppet.seq.wrapping_add(1);
-        puppet.hear("a SYN-ACK", |flags| (flags == SYN | ACK).then_some(()))?;
+        puppet.ask()?;
         Ok(puppet)
+    }
+
+    /// Forgets its connection; the next one comes from another port.
+    pub fn begin_anew(&mut self) {
+        (self.port, self.seq, self.ack, self.echo) = (next_port(), 7000, 0, 0);
+    }
+
+    /// Opens a connection to the server's port.
+    ///
+    /// # Errors
+    /// If nobody there answers.
+    pub fn shake_hands(&mut self) -> Result<()> {
+        self.ask()?;
+        self.send(&Segment::default())
+    }
+
+    /// A SYN, and its answer.
+    fn ask(&mut self) -> Result<()> {
+        self.send(&Segment { flags: SYN, ..Segment::default() })?;
+        self.seq = self.seq.wrapping_add(1);
+        self.hear("a SYN-ACK", |flags| (flags == SYN | ACK).then_some(()))
     }
 
     /// Waits for a SYN from the server's side, and answers it with a clock that never was.
@@ -141,7 +177,7 @@ impl Puppet {
             options.push(TcpOptionElement::SelectiveAcknowledgement(block, [None; 3]));
         }
         tcp.set_options(&options)?;
-        let packet = PacketBuilder::ethernet2(self.wire.mac, self.server_mac).ipv4(
+        let packet = PacketBuilder::ethernet2(self.mac, self.server_mac).ipv4(
             ADDRESS.octets(),
             self.server.octets(),
             64,
@@ -175,6 +211,17 @@ impl Puppet {
         (self.ack, self.echo) = (ack, echo);
         Ok(())
     }
+}
+
+fn next_port() -> u16 {
+    static PORT: AtomicU16 = AtomicU16::new(40000);
+    PORT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// Tells the server where the puppet is, since it does not answer ARP.
+fn introduce(server: &Namespace, mac: Mac) -> Result<()> {
+    let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+    server.ip(&format!("neigh replace {ADDRESS} lladdr {mac} dev eth0 nud permanent")).map(drop)
 }
 
 fn from_server<'a>(packet: &SlicedPacket<'a>, server: Ipv4Addr) -> Option<etherparse::TcpSlice<'a>> {

@@ -4,7 +4,9 @@
 //! Where a ring loses, a second observer that loses nothing tells how much that may be; on a quiet
 //! machine it is nothing, and the sums below are exact.
 
+use std::net::{Ipv4Addr, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use inspector::loss::Stage;
@@ -13,8 +15,10 @@ use inspector_ebpf::skb_drop::{KIND_DROP, KIND_SUMMARY};
 use inspector_ebpf::{SkbDrop, TcpReset};
 use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::http::EventStream;
-use inspector_tests::lab::{Family, Pair, faults};
+use inspector_tests::lab::{Family, Namespace, Pair, faults, feed};
 use inspector_tests::wait;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::heavy;
@@ -111,6 +115,58 @@ fn resets_that_the_limit_suppresses_are_counted() -> Result<()> {
     assert!(own(&limited) < refusals / 2);
     assert!(all + lost >= 2 * refusals && all + lost <= produced, "{all} + {lost} of {produced}");
     Ok(())
+}
+
+/// Drops that interrupt drops: on CPU 0 a process of the server sends what nft drops, and packets
+/// that CPU 1 sends are steered there (RPS) and dropped in soft interrupts.
+#[test]
+fn runs_that_the_kernel_skipped_are_told_beside_what_was_produced() -> Result<()> {
+    let _turn = heavy();
+    ensure!(std::thread::available_parallelism()?.get() > 1, "one CPU does not interrupt another");
+    let pair = Pair::new()?;
+    let name = pair.server.name();
+    feed("ip", &format!("netns exec {name} tee /sys/class/net/eth0/queues/rx-0/rps_cpus"), "1")?;
+    pair.server.nft(
+        "add table inet lab; add chain inet lab out { type filter hook output priority 0; }; \
+         add rule inet lab out udp dport 4242 drop",
+    )?;
+    let mut observer = Observer::of(&["skb-drop"], Options::default())?;
+    let missed = |observer: &Observer| observer.status("skb-drop").hooks[0].missed;
+    let end = Instant::now() + Duration::from_secs(20);
+    let going = |observer: &Observer| missed(observer) == 0 && Instant::now() < end;
+    std::thread::scope(|scope| -> Result<()> {
+        let dropped = scope.spawn(|| -> Result<()> {
+            pin(0)?;
+            let (socket, to) = (udp(&pair.server)?, (pair.client_ip(Family::V4), 4242));
+            while going(&observer) {
+                // Refused with EPERM, each of them.
+                (0..1_000).for_each(|_| drop(socket.send_to(b"out", to)));
+            }
+            Ok(())
+        });
+        pin(1)?;
+        let (socket, to) = (udp(&pair.client)?, pair.server_at(Family::V4, faults::CLOSED_PORT));
+        while going(&observer) {
+            // Told of closed ports now and then.
+            (0..1_000).for_each(|_| drop(socket.send_to(b"in", to)));
+        }
+        dropped.join().expect("sending does not panic")
+    })?;
+    observer.unload();
+    let status = observer.status("skb-drop");
+    println!("produced {}, missed {} runs", status.produced, status.hooks[0].missed);
+    assert!(status.hooks[0].missed > 0, "no run was skipped within 20 s");
+    Ok(())
+}
+
+fn pin(cpu: usize) -> Result<()> {
+    let mut cpus = CpuSet::new();
+    cpus.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
+}
+
+fn udp(at: &Namespace) -> Result<UdpSocket> {
+    at.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))
 }
 
 #[test]

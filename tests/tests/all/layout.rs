@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use inspector::probe::struct_layout;
 use inspector_ebpf::sum::{Key, Sum};
 use inspector_ebpf::{
-    Dns, Field, Icmp, Neighbour, PROBES, Qdisc, Record, RxLatency, SkbDrop, SocketError, SocketLatency,
-    Softirq, TcpReset, TcpRetransmit, TcpState, TxLatency, VirtioCommand,
+    Dns, Field, Icmp, Neighbour, PROBES, Qdisc, Record, Route, RxLatency, SkbDrop, SocketError,
+    SocketLatency, Softirq, TcpReset, TcpRetransmit, TcpState, TxLatency, VirtioCommand,
 };
 
 /// What differs between a mirror and the struct of its object; empty if nothing does.
@@ -52,7 +52,8 @@ fn every_mirror_has_the_offsets_and_sizes_of_its_object() -> Result<()> {
     check::<RxLatency>()?;
     check::<Qdisc>()?;
     check::<VirtioCommand>()?;
-    assert_eq!(PROBES.len(), 14, "a new probe needs its line above");
+    check::<Route>()?;
+    assert_eq!(PROBES.len(), 15, "a new probe needs its line above");
     Ok(())
 }
 

@@ -164,6 +164,7 @@ mod tests {
             reason: "the kernel lacks it: resets sent are not seen".into(),
             run_count: 0,
             run_time_ns: 0,
+            missed: 0,
         };
         let probe = ProbeStatus {
             name: "tcp-reset".into(),

@@ -23,6 +23,8 @@ pub struct World {
     pub host: EntityId,
     /// When an entity was first seen; 0 for those not named here. The analyzer starts at 1.
     pub since: HashMap<EntityId, Timestamp>,
+    /// Addresses of an entity.
+    pub ips: HashMap<EntityId, Vec<&'static str>>,
     /// Columns of each source.
     pub columns: HashMap<&'static str, Vec<&'static str>>,
     /// Cells and strings of each source and entity.
@@ -165,7 +167,8 @@ pub mod entities {
             let kind = if id == host.world.host { "host" } else { "netns" };
             let (kind, name) = (kind.to_owned(), format!("e{id}"));
             let live = host.world.entities.contains(&id);
-            live.then(|| Entity { id, kind, name, since, ..Entity::default() })
+            let ips = host.world.ips.get(&id).into_iter().flatten().map(|&ip| ip.to_owned()).collect();
+            live.then(|| Entity { id, kind, name, since, ips, ..Entity::default() })
         })
     }
 

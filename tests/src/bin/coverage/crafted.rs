@@ -1,16 +1,16 @@
 //! Segments that no honest stack sends, from a [`Puppet`].
 
 use std::io::Write as _;
+use std::net::TcpListener;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
 use inspector_tests::lab::puppet::{ACK, FIN, Puppet, RST, SYN, Segment};
-use inspector_tests::lab::{Pair, faults};
+use inspector_tests::lab::{Family, Held, Pair, faults, sockets};
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::tcp::{listener, sysctl};
-use crate::{Held, Workload};
+use crate::Workload;
 
 /// Far outside of any window, and without data, which would be answered without a limit.
 const ELSEWHERE: Segment<'_> =
@@ -115,6 +115,10 @@ pub const WORKLOADS: &[Workload] = &[
     },
 ];
 
+fn listener(pair: &Pair) -> Result<TcpListener> {
+    sockets::listener(&pair.server, pair.server_ip(Family::V4))
+}
+
 /// Twice is once too often: the kernel answers one such segment in half a second.
 fn repeat(puppet: &Puppet, segment: &Segment<'_>) -> Result<()> {
     (0..5).try_for_each(|_| puppet.send(segment))
@@ -139,7 +143,7 @@ fn after_the_close(pair: &Pair) -> Result<Held> {
 fn cut_queue(pair: &Pair) -> Result<Held> {
     const MSS: u32 = 536; // what the puppet did not say, less its timestamps
     pair.server.ip("link set dev eth0 gso_max_segs 4")?;
-    sysctl(&pair.server, "net/ipv4/tcp_wmem", "4096 4194304 8388608")?;
+    pair.server.sysctl("net/ipv4/tcp_wmem", "4096 4194304 8388608")?;
     let listener = listener(pair)?;
     let puppet = Puppet::open(pair, listener.local_addr()?)?;
     let (mut server, _) = listener.accept()?;

@@ -1,19 +1,17 @@
 //! Datagrams, routes and fragments.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, UdpHeader};
-use inspector_tests::lab::puppet;
-use inspector_tests::lab::wire::Wire;
-use inspector_tests::lab::{Family, Namespace, Pair, faults};
+use etherparse::{IpNumber, Ipv4Header, UdpHeader};
+use inspector_tests::lab::injector::Injector;
+use inspector_tests::lab::sockets::set_option;
+use inspector_tests::lab::{Family, Held, Namespace, Pair, faults, puppet};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::tcp::sysctl;
-use crate::{Held, Workload};
+use crate::Workload;
 
 const V4: Family = Family::V4;
 
@@ -56,7 +54,7 @@ pub const WORKLOADS: &[Workload] = &[
         ],
         run: |pair| {
             pair.client.ip("link set eth0 txqueuelen 1000")?;
-            tc(&pair.client, "qdisc replace dev eth0 root tbf rate 16kbit burst 2kb latency 20s")?;
+            pair.client.tc("qdisc replace dev eth0 root tbf rate 16kbit burst 2kb latency 20s")?;
             let to = pair.server_at(V4, faults::CLOSED_PORT);
             pair.client.run(|| flood(to, 8192))
         },
@@ -65,7 +63,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "a queueing discipline that is full",
         moves: &["qdiscdrops"],
         run: |pair| {
-            tc(&pair.client, "qdisc replace dev eth0 root tbf rate 64kbit burst 2kb limit 4kb")?;
+            pair.client.tc("qdisc replace dev eth0 root tbf rate 64kbit burst 2kb limit 4kb")?;
             let to = pair.server_at(V4, faults::CLOSED_PORT);
             pair.client.run(|| flood(to, 1 << 20))
         },
@@ -101,7 +99,7 @@ pub const WORKLOADS: &[Workload] = &[
             // A new namespace has the setting of the host.
             let path = "/proc/sys/net/ipv4/ip_forward";
             let now = pair.server.run(|| Ok(std::fs::read_to_string(path)?))?;
-            sysctl(&pair.server, "net/ipv4/ip_forward", if now.trim() == "0" { "1" } else { "0" })?;
+            pair.server.sysctl("net/ipv4/ip_forward", if now.trim() == "0" { "1" } else { "0" })?;
             Ok(Box::new(()))
         },
     },
@@ -109,7 +107,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "a router without a route",
         moves: &["ipinnoroutes"],
         run: |pair| {
-            sysctl(&pair.server, "net/ipv4/ip_forward", "1")?;
+            pair.server.sysctl("net/ipv4/ip_forward", "1")?;
             through_the_server(pair)?;
             datagram(&pair.client, (BEYOND, 9).into(), 64, 10)
         },
@@ -118,7 +116,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "a router that does not forward",
         moves: &["ipinaddrerrors"],
         run: |pair| {
-            sysctl(&pair.server, "net/ipv4/ip_forward", "0")?;
+            pair.server.sysctl("net/ipv4/ip_forward", "0")?;
             through_the_server(pair)?;
             datagram(&pair.client, (BEYOND, 9).into(), 64, 10)
         },
@@ -141,7 +139,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "fragments that never arrive",
         moves: &["ipreasmtimeout", "ipreasmfails"],
         run: |pair| {
-            sysctl(&pair.server, "net/ipv4/ipfrag_time", "1")?;
+            pair.server.sysctl("net/ipv4/ipfrag_time", "1")?;
             pair.server.nft(
                 "add table ip lab; add chain ip lab pre { type filter hook prerouting priority -500; }; \
                  add rule ip lab pre ip frag-off & 0x1fff != 0 drop",
@@ -187,16 +185,11 @@ pub const WORKLOADS: &[Workload] = &[
         name: "another default TTL",
         moves: &["ipdefaultttl"],
         run: |pair| {
-            sysctl(&pair.client, "net/ipv4/ip_default_ttl", "65")?;
+            pair.client.sysctl("net/ipv4/ip_default_ttl", "65")?;
             Ok(Box::new(()))
         },
     },
 ];
-
-/// Runs `tc` in a namespace.
-pub fn tc(at: &Namespace, args: &str) -> Result<()> {
-    inspector_tests::lab::run("tc", &format!("-n {} {args}", at.name())).map(drop)
-}
 
 fn receiver(pair: &Pair) -> Result<UdpSocket> {
     pair.server.run(|| Ok(UdpSocket::bind((pair.server_ip(V4), 0))?))
@@ -223,17 +216,7 @@ fn datagram(from: &Namespace, to: SocketAddr, ttl: u32, length: usize) -> Result
     from.run(|| {
         let socket = UdpSocket::bind(("0.0.0.0", 0))?;
         socket.set_ttl(ttl)?;
-        let probe = libc::IP_PMTUDISC_PROBE;
-        // SAFETY: a pointer to a live integer with its size.
-        unsafe {
-            libc::setsockopt(
-                socket.as_raw_fd(),
-                libc::IPPROTO_IP,
-                libc::IP_MTU_DISCOVER,
-                (&raw const probe).cast(),
-                size_of::<i32>() as libc::socklen_t,
-            );
-        }
+        set_option(&socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, &libc::IP_PMTUDISC_PROBE)?;
         socket.send_to(&vec![0; length], to)?;
         std::thread::sleep(Duration::from_millis(20));
         Ok(())
@@ -243,7 +226,7 @@ fn datagram(from: &Namespace, to: SocketAddr, ttl: u32, length: usize) -> Result
 
 /// The server as a router, with a network of 600-byte packets behind it.
 fn forward(pair: &Pair) -> Result<Held> {
-    sysctl(&pair.server, "net/ipv4/ip_forward", "1")?;
+    pair.server.sysctl("net/ipv4/ip_forward", "1")?;
     through_the_server(pair)?;
     pair.server.ip("link add br1 type bridge")?;
     pair.server.ip("link set br1 mtu 600 up")?;
@@ -261,16 +244,5 @@ pub fn damaged_ping(pair: &Pair) -> Result<()> {
 
 /// Puts one IPv4 packet on the client's link; `make` may spoil its header, and says what it holds.
 fn send(pair: &Pair, make: impl FnOnce(&mut Ipv4Header) -> Result<(IpNumber, Vec<u8>)>) -> Result<()> {
-    let (wire, server) = (Wire::open(&pair.client, "eth0")?, Wire::open(&pair.server, "eth0")?);
-    let IpAddr::V4(to) = pair.server_ip(V4) else { bail!("a pair has IPv4") };
-    let mut ip = Ipv4Header::new(0, 64, IpNumber::UDP, puppet::ADDRESS.octets(), to.octets())?;
-    let (protocol, data) = make(&mut ip)?;
-    ip.protocol = protocol;
-    ip.total_len += data.len() as u16;
-    ip.header_checksum = ip.calc_header_checksum();
-    let ethernet = Ethernet2Header { source: wire.mac, destination: server.mac, ether_type: EtherType::IPV4 };
-    let mut frame = ethernet.to_bytes().to_vec();
-    frame.extend_from_slice(&ip.to_bytes());
-    frame.extend_from_slice(&data);
-    wire.send(&frame)
+    Injector::new(pair)?.ipv4(puppet::ADDRESS, make)
 }

@@ -14,22 +14,18 @@ mod ip;
 mod system;
 mod tcp;
 
-use std::any::Any;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use inspector_tests::agent::{Agent, Settings};
-use inspector_tests::lab::{Pair, end_in_order};
+use inspector_tests::lab::{Held, Pair, end_in_order};
 use inspector_tests::scrape::Scrape;
 use inspector_tests::wait;
 
 /// Sources are read once a second, and a batch and a scrape take their time.
 const PATIENCE: Duration = Duration::from_secs(15);
-
-/// What a workload keeps open until its metrics were seen.
-type Held = Box<dyn Any + Send>;
 
 /// A real situation, and the metrics (without `inspector_pod_`) that it moves.
 #[derive(Clone, Copy)]

@@ -2,19 +2,17 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::UdpSocket;
-use std::os::fd::AsRawFd as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use inspector_tests::lab::sockets::{listener, set_option};
 use inspector_tests::lab::wire::Wire;
-use inspector_tests::lab::{Connection, Family, Global, Namespace, Pair, delays, faults, run};
+use inspector_tests::lab::{Connection, Family, Global, Held, Namespace, Pair, delays, faults, run};
 use nix::libc;
 
-use crate::ip::tc;
-use crate::tcp::listener;
-use crate::{Held, Workload};
+use crate::Workload;
 
 const V4: Family = Family::V4;
 
@@ -63,7 +61,7 @@ pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "traffic that the soft interrupts cannot take at once (limits lowered, global)",
         moves: &["softnetprocessed", "softnetdropped", "softnettime_squeeze"],
-        run: squeezed,
+        run: |pair| delays::no_backlog(pair, V4),
     },
     Workload {
         name: "tracked connections",
@@ -106,7 +104,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "packets that wait in a queueing discipline",
         moves: &["netiftxlat_qdiscslow100ms", "kernellatency_txslow", "kernellatency_txslow100ms"],
         run: |pair| {
-            tc(&pair.client, "qdisc replace dev eth0 root tbf rate 64kbit burst 2kb latency 5s")?;
+            pair.client.tc("qdisc replace dev eth0 root tbf rate 64kbit burst 2kb latency 5s")?;
             faults::send_udp(&pair.client, pair.server_at(V4, 9), 6, 1000)?;
             Ok(Box::new(()))
         },
@@ -130,7 +128,7 @@ pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "a soft interrupt that waits for another, which is busy with a slow firewall",
         moves: &["net_softirq_schedslow", "net_softirq_schedslow100ms"],
-        run: busy_soft_interrupt,
+        run: |pair| delays::busy_soft_interrupt(pair, V4),
     },
     Workload {
         name: "the agent itself",
@@ -149,18 +147,7 @@ fn tunnel(at: &Namespace, to: &str) -> Result<()> {
 /// Congestion experienced outside, not capable of it inside: RFC 6040 says drop.
 fn marked_tunnel_packet() -> Result<()> {
     let socket = UdpSocket::bind(("10.9.0.1", 0))?;
-    let mark: i32 = 3;
-    // SAFETY: a pointer to a live integer with its size.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_IP,
-            libc::IP_TOS,
-            (&raw const mark).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    };
-    nix::errno::Errno::result(result)?;
+    set_option(&socket, libc::IPPROTO_IP, libc::IP_TOS, &3_i32)?;
     let inner = etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 8], [2, 0, 0, 0, 0, 7])
         .ipv4([10, 80, 0, 2], [10, 80, 0, 1], 64)
         .udp(9, 9);
@@ -171,21 +158,6 @@ fn marked_tunnel_packet() -> Result<()> {
     Ok(())
 }
 
-/// One write that the sender's stack cuts into many packets at once.
-fn squeezed(pair: &Pair) -> Result<Held> {
-    pair.client.run(|| run("ethtool", "-K eth0 tso off"))?;
-    let mut connection = Connection::open(pair, V4)?;
-    connection.exchange(10_000, 1)?;
-    {
-        let _backlog = Global::set("/proc/sys/net/core/netdev_max_backlog", "0")?;
-        let _budget = Global::set("/proc/sys/net/core/netdev_budget", "1")?;
-        connection.client.write_all(&[0; 60_000])?;
-        sleep(Duration::from_millis(20));
-    }
-    connection.server.read_exact(&mut [0; 60_000])?;
-    Ok(Box::new(connection))
-}
-
 const TRACK: &str = "add table inet track; add chain inet track in { type filter hook input priority 0; }; \
                      add rule inet track in ct state established counter accept";
 
@@ -194,8 +166,8 @@ fn tracked(pair: &Pair) -> Result<Held> {
     let connection = Connection::open(pair, V4)?;
     pair.server
         .run(|| run("conntrack", "-I -p udp -s 10.9.0.9 -d 10.9.0.2 --sport 1 --dport 2 --timeout 100"))?;
-    crate::tcp::sysctl(&pair.server, "net/netfilter/nf_conntrack_tcp_loose", "0")?;
-    let listener = listener(pair)?;
+    pair.server.sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")?;
+    let listener = listener(&pair.server, pair.server_ip(V4))?;
     let stray = inspector_tests::lab::puppet::Puppet::new(pair, listener.local_addr()?.port())?;
     stray.send(&Default::default())?;
     crate::ip::damaged_ping(pair)?;
@@ -264,26 +236,6 @@ fn busy_process(pair: &Pair) -> Result<Held> {
     })?;
     let stdin = child.stdin.take().context("a pipe")?;
     Ok(Box::new(BusyProcess { _stdin: stdin, child }))
-}
-
-/// The sender's CPU is busy in NET_RX with the firewall when the timer of the other pair's throttled
-/// queue raises NET_TX there.
-fn busy_soft_interrupt(pair: &Pair) -> Result<Held> {
-    let throttled = Pair::new()?;
-    delays::slower_firewall(&pair.server, "input", "udp dport 5555", 5)?;
-    delays::throttle(&throttled.client)?;
-    std::thread::scope(|scope| {
-        let sender = scope.spawn(|| -> Result<()> {
-            delays::stay_on_this_cpu()?;
-            for _ in 0..5 {
-                faults::send_udp(&throttled.client, throttled.server_at(V4, 9), 4, 900)?;
-                faults::send_udp(&pair.client, pair.server_at(V4, 5555), 1, 10)?;
-            }
-            Ok(())
-        });
-        sender.join().expect("sending does not panic")
-    })?;
-    Ok(Box::new(throttled))
 }
 
 fn slow_application(pair: &Pair) -> Result<Held> {

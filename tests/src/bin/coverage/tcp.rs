@@ -1,17 +1,17 @@
 //! Connections between honest stacks, and what happens to them.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::io::Write as _;
+use std::net::Shutdown;
 use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use inspector_tests::lab::{Connection, Family, Global, Namespace, Pair, faults};
+use anyhow::Result;
+use inspector_tests::lab::sockets::{fill, one_packet_per_segment, send_and_read, set_option};
+use inspector_tests::lab::{Connection, Family, Global, Held, Namespace, Pair, faults};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::{Held, PATIENCE, Workload};
+use crate::Workload;
 
 const V4: Family = Family::V4;
 
@@ -113,7 +113,7 @@ pub const WORKLOADS: &[Workload] = &[
         moves: &["tcpexttcpabortonlinger"],
         run: |pair| {
             let Connection { client, server, .. } = Connection::open(pair, V4)?;
-            set(&client, libc::IPPROTO_TCP, libc::TCP_LINGER2, -1)?;
+            set_option(&client, libc::IPPROTO_TCP, libc::TCP_LINGER2, &-1_i32)?;
             client.shutdown(Shutdown::Write)?;
             sleep(Duration::from_millis(50));
             drop(client);
@@ -137,7 +137,7 @@ pub const WORKLOADS: &[Workload] = &[
         name: "a receiver that does not read",
         moves: &["tcpexttcpwinprobe", "tcpsummarytcptxqueue"],
         run: |pair| {
-            sysctl(&pair.server, "net/ipv4/tcp_rmem", "4096 4096 4096")?;
+            pair.server.sysctl("net/ipv4/tcp_rmem", "4096 4096 4096")?;
             let connection = Connection::open(pair, V4)?;
             fill(&connection.client)?;
             Ok(Box::new(connection))
@@ -206,11 +206,6 @@ fn lossy_transfer(pair: &Pair) -> Result<Held> {
     Ok(Box::new(connection))
 }
 
-/// nft sees segments only after they were cut if the sender does not leave that to its device.
-fn one_packet_per_segment(at: &Namespace) -> Result<()> {
-    at.ip("link set dev eth0 gso_max_segs 1").map(drop)
-}
-
 /// The sender's nft refuses everything that leaves but what the listener's side answers.
 fn drop_outgoing(at: &Namespace) -> Result<()> {
     at.nft(
@@ -219,18 +214,10 @@ fn drop_outgoing(at: &Namespace) -> Result<()> {
     )
 }
 
-/// Writes until nothing more fits.
-fn fill(stream: &TcpStream) -> Result<()> {
-    stream.set_nonblocking(true)?;
-    let mut to = stream;
-    while to.write(&[0; 65536]).is_ok() {}
-    Ok(())
-}
-
 fn probe_mtu(pair: &Pair, hole: bool) -> Result<Held> {
     for namespace in [&pair.client, &pair.server] {
-        sysctl(namespace, "net/ipv4/tcp_mtu_probing", "2")?;
-        sysctl(namespace, "net/ipv4/tcp_base_mss", "512")?;
+        namespace.sysctl("net/ipv4/tcp_mtu_probing", "2")?;
+        namespace.sysctl("net/ipv4/tcp_base_mss", "512")?;
     }
     one_packet_per_segment(&pair.client)?;
     if hole {
@@ -243,28 +230,6 @@ fn probe_mtu(pair: &Pair, hole: bool) -> Result<Held> {
     // Probing wants more than a window in flight, and time.
     send_and_read(&connection, 200, Duration::from_millis(2))?;
     Ok(Box::new(connection))
-}
-
-/// Sends so many times 20 kB while the other side reads, and ends the client's side.
-fn send_and_read(connection: &Connection, times: u32, pause: Duration) -> Result<()> {
-    let (mut from, mut to) = (connection.client.try_clone()?, connection.server.try_clone()?);
-    from.set_write_timeout(Some(PATIENCE))?;
-    to.set_read_timeout(Some(PATIENCE))?;
-    let reader = std::thread::spawn(move || {
-        let mut sum = 0;
-        while let Ok(n @ 1..) = to.read(&mut [0; 65536]) {
-            sum += n;
-        }
-        sum
-    });
-    for _ in 0..times {
-        from.write_all(&[0; 20_000])?;
-        sleep(pause);
-    }
-    from.shutdown(Shutdown::Write)?;
-    let arrived = reader.join().expect("reading does not panic");
-    ensure!(arrived == times as usize * 20_000, "{arrived} bytes arrived");
-    Ok(())
 }
 
 /// These limits are the machine's: they are lowered for as long as it takes, and restored.
@@ -285,24 +250,4 @@ fn memory_pressure(pair: &Pair) -> Result<Held> {
     let mut after = Connection::open(pair, V4)?;
     after.exchange(50_000, 1)?;
     Ok(Box::new(after))
-}
-
-/// Sets a network setting of one namespace.
-pub fn sysctl(at: &Namespace, name: &str, value: &str) -> Result<()> {
-    // /proc/sys/net follows the thread's namespace.
-    at.run(|| Ok(std::fs::write(format!("/proc/sys/{name}"), value)?))
-}
-
-/// A socket option that nix does not know, or not with this value.
-fn set(socket: &impl AsFd, level: i32, option: i32, value: i32) -> Result<()> {
-    let fd = socket.as_fd().as_raw_fd();
-    let length = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: a pointer to a live integer with its size.
-    let result = unsafe { libc::setsockopt(fd, level, option, (&raw const value).cast(), length) };
-    Ok(nix::errno::Errno::result(result).map(drop)?)
-}
-
-/// A listener at the server, and where it is.
-pub fn listener(pair: &Pair) -> Result<TcpListener> {
-    pair.server.run(|| Ok(TcpListener::bind((pair.server_ip(V4), 0))?))
 }

@@ -24,7 +24,7 @@ const SERIES: &[&str] = &["linux-image-cloud-amd64", "linux-image-6.12-cloud-amd
 
 /// What `kernel-check` looks for.
 const SIGNALS: &[&str] =
-    &["drop", "reset", "retransmission", "queue", "receive", "softirq", "virtio-command"];
+    &["drop", "reset", "retransmission", "queue", "receive", "softirq", "virtio-command", "route"];
 
 fn row<'a>(cells: impl Iterator<Item = &'a str>) -> String {
     cells.map(|cell| format!("{cell:<15}")).collect()

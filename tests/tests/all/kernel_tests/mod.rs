@@ -8,6 +8,7 @@ mod neighbours;
 mod qdiscs;
 mod resets;
 mod retransmissions;
+mod routes;
 mod rx_latencies;
 mod socket_errors;
 mod socket_latencies;

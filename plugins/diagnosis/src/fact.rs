@@ -1,0 +1,340 @@
+//! One kind of thing that happened to one flow of one entity, in numbers and without names, so that
+//! counting another one costs a hash and a comparison.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use inspector_sdk::probes::Head;
+use inspector_sdk::probes::record::{FLAG_PACKET, FLAG_PORTS, FLAG_SOCKET};
+use inspector_sdk::{EntityId, Timestamp, flow};
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum What {
+    /// A packet was dropped.
+    Drop(Drop),
+    /// A local stack sent a reset; `from` is its sender.
+    ResetSent(Reset),
+    /// A local socket received a reset; `from` is the local side.
+    ResetReceived {
+        /// Its state (`TCP_*`).
+        state: u8,
+    },
+    /// A segment was sent again.
+    Retransmit {
+        /// `WHY_*` of the probe tcp-retransmit.
+        why: u8,
+    },
+    /// A listener sent a SYN-ACK again.
+    SynAckAgain,
+    /// A connection was opened from here; the total is its latency.
+    Connected,
+    /// A connection was accepted here.
+    Accepted,
+    /// A connect failed.
+    ConnectFailed {
+        /// errno, 0 = none.
+        error: u32,
+        /// It never had a local port.
+        portless: bool,
+    },
+    /// A connection ended.
+    Closed {
+        /// errno, 0 = none.
+        error: u32,
+    },
+    /// A socket was told of an error.
+    SocketError {
+        /// errno.
+        error: u32,
+    },
+    /// The protocol's or the cgroup's memory limit refused a socket memory.
+    MemoryRefused,
+    /// A UDP socket had no room for a datagram.
+    UdpRefused {
+        /// 12: its own limit; 105: the protocol's.
+        error: u32,
+    },
+    /// A route refused a local send or connect.
+    RouteRefused {
+        /// errno.
+        error: u32,
+    },
+    /// An ICMP error was sent; the flow is that of the packet it is about.
+    IcmpSent {
+        /// ICMPv6; the numbers differ.
+        v6: bool,
+        /// Its type.
+        kind: u8,
+        /// Its code.
+        code: u8,
+    },
+    /// Trouble with a host on the link; `to` is its address.
+    Neighbour {
+        /// `KIND_*` of the probe neighbour.
+        kind: u16,
+        /// It was never known.
+        never_known: bool,
+    },
+    /// A DNS query left its client.
+    DnsQuery,
+    /// A DNS answer reached its client; the total is its latency.
+    DnsAnswer {
+        /// Response code.
+        rcode: u8,
+        /// Its query was seen.
+        matched: bool,
+    },
+    /// Data waited for a read; the total is how long.
+    SlowRead,
+    /// A send waited for room; the total is how long.
+    SlowSend,
+    /// A soft interrupt of the network waited (or ran) for long; the total is how long.
+    SlowSoftirq {
+        /// It waited.
+        waited: bool,
+    },
+    /// A kernel counter rose by this; an index of [`crate::counters::COLUMNS`].
+    Counter(u16),
+    /// What a table said last; an index of [`crate::counters::GAUGES`].
+    Gauge(u16),
+}
+
+/// A dropped packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Drop {
+    /// Number of the reason on this kernel.
+    pub reason: u32,
+    /// Address of the call that dropped it.
+    pub location: u64,
+    /// Ethernet protocol.
+    pub ethertype: u16,
+    /// What the segment was.
+    pub segment: Segment,
+    /// Broadcast or multicast.
+    pub to_many: bool,
+    /// A socket was found for it.
+    pub with_socket: bool,
+}
+
+/// A reset that was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Reset {
+    /// Number of the reason on this kernel; `None` on kernels before 6.10.
+    pub reason: Option<u32>,
+    /// The segment that provoked it.
+    pub segment: Segment,
+    /// A socket was involved.
+    pub with_socket: bool,
+    /// Its state (`TCP_*`).
+    pub state: u8,
+}
+
+/// What a TCP segment was, as far as that tells faults apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Segment {
+    /// No TCP, or there was none.
+    None,
+    /// Opens a connection.
+    Syn,
+    /// Answers one that opens.
+    SynAck,
+    /// Resets.
+    Rst,
+    /// Belongs to an open connection.
+    Other,
+}
+
+impl Segment {
+    /// By the flags byte of the TCP header.
+    pub fn of(flags: u8) -> Self {
+        match (flags & 0x02 != 0, flags & 0x10 != 0, flags & 0x04 != 0) {
+            _ if flags == 0 => Self::None,
+            (_, _, true) => Self::Rst,
+            (true, false, _) => Self::Syn,
+            (true, true, _) => Self::SynAck,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Who talks to whom. A port that is 0 is not told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Flow {
+    /// The sender or local side, IPv4 as v4-mapped IPv6; zeros = unknown.
+    pub from: [u8; 16],
+    /// The receiver or peer.
+    pub to: [u8; 16],
+    /// Port of `from`.
+    pub sport: u16,
+    /// Port of `to`.
+    pub dport: u16,
+    /// IP protocol.
+    pub proto: u8,
+}
+
+/// Lowest port that the kernel gives to clients (`net.ipv4.ip_local_port_range`).
+const EPHEMERAL: u16 = 32_768;
+
+impl Flow {
+    /// Nobody known.
+    pub const NONE: Self = Self { from: [0; 16], to: [0; 16], sport: 0, dport: 0, proto: 0 };
+
+    /// That of a record.
+    pub fn of(head: &Head) -> Self {
+        if head.flags & (FLAG_PACKET | FLAG_SOCKET) == 0 {
+            return Self { to: head.daddr, ..Self::NONE };
+        }
+        let ports = if head.flags & FLAG_PORTS == 0 { (0, 0) } else { (head.sport, head.dport) };
+        Self { from: head.saddr, to: head.daddr, sport: ports.0, dport: ports.1, proto: head.proto }
+    }
+
+    /// Without the port of the side that is no service: connections to one service are one flow.
+    #[must_use]
+    pub fn of_service(self) -> Self {
+        match (self.sport >= EPHEMERAL, self.dport >= EPHEMERAL) {
+            (true, false) => Self { sport: 0, ..self },
+            (false, true) => Self { dport: 0, ..self },
+            _ if self.dport <= self.sport => Self { sport: 0, ..self },
+            _ => Self { dport: 0, ..self },
+        }
+    }
+
+    /// Whether both are of one conversation, in whichever direction.
+    pub fn meets(&self, other: &Self) -> bool {
+        let port = |a: u16, b: u16| a == b || a == 0 || b == 0;
+        let same = |o: &Self| {
+            (self.from, self.to, self.proto) == (o.from, o.to, o.proto)
+                && port(self.sport, o.sport)
+                && port(self.dport, o.dport)
+        };
+        same(other) || same(&other.back())
+    }
+
+    /// The other direction.
+    #[must_use]
+    pub fn back(self) -> Self {
+        Self { from: self.to, to: self.from, sport: self.dport, dport: self.sport, ..self }
+    }
+
+    /// Whether addresses are known.
+    pub fn is_known(&self) -> bool {
+        self.to != [0; 16]
+    }
+
+    /// Address of the sender.
+    pub fn source(&self) -> IpAddr {
+        Ipv6Addr::from(self.from).to_canonical()
+    }
+
+    /// Address of the receiver.
+    pub fn destination(&self) -> IpAddr {
+        Ipv6Addr::from(self.to).to_canonical()
+    }
+
+    /// `10.0.0.1 -> 10.0.0.2:80`, without ports that are not told apart.
+    pub fn show(&self) -> String {
+        let at = |ip: IpAddr, port: u16| match port {
+            0 => ip.to_string(),
+            port => SocketAddr::new(ip, port).to_string(),
+        };
+        if self.from == [0; 16] {
+            return at(self.destination(), self.dport);
+        }
+        format!("{} -> {}", at(self.source(), self.sport), at(self.destination(), self.dport))
+    }
+
+    /// One text for both directions and both ends, e.g. `TCP 10.0.0.1 10.0.0.2:80`.
+    pub fn canonical(&self) -> String {
+        let mut ends = [(self.from, self.sport), (self.to, self.dport)];
+        ends.sort_unstable();
+        let show = |(ip, port): ([u8; 16], u16)| {
+            let ip = Ipv6Addr::from(ip).to_canonical();
+            if port == 0 { ip.to_string() } else { SocketAddr::new(ip, port).to_string() }
+        };
+        format!("{} {} {}", flow::protocol(self.proto), show(ends[0]), show(ends[1]))
+    }
+}
+
+/// Whose it is, what it is, and on which flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// The entity it happened at; 0 = unknown.
+    pub entity: EntityId,
+    /// What happened.
+    pub what: What,
+    /// Between whom.
+    pub flow: Flow,
+}
+
+/// How often, when, and how much.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amount {
+    /// How often.
+    pub count: u64,
+    /// Sum of what each brought along: nanoseconds or bytes.
+    pub total: u64,
+    /// The smallest and the largest.
+    pub least: u64,
+    /// See `least`.
+    pub most: u64,
+    /// When the first one happened.
+    pub first: Timestamp,
+    /// When the last one happened.
+    pub last: Timestamp,
+}
+
+impl Amount {
+    /// `count` at one time; `value` is what each brought along.
+    pub fn new(at: Timestamp, count: u64, value: u64) -> Self {
+        let total = value.saturating_mul(count);
+        Self { count, total, least: value, most: value, first: at, last: at }
+    }
+
+    /// Adds more of the same.
+    pub fn add(&mut self, more: &Self) {
+        self.count += more.count;
+        self.total = self.total.saturating_add(more.total);
+        self.least = self.least.min(more.least);
+        self.most = self.most.max(more.most);
+        self.first = self.first.min(more.first);
+        self.last = self.last.max(more.last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inspector_sdk::testing::head;
+
+    use super::*;
+
+    #[test]
+    fn both_ends_of_a_conversation_meet() {
+        let there = Flow::of(&head("10.0.0.1:40000", "10.0.0.2:80"));
+        assert!(there.meets(&Flow::of(&head("10.0.0.2:80", "10.0.0.1:40000"))));
+        assert!(there.meets(&there.of_service().back()));
+        assert!(!there.meets(&Flow::of(&head("10.0.0.1:40001", "10.0.0.2:80"))));
+        assert!(!there.meets(&Flow::of(&head("10.0.0.3:40000", "10.0.0.2:80"))));
+    }
+
+    #[test]
+    fn a_service_is_the_side_with_the_lower_port() {
+        let show = |from, to| Flow::of(&head(from, to)).of_service().show();
+        assert_eq!(show("10.0.0.1:40000", "10.0.0.2:80"), "10.0.0.1 -> 10.0.0.2:80");
+        assert_eq!(show("[fd00::2]:53", "[fd00::1]:40000"), "[fd00::2]:53 -> fd00::1");
+    }
+
+    #[test]
+    fn both_directions_have_one_canonical_text() {
+        let there = Flow::of(&head("10.0.0.2:80", "10.0.0.1:40000"));
+        assert_eq!(there.canonical(), "TCP 10.0.0.1:40000 10.0.0.2:80");
+        assert_eq!(there.canonical(), there.back().canonical());
+    }
+
+    #[test]
+    fn segments_are_told_apart_by_their_flags() {
+        assert_eq!(
+            [0, 0x02, 0x12, 0x14, 0x18].map(Segment::of),
+            [Segment::None, Segment::Syn, Segment::SynAck, Segment::Rst, Segment::Other]
+        );
+    }
+}

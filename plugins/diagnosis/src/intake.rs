@@ -1,0 +1,150 @@
+//! Records of probes as facts. One function per probe; nothing is judged here.
+
+use inspector_sdk::probes::neighbour::NUD_INCOMPLETE;
+use inspector_sdk::probes::record::FLAG_SOCKET;
+use inspector_sdk::probes::{
+    Dns, Head, Icmp, Neighbour, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit,
+    TcpState, dns, icmp, skb_drop, socket_error, socket_latency, softirq, tcp_reset, tcp_retransmit,
+    tcp_state,
+};
+use inspector_sdk::{EntityId, entities};
+
+use crate::fact::{Amount, Drop, Flow, Reset, Segment, What};
+use crate::store::Store;
+
+/// `skb->pkt_type` of broadcast and multicast.
+const TO_MANY: [u8; 2] = [1, 2];
+
+impl Store {
+    /// A dropped packet; its length is the value.
+    pub fn drop(&mut self, drop: &SkbDrop) {
+        let what = What::Drop(Drop {
+            reason: drop.reason,
+            location: drop.location,
+            ethertype: drop.ethertype,
+            segment: Segment::of(drop.tcp_flags),
+            to_many: TO_MANY.contains(&drop.pkt_type),
+            with_socket: drop.head.flags & FLAG_SOCKET != 0 || drop.head.tcp_state != 0,
+        });
+        let summary = drop.head.kind == skb_drop::KIND_SUMMARY;
+        let flow = if summary { Flow::NONE } else { Flow::of(&drop.head) };
+        // A drop below the sockets of an unknown namespace is where its receiver is.
+        let entity = if drop.head.entity == 0 && flow.is_known() { owner(&flow) } else { drop.head.entity };
+        let amount = Amount::new(drop.head.ts_ns, drop.count, u64::from(drop.length));
+        self.add(entity, what, flow, amount);
+    }
+
+    /// A reset.
+    pub fn reset(&mut self, reset: &TcpReset) {
+        let what = match reset.head.kind {
+            tcp_reset::KIND_SENT => What::ResetSent(Reset {
+                reason: (reset.has_reason != 0).then_some(reset.reason),
+                segment: Segment::of(if reset.has_segment != 0 { reset.tcp_flags } else { 0 }),
+                with_socket: reset.has_socket != 0,
+                state: reset.head.tcp_state,
+            }),
+            _ => What::ResetReceived { state: reset.head.tcp_state },
+        };
+        self.one(&reset.head, what, 0);
+    }
+
+    /// A retransmission.
+    pub fn retransmit(&mut self, again: &TcpRetransmit) {
+        let what = match again.head.kind {
+            tcp_retransmit::KIND_SEGMENT => What::Retransmit { why: again.why },
+            tcp_retransmit::KIND_SYNACK => What::SynAckAgain,
+            _ => return,
+        };
+        self.one(&again.head, what, u64::from(again.length));
+    }
+
+    /// A turn in the life of a connection. Those that go well are one fact for each service.
+    pub fn state(&mut self, turn: &TcpState) {
+        let what = match turn.head.kind {
+            tcp_state::KIND_CONNECTED => What::Connected,
+            tcp_state::KIND_ACCEPTED => What::Accepted,
+            tcp_state::KIND_FAILED => {
+                What::ConnectFailed { error: turn.error, portless: turn.head.sport == 0 }
+            }
+            tcp_state::KIND_CLOSED => What::Closed { error: turn.error },
+            _ => return,
+        };
+        let flow = match what {
+            What::Connected => Flow { sport: 0, ..Flow::of(&turn.head) },
+            What::Accepted => Flow { dport: 0, ..Flow::of(&turn.head) },
+            What::Closed { error: 0 } => Flow::of(&turn.head).of_service(),
+            _ => Flow::of(&turn.head),
+        };
+        let amount = Amount::new(turn.head.ts_ns, 1, turn.duration_ns);
+        self.add(turn.head.entity, what, flow, amount);
+    }
+
+    /// What a socket was told.
+    pub fn socket_error(&mut self, error: &SocketError) {
+        let what = match error.head.kind {
+            socket_error::KIND_REPORTED => What::SocketError { error: error.error },
+            socket_error::KIND_MEMORY => What::MemoryRefused,
+            _ => What::UdpRefused { error: error.error },
+        };
+        self.one(&error.head, what, u64::from(error.receive_queued));
+    }
+
+    /// An ICMP error on its way out.
+    pub fn icmp(&mut self, sent: &Icmp) {
+        let v6 = sent.head.kind == icmp::KIND_ICMPV6;
+        self.one(&sent.head, What::IcmpSent { v6, kind: sent.icmp_type, code: sent.code }, 0);
+    }
+
+    /// A route that refuses what is sent from here; that it is missing is often no trouble.
+    pub fn route(&mut self, refused: &Route) {
+        if !refused.is_usual() {
+            self.one(&refused.head, What::RouteRefused { error: refused.error }, 0);
+        }
+    }
+
+    /// Trouble with a neighbour.
+    pub fn neighbour(&mut self, neighbour: &Neighbour) {
+        let never_known = neighbour.old_state == NUD_INCOMPLETE;
+        let what = What::Neighbour { kind: neighbour.head.kind, never_known };
+        let flow = Flow { to: neighbour.head.daddr, ..Flow::NONE };
+        self.add(neighbour.head.entity, what, flow, Amount::new(neighbour.head.ts_ns, 1, 0));
+    }
+
+    /// A DNS message at its client.
+    pub fn dns(&mut self, dns: &Dns) {
+        let (what, latency) = match dns.head.kind {
+            dns::KIND_QUERY if dns.tries > 1 => return,
+            dns::KIND_QUERY => (What::DnsQuery, 0),
+            _ => (What::DnsAnswer { rcode: dns.rcode, matched: dns.matched != 0 }, dns.latency_ns),
+        };
+        let flow = Flow { sport: 0, ..Flow::of(&dns.head) };
+        self.add(dns.head.entity, what, flow, Amount::new(dns.head.ts_ns, 1, latency));
+    }
+
+    /// A read or send that waited.
+    pub fn socket_latency(&mut self, slow: &SocketLatency) {
+        let what = match slow.head.kind {
+            socket_latency::KIND_READ => What::SlowRead,
+            socket_latency::KIND_SEND => What::SlowSend,
+            _ => return,
+        };
+        self.one(&slow.head, what, slow.latency_ns);
+    }
+
+    /// A soft interrupt that took long; it belongs to the node.
+    pub fn softirq(&mut self, slow: &Softirq, host: EntityId) {
+        if slow.head.kind == softirq::KIND_SLOW {
+            let what = What::SlowSoftirq { waited: slow.phase == softirq::PHASE_WAIT };
+            self.add(host, what, Flow::NONE, Amount::new(slow.head.ts_ns, 1, slow.duration_ns));
+        }
+    }
+
+    fn one(&mut self, head: &Head, what: What, value: u64) {
+        self.add(head.entity, what, Flow::of(head), Amount::new(head.ts_ns, 1, value));
+    }
+}
+
+/// The entity on this node that has the address a packet was sent to.
+fn owner(flow: &Flow) -> EntityId {
+    entities::by_ip(flow.destination())
+}

@@ -1,0 +1,134 @@
+//! Netfilter: rules that drop, rules that refuse, and a full connection-tracking table.
+
+use inspector_sdk::flow::TCP;
+
+use crate::counters::{counter, gauge};
+use crate::fact::{Flow, What};
+use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural};
+use crate::rules::Rule;
+use crate::view::{Dropped, View};
+
+/// The rules.
+pub const RULES: &[Rule] = &[Rule { name: "netfilter drops packets", judge: netfilter }];
+
+fn netfilter(view: &View, findings: &mut Findings) {
+    for dropped in view.drops.iter().filter(|d| d.is(&["NETFILTER_DROP"])) {
+        findings.add(if is_table_full(view, dropped) {
+            table_full(view, dropped)
+        } else {
+            match refusal(view, &dropped.flow, dropped) {
+                Some(how) => rejected(view, dropped, &how),
+                None => dropped_silently(view, dropped),
+            }
+        });
+    }
+}
+
+/// A full table drops in `nf_hook_slow`, as an old rule does; its own counter tells them apart.
+fn is_table_full(view: &View, dropped: &Dropped) -> bool {
+    let counted = view.rise(dropped.entity, counter::CONNTRACK_DROP) > 0;
+    counted && !dropped.within(&["nft_do_chain"])
+}
+
+fn table_full(view: &View, dropped: &Dropped) -> Conclusion {
+    let maximum = view.gauge(dropped.entity, gauge::CONNTRACK_MAXIMUM).map_or(0, |g| g.least);
+    let entries = view.gauge(dropped.entity, gauge::CONNTRACK_ENTRIES).map_or(0, |g| g.most);
+    let title = format!(
+        "the connection-tracking table is full; {} of new connections dropped",
+        plural(dropped.amount.count, "packet")
+    );
+    let mut found = Conclusion::of_drop("conntrack-full", dropped, title).severity(CRITICAL).confidence(95);
+    if let Some(amount) = view.counter(dropped.entity, counter::CONNTRACK_DROP) {
+        found = found.rose("the drop counter of connection tracking", amount);
+    }
+    if maximum > 0 {
+        found = found.because("table", format!("{entries} entries of at most {maximum}"), 0);
+    }
+    found.check("table", &[("source", "conntrack".to_owned())]).felt_by(view)
+}
+
+/// How netfilter answered on behalf of the receiver, if it did.
+fn refusal(view: &View, flow: &Flow, dropped: &Dropped) -> Option<String> {
+    let sent = |what: &What| {
+        matches!(what, What::IcmpSent { v6: false, kind: 3, code } if *code != 4)
+            || matches!(what, What::IcmpSent { v6: true, kind: 1, .. })
+    };
+    let by_icmp = view.of(sent).find(|(key, _)| key.entity == dropped.entity && key.flow.meets(flow));
+    if let Some((key, amount)) = by_icmp
+        && let What::IcmpSent { kind, code, .. } = key.what
+    {
+        return Some(format!("{} (type {kind}, code {code})", plural(amount.count, "ICMP error")));
+    }
+    if flow.proto != TCP {
+        return None;
+    }
+    // The stack tells of each reset that it sends; netfilter makes its own and only the counter sees it.
+    let stack = view.resets.iter().filter(|r| r.flow.meets(flow)).count();
+    let received =
+        view.of(|what| matches!(what, What::ResetReceived { .. })).find(|(key, _)| key.flow.meets(flow));
+    if stack == 0 && received.is_some() {
+        return Some("resets that no stack here sent".to_owned());
+    }
+    let told: u64 = view.resets.iter().filter(|r| r.entity == dropped.entity).map(|r| r.amount.count).sum();
+    let counted = view.rise(dropped.entity, counter::RESETS_SENT);
+    let gives_reasons = view.resets.iter().any(|r| r.reset.reason.is_some());
+    let local = view.is_local(flow.source());
+    (stack == 0 && !local && gives_reasons && counted > told)
+        .then(|| format!("{} that no stack here sent", plural(counted - told, "reset")))
+}
+
+fn rejected(view: &View, dropped: &Dropped, how: &str) -> Conclusion {
+    let title = format!(
+        "a firewall rule refuses {}: {}",
+        traffic(&dropped.flow),
+        plural(dropped.amount.count, "packet")
+    );
+    let found = Conclusion::of_drop("firewall-reject", dropped, title).confidence(93);
+    let found = found.because("event", format!("answered with {how}"), dropped.amount.last);
+    with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
+}
+
+fn dropped_silently(view: &View, dropped: &Dropped) -> Conclusion {
+    let title = format!(
+        "a firewall rule drops {}: {}",
+        traffic(&dropped.flow),
+        plural(dropped.amount.count, "packet")
+    );
+    let found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(95);
+    with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
+}
+
+fn with_chains(found: Conclusion, dropped: &Dropped) -> Conclusion {
+    let flow = dropped.flow;
+    found.check(
+        "netfilter",
+        &[
+            ("saddr", flow.source().to_string()),
+            ("daddr", flow.destination().to_string()),
+            ("proto", inspector_sdk::flow::protocol(flow.proto)),
+            ("dport", flow.dport.to_string()),
+        ],
+    )
+}
+
+fn traffic(flow: &Flow) -> String {
+    if flow.is_known() {
+        format!("{} {}", inspector_sdk::flow::protocol(flow.proto), flow.show())
+    } else {
+        "traffic".to_owned()
+    }
+}
+
+/// Critical if somebody tries in vain to connect through it, and nobody succeeds.
+pub fn outage(view: &View, flow: &Flow) -> u8 {
+    if flow.proto != TCP {
+        return WARNING;
+    }
+    let service = flow.of_service();
+    let tries = |what: &What| {
+        matches!(what, What::ConnectFailed { .. })
+            || matches!(what, What::Retransmit { why } if *why == inspector_sdk::probes::tcp_retransmit::WHY_SYN)
+    };
+    let succeeds = view.count_on(&service, |what| matches!(what, What::Connected | What::Accepted));
+    if succeeds == 0 && view.count_on(flow, tries) > 0 { CRITICAL } else { WARNING }
+}

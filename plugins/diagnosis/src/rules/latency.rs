@@ -1,0 +1,98 @@
+//! What is slow though nothing is lost.
+
+use crate::counters::{counter, gauge};
+use crate::fact::What;
+use crate::finding::{Conclusion, Findings, INFO, WARNING, plural};
+use crate::rules::Rule;
+use crate::view::View;
+
+/// Bytes that wait in the queue of a device, reading after reading, before it is called a delay.
+const BACKLOG: u64 = 3_000;
+/// Slow soft interrupts in a window before they are called a fault, unless one takes very long: a
+/// virtual machine has some of more than 10 ms in the normal course of things.
+const SLOW_TURNS: u64 = 10;
+/// Very long.
+const VERY_SLOW_MS: u64 = 100;
+/// Late reads before they are called a fault: whoever waits for a timer reads late too.
+const LATE_READS: u64 = 5;
+
+/// The rules.
+pub const RULES: &[Rule] = &[
+    Rule { name: "soft interrupts of the network wait for the CPU", judge: softirq },
+    Rule { name: "packets come faster than CPUs take them", judge: softnet },
+    Rule { name: "packets wait in a queue", judge: backlog },
+    Rule { name: "data waits for the application", judge: slow_read },
+];
+
+fn softirq(view: &View, findings: &mut Findings) {
+    for (key, amount) in view.of(|what| matches!(what, What::SlowSoftirq { .. })) {
+        let waited = key.what == What::SlowSoftirq { waited: true };
+        let what = if waited { "waited" } else { "ran" };
+        let longest = amount.most / 1_000_000;
+        let title = format!("soft interrupts of the network {what} for up to {longest} ms");
+        let found = Conclusion::new("softirq-delay", key.entity, *amount, title).confidence(85);
+        let severity = if amount.count >= SLOW_TURNS || longest >= VERY_SLOW_MS { WARNING } else { INFO };
+        let times = plural(amount.count, "time");
+        findings.add(found.severity(severity).because(
+            "event",
+            format!("{what} for more than 10 ms, {times}"),
+            amount.last,
+        ));
+    }
+}
+
+fn softnet(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| d.is(&["CPU_BACKLOG"])) {
+        let title = format!(
+            "packets come faster than the CPUs take them: {} dropped",
+            plural(d.amount.count, "packet")
+        );
+        findings.add(Conclusion::of_drop("softnet-backlog", d, title).confidence(93).felt_by(view));
+    }
+    for (entity, amount) in view.risen(counter::SOFTNET_DROPPED) {
+        let title = format!(
+            "packets come faster than the CPUs take them: {} dropped",
+            plural(amount.count, "packet")
+        );
+        findings
+            .add(Conclusion::new("softnet-backlog", entity, amount, title).rose("softnet dropped", amount));
+    }
+}
+
+fn backlog(view: &View, findings: &mut Findings) {
+    for (entity, amount) in view.gauged(gauge::QDISC_BACKLOG) {
+        let waits = amount.count >= 2 && amount.most >= BACKLOG;
+        if !waits
+            || view.rise(entity, counter::QDISC_DROPS) > 0
+            || findings.has(&["link-down", "qdisc-drop"], entity)
+        {
+            continue;
+        }
+        let title = format!("packets wait in the queue of a device: up to {} bytes", amount.most);
+        let found = Conclusion::new("queueing-delay", entity, amount, title).confidence(82);
+        let found =
+            found.because("table", format!("backlog in {}", plural(amount.count, "reading")), amount.last);
+        // Whoever sends through it takes its delay for loss.
+        let sent_again =
+            view.of(|what| matches!(what, What::Retransmit { .. })).filter(|(key, _)| key.entity == entity);
+        let flows: Vec<_> = sent_again.map(|(key, _)| key.flow).collect();
+        findings.add(flows.into_iter().fold(found, Conclusion::flow));
+    }
+}
+
+fn slow_read(view: &View, findings: &mut Findings) {
+    for (key, amount) in view.of(|what| *what == What::SlowRead) {
+        if findings.has(&["receiver-not-reading", "socket-receive-buffer-full"], key.entity) {
+            continue;
+        }
+        let longest = amount.most / 1_000_000;
+        let title = format!("data waited up to {longest} ms for the application to read it");
+        let severity = if amount.count >= LATE_READS || longest >= 1_000 { WARNING } else { INFO };
+        let found = Conclusion::new("socket-read-slow", key.entity, *amount, title)
+            .severity(severity)
+            .confidence(80)
+            .flow(key.flow);
+        let summary = format!("{} late, {}", plural(amount.count, "read"), key.flow.show());
+        findings.add(found.because("event", summary, amount.last).with("flow", key.flow.canonical()));
+    }
+}

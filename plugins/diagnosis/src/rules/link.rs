@@ -1,0 +1,229 @@
+//! The wire: MTU, carrier, neighbours, addresses of frames.
+
+use inspector_sdk::probes::neighbour::{KIND_DEAD, KIND_FAILED, KIND_TABLE_FULL};
+use inspector_sdk::probes::tcp_retransmit::WHY_RTO;
+
+use crate::counters::counter;
+use crate::fact::What;
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural};
+use crate::rules::Rule;
+use crate::rules::firewall::outage;
+use crate::view::{Dropped, View};
+
+const ARP: u16 = 0x0806;
+/// Every IPv4 link takes packets of this size (RFC 791), so a smaller one that is dropped for its
+/// size does not exist.
+const SMALL: u64 = 576;
+/// Path MTU discovery that works needs a round trip or two.
+const STUCK_NS: u64 = 500_000_000;
+
+/// The rules.
+pub const RULES: &[Rule] = &[
+    Rule { name: "a packet is too big for the next link", judge: too_big },
+    Rule { name: "the other end of a link does not take the packet", judge: not_forwarded },
+    Rule { name: "a link has no carrier", judge: no_carrier },
+    Rule { name: "a neighbour does not answer", judge: neighbour },
+    Rule { name: "packets wait for a neighbour beyond its queue", judge: neighbour_queue },
+    Rule { name: "the neighbour table is full", judge: neighbour_table },
+    Rule { name: "frames for another link-layer address", judge: wrong_mac },
+];
+
+/// It is a black hole if the sender goes on as before: its timer sends the same again and again.
+fn too_big(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| d.is(&["PKT_TOO_BIG"])) {
+        let lasts = d.amount.last.saturating_sub(d.amount.first);
+        let again = view.count_on(&d.flow, |what| *what == What::Retransmit { why: WHY_RTO });
+        let stuck = lasts >= STUCK_NS && again >= 2;
+        let size = format!("packets of {} bytes to {}", d.amount.most, d.flow.destination());
+        let packets = plural(d.amount.count, "packet");
+        let found = if stuck {
+            let title = format!(
+                "{size} are too big for the next link, and their sender never learns of it: {packets} dropped"
+            );
+            let found = Conclusion::of_drop("pmtu-blackhole", d, title).severity(CRITICAL).confidence(90);
+            let lost =
+                view.drops.iter().find(|i| i.is(&["NETFILTER_DROP"]) && matches!(i.flow.proto, 1 | 58));
+            match lost {
+                Some(lost) => found
+                    .because(
+                        "event",
+                        format!("a firewall in {} drops ICMP", view.name(lost.entity)),
+                        lost.amount.last,
+                    )
+                    .confidence(95),
+                None => found,
+            }
+        } else {
+            let title = format!(
+                "{size} were too big for the next link, and path MTU discovery is at work: {packets}"
+            );
+            Conclusion::of_drop("packet-too-big", d, title).severity(INFO)
+        };
+        findings.add(found.felt_by(view));
+    }
+    // The same packet often has an ICMP error without a drop of its own, e.g. with IPv6.
+    let is_told = |what: &What| {
+        matches!(
+            what,
+            What::IcmpSent { v6: false, kind: 3, code: 4 } | What::IcmpSent { v6: true, kind: 2, .. }
+        )
+    };
+    for (key, amount) in view.of(is_told).filter(|(key, _)| !findings.explain(&key.flow)).collect::<Vec<_>>()
+    {
+        let title = format!(
+            "packets to {} were too big for the next link; their sender was told",
+            key.flow.destination()
+        );
+        let found =
+            Conclusion::new("packet-too-big", key.entity, *amount, title).severity(INFO).flow(key.flow);
+        findings.add(found.because("event", "ICMP: packet too big", amount.last).felt_by(view));
+    }
+}
+
+/// veth hands packets over itself. It refuses them all if the other end is down, and large ones if
+/// the other end takes smaller ones only.
+fn not_forwarded(view: &View, findings: &mut Findings) {
+    let is =
+        |d: &&Dropped| d.is(&["NOT_SPECIFIED", "DEV_READY"]) && d.within(&["dev_forward_skb", "veth_xmit"]);
+    for d in view.drops.iter().filter(is) {
+        let same = view.drops.iter().filter(|o| is(o) && o.entity == d.entity);
+        let least = same.map(|o| o.amount.least).min().unwrap_or(0);
+        let packets = plural(d.amount.count, "packet");
+        let found = if least > SMALL {
+            let title = format!(
+                "the other end of a link takes smaller packets only: {packets} of {} bytes and more dropped",
+                d.amount.least
+            );
+            Conclusion::of_drop("link-mtu-mismatch", d, title).confidence(90)
+        } else {
+            Conclusion::of_drop("link-down", d, format!("the other end of a link is down: {packets} dropped"))
+                .confidence(85)
+        };
+        findings.add(found.severity(outage(view, &d.flow)).felt_by(view));
+    }
+}
+
+fn no_carrier(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| d.is(&["QDISC_DROP"])) {
+        if view.rise(d.entity, counter::QDISC_DROPS) > 0 {
+            continue;
+        }
+        let title = format!(
+            "a link has no carrier, or is down: {} dropped on the way out",
+            plural(d.amount.count, "packet")
+        );
+        let mut found = Conclusion::of_drop("link-down", d, title).severity(CRITICAL).confidence(90);
+        if let Some(amount) = view.counter(d.entity, counter::DEVICE_TX_DROPS) {
+            found = found.rose("the device's tx_dropped", amount);
+        }
+        // Asked for by all that it cannot send to.
+        let sent_again = view.of(|what| {
+            matches!(what, What::Retransmit { .. } | What::SocketError { .. } | What::Closed { error: 1.. })
+        });
+        for (key, _) in sent_again.filter(|(key, _)| key.entity == d.entity) {
+            found = found.flow(key.flow);
+        }
+        findings.add(found.felt_by(view));
+    }
+}
+
+fn neighbour(view: &View, findings: &mut Findings) {
+    let lost = view.drops.iter().filter(|d| d.is(&["NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_HH_FILLFAIL"]));
+    for d in lost.filter(|d| d.drop.ethertype != ARP) {
+        if findings.has(&["link-down"], d.entity) {
+            continue;
+        }
+        let title = format!(
+            "{} does not answer to ARP or neighbour discovery: {} dropped",
+            d.flow.destination(),
+            plural(d.amount.count, "packet")
+        );
+        let found = Conclusion::of_drop("neighbour-unresolved", d, title)
+            .confidence(92)
+            .severity(outage(view, &d.flow));
+        findings
+            .add(found.check("neighbour", &[("address", d.flow.destination().to_string())]).felt_by(view));
+    }
+    for (key, amount) in view.of(|what| matches!(what, What::Neighbour { kind: KIND_FAILED | KIND_DEAD, .. }))
+    {
+        if findings.has(&["link-down"], key.entity) {
+            continue;
+        }
+        let never = matches!(key.what, What::Neighbour { never_known: true, .. });
+        let title = format!("{} does not answer to ARP or neighbour discovery", key.flow.destination());
+        let suffers = tried(view, key);
+        let severity = if suffers { WARNING } else { INFO };
+        let found = Conclusion::new("neighbour-unresolved", key.entity, *amount, title)
+            .severity(severity)
+            .confidence(if never { 90 } else { 80 });
+        let words = if never { "was never known" } else { "answered before and went away" };
+        let found =
+            found.because("event", format!("neighbour {} {words}", key.flow.destination()), amount.last);
+        let mut found = found.check("neighbour", &[("address", key.flow.destination().to_string())]);
+        for (other, _) in view.of(|what| {
+            matches!(what, What::Retransmit { .. } | What::ConnectFailed { .. } | What::SocketError { .. })
+        }) {
+            if other.flow.to == key.flow.to && other.entity == key.entity {
+                found = found.flow(other.flow);
+            }
+        }
+        findings.add(found.felt_by(view));
+    }
+}
+
+/// Whether somebody sends to it in vain, besides the kernel's own looking for it.
+fn tried(view: &View, neighbour: &crate::fact::Key) -> bool {
+    let to_it = |what: &What| {
+        matches!(what, What::Retransmit { .. } | What::ConnectFailed { .. } | What::IcmpSent { .. })
+    };
+    view.of(to_it).any(|(key, _)| key.flow.to == neighbour.flow.to)
+}
+
+fn neighbour_queue(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| d.is(&["NEIGH_QUEUEFULL"])) {
+        let title = format!(
+            "more packets wait for neighbour {} than its queue holds: {} dropped",
+            d.flow.destination(),
+            plural(d.amount.count, "packet")
+        );
+        findings.add(Conclusion::of_drop("neighbour-queue-full", d, title).confidence(90).felt_by(view));
+    }
+}
+
+fn neighbour_table(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| d.is(&["NEIGH_CREATEFAIL"])) {
+        let title = format!("the neighbour table is full: {} dropped", plural(d.amount.count, "packet"));
+        findings.add(
+            Conclusion::of_drop("neighbour-table-full", d, title)
+                .severity(CRITICAL)
+                .confidence(95)
+                .felt_by(view),
+        );
+    }
+    for (key, amount) in view.of(|what| matches!(what, What::Neighbour { kind: KIND_TABLE_FULL, .. })) {
+        let title = format!("the neighbour table is full: {} refused", plural(amount.count, "new entry"));
+        let found = Conclusion::new("neighbour-table-full", key.entity, *amount, title)
+            .severity(CRITICAL)
+            .confidence(95);
+        findings.add(
+            found
+                .because("event", format!("no entry for {}", key.flow.destination()), amount.last)
+                .flow(key.flow),
+        );
+    }
+}
+
+/// A frame for another host is normal on a flooded or promiscuous link, unless its packet is for us.
+fn wrong_mac(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| d.is(&["OTHERHOST"]) && view.owns(d.entity, d.flow.destination())) {
+        let title = format!(
+            "frames with packets for {} carry another link-layer address: the sender's neighbour entry is wrong; {}",
+            d.flow.destination(),
+            plural(d.amount.count, "packet")
+        );
+        let found = Conclusion::of_drop("wrong-destination-mac", d, title)
+            .confidence(93)
+            .severity(outage(view, &d.flow));
+        findings.add(found.felt_by(view));
+    }
+}

@@ -1,0 +1,174 @@
+//! What is wrong with the packet itself: damaged, malformed, in pieces, or for no tunnel.
+
+use inspector_sdk::flow::TCP;
+use inspector_sdk::kernel;
+
+use crate::counters::counter;
+use crate::finding::{Conclusion, Findings, INFO, plural};
+use crate::rules::Rule;
+use crate::rules::routes::is_martian;
+use crate::view::{Dropped, View};
+
+/// More than a kernel has.
+const REASONS: u32 = 256;
+
+/// The rules.
+pub const RULES: &[Rule] = &[
+    Rule { name: "a checksum is wrong", judge: checksum },
+    Rule { name: "headers make no sense", judge: malformed },
+    Rule { name: "fragments never complete", judge: reassembly },
+    Rule { name: "no tunnel accepts it", judge: overlay },
+    Rule { name: "timestamps go backwards", judge: paws },
+    Rule { name: "segments outside of the window", judge: invalid_segment },
+    Rule { name: "a packet capture is too slow", judge: capture },
+];
+
+fn each(
+    view: &View,
+    findings: &mut Findings,
+    code: &'static str,
+    confidence: u8,
+    what: &str,
+    is: impl Fn(&Dropped) -> bool,
+) {
+    for d in view.drops.iter().filter(|d| is(d)) {
+        let title = format!("{what}: {}", plural(d.amount.count, "packet"));
+        findings.add(Conclusion::of_drop(code, d, title).confidence(confidence).felt_by(view));
+    }
+}
+
+fn checksum(view: &View, findings: &mut Findings) {
+    each(view, findings, "checksum-error", 93, "damaged packets (wrong checksum)", |d| {
+        d.is(&["TCP_CSUM", "UDP_CSUM", "IP_CSUM", "ICMP_CSUM", "SKB_CSUM"])
+    });
+}
+
+/// Frames of a protocol for whom it concerns (LLDP, spanning tree) are no fault.
+fn malformed(view: &View, findings: &mut Findings) {
+    let reasons = [
+        "IP_INHDR",
+        "IP_NOPROTO",
+        "PKT_TOO_SMALL",
+        "HDR_TRUNC",
+        "DEV_HDR",
+        "INVALID_PROTO",
+        "IPV6_BAD_EXTHDR",
+        "IP_INVALID_DEST",
+        "IPV6_NDISC_FRAG",
+        "IPV6_NDISC_HOP_LIMIT",
+        "IPV6_NDISC_BAD_CODE",
+        "IPV6_NDISC_BAD_OPTIONS",
+    ];
+    each(view, findings, "malformed-packet", 90, "packets whose headers make no sense", |d| {
+        (d.is(&reasons) && !d.within(&["ip_forward", "ip6_forward"]) && !is_martian(view, d))
+            || (d.is(&["UNHANDLED_PROTO"]) && !d.drop.to_many)
+    });
+}
+
+/// Kernels before 6.6 have no reason for it, but the functions do nothing else.
+fn reassembly(view: &View, findings: &mut Findings) {
+    each(view, findings, "reassembly-failure", 93, "fragments that never become a packet", |d| {
+        d.is(&["FRAG_REASM_TIMEOUT", "DUP_FRAG", "FRAG_TOO_FAR"])
+            || (d.is(&["NOT_SPECIFIED"])
+                && d.within(&[
+                    "ip_defrag",
+                    "ip_expire",
+                    "ip6_frag",
+                    "ip6frag",
+                    "ipv6_frag",
+                    "frag_expire",
+                    "inet_frag",
+                    "nf_ct_frag6",
+                ]))
+    });
+    for (entity, amount) in view.risen(counter::REASSEMBLY_FAILED) {
+        if !findings.has(&["reassembly-failure"], entity) {
+            let title = format!("fragments that never become a packet: {}", amount.count);
+            findings.add(
+                Conclusion::new("reassembly-failure", entity, amount, title)
+                    .confidence(85)
+                    .rose("ReasmFails", amount),
+            );
+        }
+    }
+}
+
+fn overlay(view: &View, findings: &mut Findings) {
+    each(view, findings, "overlay-misconfigured", 93, "tunnel packets that no tunnel here accepts", |d| {
+        d.is(&["VXLAN_VNI_NOT_FOUND", "VXLAN_INVALID_HDR", "NO_TX_TARGET", "IP_TUNNEL_ECN", "TUNNEL_TXINFO"])
+            || (d.is(&["NOT_SPECIFIED"]) && d.within(&["vxlan_rcv", "geneve", "gre_rcv", "ip_tunnel"]))
+    });
+}
+
+fn paws(view: &View, findings: &mut Findings) {
+    each(
+        view,
+        findings,
+        "paws-rejected",
+        93,
+        "timestamps went backwards (an address translator, or a connection's numbers used again)",
+        |d| d.is(&["TCP_RFC7323_PAWS", "TCP_RFC7323_PAWS_ACK", "TCP_RFC7323_TW_PAWS", "TCP_RFC7323_TSECR"]),
+    );
+    for (entity, amount) in view.risen(counter::PAWS) {
+        if !findings.has(&["paws-rejected"], entity) {
+            let title = format!("timestamps went backwards: {} refused", plural(amount.count, "segment"));
+            findings.add(
+                Conclusion::new("paws-rejected", entity, amount, title)
+                    .confidence(85)
+                    .rose("PAWS counters", amount),
+            );
+        }
+    }
+}
+
+/// A sender that probes a closed window is out of it on purpose.
+fn invalid_segment(view: &View, findings: &mut Findings) {
+    let reasons = [
+        "TCP_INVALID_SEQUENCE",
+        "TCP_INVALID_END_SEQUENCE",
+        "TCP_INVALID_ACK_SEQUENCE",
+        "TCP_INVALID_SYN",
+        "TCP_ACK_UNSENT_DATA",
+        "TCP_OVERWINDOW",
+        "TCP_TOO_OLD_ACK",
+        "TCP_FLAGS",
+    ];
+    for d in view.drops.iter().filter(|d| d.is(&reasons) && d.flow.proto == TCP && !d.is_noise) {
+        let window_closed = view.rise(d.entity, counter::TO_ZERO_WINDOW) > 0;
+        let pressed = view.rise(d.entity, counter::PRUNED) > 0;
+        // A listener's answer to a stray segment is the reset that says more.
+        let stray =
+            view.resets.iter().any(|r| r.entity == d.entity && r.flow.meets(&d.flow) && r.reset.state == 10);
+        if window_closed || pressed || stray {
+            continue;
+        }
+        let challenged = view.counter(d.entity, counter::CHALLENGE_ACKS);
+        let title =
+            format!("segments that fit no window or state: {} refused", plural(d.amount.count, "segment"));
+        let mut found = Conclusion::of_drop("tcp-invalid-segment", d, title).confidence(88);
+        // Before 6.4 a segment that had arrived already has the same reason as one that fits nowhere.
+        if d.is(&["TCP_INVALID_SEQUENCE"]) && challenged.is_none() && !has_reason("TCP_OLD_SEQUENCE") {
+            found = found.severity(INFO).although("this kernel does not tell it from a duplicate", 30);
+        }
+        if let Some(amount) = challenged {
+            found = found.rose("TCPChallengeACK", amount);
+        }
+        findings.add(found.felt_by(view));
+    }
+}
+
+/// Whether this kernel has a reason of that name.
+fn has_reason(name: &str) -> bool {
+    (0..REASONS).any(|number| &*kernel::drop_reason(number) == name)
+}
+
+/// Only the capture misses them. Nothing suffers, so no conversation is explained by it.
+fn capture(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| d.is(&["PACKET_SOCK_ERROR"])) {
+        let title = format!(
+            "a packet capture is too slow and misses {}; the traffic itself goes on",
+            plural(d.amount.count, "packet")
+        );
+        findings.add(Conclusion::new("capture-overflow", d.entity, d.amount, title).severity(INFO).drops(d));
+    }
+}

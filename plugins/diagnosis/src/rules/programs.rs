@@ -1,0 +1,94 @@
+//! What people attached to the kernel: tc, XDP, cgroup and socket programs, queueing disciplines.
+
+use std::collections::BTreeSet;
+
+use crate::counters::counter;
+use crate::finding::{Conclusion, Findings, plural};
+use crate::rules::Rule;
+use crate::rules::firewall::outage;
+use crate::view::{Dropped, View};
+
+/// The rules.
+pub const RULES: &[Rule] = &[
+    Rule { name: "a tc filter drops packets", judge: tc },
+    Rule { name: "an XDP program drops packets", judge: xdp },
+    Rule { name: "a cgroup program drops packets", judge: cgroup },
+    Rule { name: "a socket's filter drops packets", judge: socket_filter },
+    Rule { name: "a queueing discipline drops packets", judge: qdisc },
+    Rule { name: "a device's queue is full", judge: device },
+];
+
+fn each(view: &View, findings: &mut Findings, code: &'static str, what: &str, is: impl Fn(&Dropped) -> bool) {
+    for dropped in view.drops.iter().filter(|dropped| is(dropped)) {
+        let title = format!("{what}: {}", plural(dropped.amount.count, "packet"));
+        let found =
+            Conclusion::of_drop(code, dropped, title).confidence(95).severity(outage(view, &dropped.flow));
+        findings.add(found.felt_by(view));
+    }
+}
+
+fn tc(view: &View, findings: &mut Findings) {
+    each(view, findings, "tc-drop", "a traffic-control program or filter drops", |d| {
+        d.is(&["TC_INGRESS", "TC_EGRESS", "TC_CHAIN_NOTFOUND", "TC_RECLASSIFY_LOOP", "TC_COOKIE_ERROR"])
+    });
+}
+
+/// Where a program runs on the device's own path, the kernel gives no reason.
+fn xdp(view: &View, findings: &mut Findings) {
+    each(view, findings, "xdp-drop", "an XDP program drops", |d| {
+        d.is(&["XDP"]) || (d.is(&["NOT_SPECIFIED"]) && d.within(&["xdp"]))
+    });
+}
+
+/// Programs at the entrance of a socket share a reason with the filter of that socket. TCP sockets
+/// seldom have one, and a program on the tree hits more than one port.
+fn cgroup(view: &View, findings: &mut Findings) {
+    let at_socket = |d: &Dropped| d.is(&["SOCKET_FILTER"]) && (d.flow.proto == 6 || has_many_ports(view, d));
+    each(view, findings, "cgroup-bpf-drop", "a cgroup eBPF program drops", |d| {
+        d.is(&["BPF_CGROUP_EGRESS"]) || at_socket(d)
+    });
+}
+
+fn socket_filter(view: &View, findings: &mut Findings) {
+    each(view, findings, "socket-filter-drop", "the filter that a socket asked for drops", |d| {
+        d.is(&["SOCKET_FILTER"]) && d.flow.proto != 6 && !has_many_ports(view, d)
+    });
+}
+
+fn has_many_ports(view: &View, dropped: &Dropped) -> bool {
+    let same = view.drops.iter().filter(|d| d.is(&["SOCKET_FILTER"]) && d.entity == dropped.entity);
+    same.map(|d| (d.flow.proto, d.flow.dport)).collect::<BTreeSet<_>>().len() > 1
+}
+
+/// A link without carrier drops in the same place, but its discipline counts nothing.
+fn qdisc(view: &View, findings: &mut Findings) {
+    let reasons = [
+        "QDISC_DROP",
+        "QDISC_OVERLIMIT",
+        "QDISC_CONGESTED",
+        "FQ_BAND_LIMIT",
+        "FQ_HORIZON_LIMIT",
+        "FQ_FLOW_LIMIT",
+        "CAKE_FLOOD",
+        "DUALPI2_STEP_DROP",
+    ];
+    for dropped in view.drops.iter().filter(|d| d.is(&reasons)) {
+        let counted = view.counter(dropped.entity, counter::QDISC_DROPS);
+        if dropped.is(&["QDISC_DROP"]) && counted.is_none() {
+            continue;
+        }
+        let title = format!(
+            "a queueing discipline is full or polices: {} dropped",
+            plural(dropped.amount.count, "packet")
+        );
+        let mut found = Conclusion::of_drop("qdisc-drop", dropped, title).confidence(95);
+        if let Some(amount) = counted {
+            found = found.rose("the drop counter of the queueing discipline", amount);
+        }
+        findings.add(found.felt_by(view));
+    }
+}
+
+fn device(view: &View, findings: &mut Findings) {
+    each(view, findings, "device-queue-full", "a device's queue is full", |d| d.is(&["FULL_RING"]));
+}

@@ -1,0 +1,111 @@
+//! Resets: who sent them, and why.
+
+use crate::fact::{Segment, What};
+use crate::finding::{Conclusion, Findings, INFO, WARNING, plural};
+use crate::rules::Rule;
+use crate::view::{ResetSent, View};
+
+const ESTABLISHED: u8 = 1;
+const CLOSE: u8 = 7;
+const ETIMEDOUT: u32 = 110;
+
+/// The rules.
+pub const RULES: &[Rule] = &[
+    Rule { name: "an application resets its connection", judge: by_application },
+    Rule { name: "data comes after the close", judge: after_close },
+    Rule { name: "keepalive gives up", judge: keepalive },
+];
+
+/// `close` with unread data, `SO_LINGER` of 0, an abort, a kill. Kernels before 6.10 give no reason,
+/// but a reset that no segment provoked is the application's.
+fn by_application(view: &View, findings: &mut Findings) {
+    for r in view.resets.iter().filter(|r| is_by_application(r)) {
+        let how = match &*r.reason {
+            "TCP_ABORT_ON_CLOSE" => "closed with data unread, or was killed",
+            "TCP_STATE" | "TCP_ABORT_ON_LINGER" => "closed with SO_LINGER 0, or aborted",
+            "TCP_ABORT_ON_MEMORY" => "had to be aborted for lack of memory",
+            _ => "closed with a reset",
+        };
+        let title = format!("the application {how}: {}", plural(r.amount.count, "connection"));
+        let found =
+            conclude("reset-by-application", r, title).confidence(if r.reason.is_empty() { 80 } else { 93 });
+        let established =
+            view.count_on(&r.flow, |what| matches!(what, What::ResetReceived { state: ESTABLISHED }));
+        let peer_is_here = view.is_local(r.flow.destination());
+        // The peer does not miss it if it had closed too.
+        let severity = if established > 0 || !peer_is_here { WARNING } else { INFO };
+        findings.add(found.severity(severity).felt_by(view));
+    }
+}
+
+fn is_by_application(r: &ResetSent) -> bool {
+    let unprovoked = r.reset.segment == Segment::None && r.reset.with_socket;
+    match &*r.reason {
+        "TCP_ABORT_ON_CLOSE" | "TCP_ABORT_ON_LINGER" | "TCP_ABORT_ON_MEMORY" | "TCP_DISCONNECT_WITH_DATA" => {
+            true
+        }
+        "TCP_STATE" => unprovoked,
+        "" => unprovoked && r.reset.state == CLOSE,
+        _ => false,
+    }
+}
+
+/// Somebody goes on sending to a connection that was closed cleanly.
+fn after_close(view: &View, findings: &mut Findings) {
+    let closing = |r: &&ResetSent| {
+        let late =
+            r.reset.segment == Segment::Other && r.reset.with_socket && (4..=9).contains(&r.reset.state);
+        matches!(&*r.reason, "TCP_TIMEWAIT_SOCKET" | "TCP_ABORT_ON_DATA")
+            || (late && matches!(&*r.reason, "" | "TCP_STATE"))
+    };
+    for r in view.resets.iter().filter(closing) {
+        let title = format!(
+            "data came for connections that were already closed: {} answered with a reset",
+            plural(r.amount.count, "segment")
+        );
+        findings.add(conclude("reset-after-close", r, title).confidence(85).felt_by(view));
+    }
+}
+
+fn keepalive(view: &View, findings: &mut Findings) {
+    for r in view.resets.iter().filter(|r| &*r.reason == "TCP_KEEPALIVE_TIMEOUT") {
+        let title = format!(
+            "the peer answered no keepalive any more: {} given up",
+            plural(r.amount.count, "connection")
+        );
+        let explained = findings.explain(&r.flow);
+        let found = conclude("reset-keepalive-timeout", r, title).confidence(if explained { 85 } else { 92 });
+        findings.add(found.felt_by(view));
+    }
+    // Without reasons: a reset that nothing provoked, on a connection that then ends in a timeout.
+    for r in view
+        .resets
+        .iter()
+        .filter(|r| r.reason.is_empty() && r.reset.state == ESTABLISHED && r.reset.segment == Segment::None)
+    {
+        let timed_out = view.count_on(&r.flow, |what| {
+            matches!(what, What::Closed { error: ETIMEDOUT } | What::SocketError { error: ETIMEDOUT })
+        });
+        if timed_out > 0 {
+            let title = format!(
+                "the peer answered no keepalive any more: {} given up",
+                plural(r.amount.count, "connection")
+            );
+            findings.add(conclude("reset-keepalive-timeout", r, title).confidence(80).felt_by(view));
+        }
+    }
+}
+
+fn conclude(code: &'static str, r: &ResetSent, title: String) -> Conclusion {
+    let reason = if r.reason.is_empty() { "this kernel gives no reason" } else { &r.reason };
+    Conclusion::new(code, r.entity, r.amount, title)
+        .flow(r.flow)
+        .because(
+            "event",
+            format!("{} sent ({reason}), {}", plural(r.amount.count, "reset"), r.flow.show()),
+            r.amount.last,
+        )
+        .with("reason", &r.reason)
+        .with("flow", r.flow.canonical())
+        .with("role", "cause")
+}

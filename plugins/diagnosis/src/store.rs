@@ -1,0 +1,232 @@
+//! The history: what happened in the last quarter of an hour, in buckets of five seconds.
+//!
+//! Counts are exact; what gives way to crowds are addresses. A bucket that holds too many different
+//! facts forgets the ports of clients first, then addresses; and when all buckets together are too
+//! large, the oldest ones do, and are dropped at last. [`Store::since`] says how far back it reaches.
+
+use std::collections::VecDeque;
+
+use inspector_sdk::map::Map;
+use inspector_sdk::{EntityId, Timestamp};
+
+use crate::fact::{Amount, Flow, Key, What};
+
+/// Length of a bucket.
+const BUCKET_NS: u64 = 5_000_000_000;
+/// Sixteen minutes.
+const BUCKETS: usize = 192;
+/// Facts of one bucket before it forgets the ports of clients.
+const BUCKET_FACTS: usize = 2_000;
+/// Facts of all buckets, some 160 bytes each.
+const ALL_FACTS: usize = 40_000;
+
+/// The history.
+#[derive(Debug)]
+pub struct Store {
+    buckets: VecDeque<Bucket>,
+    facts: usize,
+    began: Timestamp,
+    /// The fact counted last: a storm is one fact, over and over.
+    last: Option<(Key, Amount)>,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    start: Timestamp,
+    detail: Detail,
+    facts: Map<Key, Amount>,
+}
+
+/// What a bucket still tells apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Detail {
+    Connections,
+    Services,
+    Entities,
+}
+
+impl Detail {
+    fn flow(self, flow: Flow) -> Flow {
+        match self {
+            Self::Connections => flow,
+            Self::Services => flow.of_service(),
+            Self::Entities => Flow { proto: flow.proto, ..Flow::NONE },
+        }
+    }
+
+    fn less(self) -> Option<Self> {
+        match self {
+            Self::Connections => Some(Self::Services),
+            Self::Services => Some(Self::Entities),
+            Self::Entities => None,
+        }
+    }
+}
+
+impl Store {
+    /// Empty, from now on.
+    pub fn new(now: Timestamp) -> Self {
+        Self { buckets: VecDeque::new(), facts: 0, began: now, last: None }
+    }
+
+    /// Counts one fact; `at` may be a little older than what was counted before.
+    pub fn add(&mut self, entity: EntityId, what: What, flow: Flow, amount: Amount) {
+        let key = Key { entity, what, flow };
+        match &mut self.last {
+            Some((last, sum)) if *last == key && amount.last < sum.first + BUCKET_NS => sum.add(&amount),
+            _ => {
+                self.settle();
+                self.last = Some((key, amount));
+            }
+        }
+    }
+
+    /// How far back everything is known.
+    pub fn since(&self) -> Timestamp {
+        self.buckets.front().map_or(self.began, |oldest| oldest.start.max(self.began))
+    }
+
+    /// Everything since `from`, one amount for each key.
+    pub fn window(&mut self, from: Timestamp) -> Map<Key, Amount> {
+        self.settle();
+        let mut found: Map<Key, Amount> = Map::default();
+        for bucket in self.buckets.iter().rev().take_while(|bucket| bucket.start + BUCKET_NS > from) {
+            for (key, amount) in bucket.facts.iter().filter(|(_, amount)| amount.last >= from) {
+                found.entry(*key).and_modify(|sum| sum.add(amount)).or_insert(*amount);
+            }
+        }
+        found
+    }
+
+    /// Moves the last fact into its bucket.
+    fn settle(&mut self) {
+        let Some((mut key, amount)) = self.last.take() else { return };
+        let Some(bucket) = self.bucket(amount.first) else { return };
+        key.flow = bucket.detail.flow(key.flow);
+        let before = bucket.facts.len();
+        bucket.facts.entry(key).and_modify(|sum| sum.add(&amount)).or_insert(amount);
+        let is_new = bucket.facts.len() > before;
+        let is_crowded = bucket.facts.len() > BUCKET_FACTS;
+        self.facts += usize::from(is_new);
+        if is_new && is_crowded {
+            let at = self.buckets.len() - 1;
+            self.coarsen(at);
+        }
+        while self.facts > ALL_FACTS {
+            self.give_way();
+        }
+    }
+
+    /// The bucket of a time; one that is older than the newest goes into that, `None` never.
+    fn bucket(&mut self, at: Timestamp) -> Option<&mut Bucket> {
+        let start = at - at % BUCKET_NS;
+        if self.buckets.back().is_none_or(|newest| newest.start < start) {
+            self.buckets.push_back(Bucket { start, detail: Detail::Connections, facts: Map::default() });
+            if self.buckets.len() > BUCKETS {
+                self.drop_oldest();
+            }
+        }
+        self.buckets.back_mut()
+    }
+
+    /// Makes room: the oldest bucket with details gives them up; if none has any, the oldest goes.
+    fn give_way(&mut self) {
+        let detailed = self.buckets.iter().position(|bucket| bucket.detail != Detail::Entities);
+        match detailed.filter(|at| at + 1 < self.buckets.len()) {
+            Some(at) => self.coarsen(at),
+            None => self.drop_oldest(),
+        }
+    }
+
+    fn coarsen(&mut self, at: usize) {
+        let bucket = &mut self.buckets[at];
+        let Some(less) = bucket.detail.less() else { return };
+        bucket.detail = less;
+        let before = std::mem::take(&mut bucket.facts);
+        self.facts -= before.len();
+        for (mut key, amount) in before {
+            key.flow = less.flow(key.flow);
+            bucket.facts.entry(key).and_modify(|sum| sum.add(&amount)).or_insert(amount);
+        }
+        self.facts += bucket.facts.len();
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(oldest) = self.buckets.pop_front() {
+            self.facts -= oldest.facts.len();
+            self.began = self.began.max(oldest.start + BUCKET_NS);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inspector_sdk::testing::head;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn flow(port: u16) -> Flow {
+        Flow { sport: 32_768 + port, ..Flow::of(&head("10.0.0.1:1", "10.0.0.2:80")) }
+    }
+
+    #[test]
+    fn a_window_has_what_happened_in_it_and_no_more() {
+        let mut store = Store::new(0);
+        for second in 0..100 {
+            store.add(1, What::Connected, flow(1), Amount::new(second * SECOND, 1, 7));
+        }
+        let window = store.window(90 * SECOND);
+        let amount = window.values().next().expect("one fact");
+        assert_eq!((window.len(), amount.count, amount.total), (1, 10, 70));
+        assert_eq!((amount.first, amount.last), (90 * SECOND, 99 * SECOND));
+        assert_eq!(store.since(), 0);
+    }
+
+    #[test]
+    fn history_ends_after_a_quarter_of_an_hour_and_says_so() {
+        let mut store = Store::new(0);
+        for second in 0..2_000 {
+            store.add(1, What::Connected, flow(1), Amount::new(second * SECOND, 1, 0));
+        }
+        let count: u64 = store.window(0).values().map(|amount| amount.count).sum();
+        assert!((900..=960).contains(&count), "{count}");
+        assert_eq!(store.since(), (2_000 - count) * SECOND);
+    }
+
+    #[test]
+    fn a_crowd_costs_addresses_and_no_counts() {
+        let mut store = Store::new(0);
+        for second in 0..20 {
+            for port in 0..10_000 {
+                store.add(1, What::Connected, flow(port), Amount::new(second * SECOND, 1, 0));
+            }
+        }
+        let window = store.window(0);
+        assert_eq!(window.values().map(|amount| amount.count).sum::<u64>(), 200_000);
+        assert!(store.facts <= ALL_FACTS, "{}", store.facts);
+        assert!(window.keys().all(|key| key.flow.dport == 80), "the service is still told");
+    }
+
+    #[test]
+    fn many_entities_and_services_stay_within_bounds() {
+        let mut store = Store::new(0);
+        for i in 0..400_000u32 {
+            let to = Ipv6(i).bytes();
+            let flow = Flow { to, ..flow(1) };
+            store.add(i % 110, What::Connected, flow, Amount::new(u64::from(i) * SECOND / 500, 1, 0));
+        }
+        store.settle();
+        assert!(store.facts <= ALL_FACTS, "{}", store.facts);
+        assert_eq!(store.facts, store.buckets.iter().map(|bucket| bucket.facts.len()).sum());
+    }
+
+    struct Ipv6(u32);
+
+    impl Ipv6 {
+        fn bytes(&self) -> [u8; 16] {
+            std::net::Ipv6Addr::from(u128::from(self.0) | 0xfd00 << 112).octets()
+        }
+    }
+}

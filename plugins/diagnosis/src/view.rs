@@ -1,0 +1,223 @@
+//! What a question is answered from: the facts of a window, with the kernel's names, and who is who.
+//!
+//! Nothing is concluded here. Facts of all entities are here, also where a question is about one:
+//! the cause of what it feels may sit in another.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use inspector_sdk::entities::{self, Entity};
+use inspector_sdk::map::Map;
+use inspector_sdk::{EntityId, Timestamp, kernel, noise};
+
+use crate::fact::{Amount, Drop, Flow, Key, Reset, What};
+
+/// The facts of a window.
+#[derive(Debug)]
+pub struct View {
+    /// Now, as the question says.
+    pub now: Timestamp,
+    /// Packets dropped, without noise.
+    pub drops: Vec<Dropped>,
+    /// Resets sent from here.
+    pub resets: Vec<ResetSent>,
+    /// Everything else but counters, in a fixed order.
+    pub facts: Vec<(Key, Amount)>,
+    counters: Map<(EntityId, u16), Amount>,
+    gauges: Map<(EntityId, u16), Amount>,
+    entities: Map<EntityId, Entity>,
+    owners: Map<IpAddr, Vec<EntityId>>,
+}
+
+/// Packets dropped for one reason in one function.
+#[derive(Debug, Clone)]
+pub struct Dropped {
+    /// The kernel's reason, e.g. `NETFILTER_DROP`.
+    pub reason: Rc<str>,
+    /// The function, e.g. `nft_do_chain`.
+    pub symbol: String,
+    /// Where.
+    pub entity: EntityId,
+    /// Between whom.
+    pub flow: Flow,
+    /// How many; the values are lengths.
+    pub amount: Amount,
+    /// The rest of what is known.
+    pub drop: Drop,
+    /// Nobody misses it.
+    pub is_noise: bool,
+}
+
+/// Resets sent for one reason.
+#[derive(Debug, Clone)]
+pub struct ResetSent {
+    /// The kernel's reason; empty on kernels that give none.
+    pub reason: Rc<str>,
+    /// Where.
+    pub entity: EntityId,
+    /// From its sender to the peer.
+    pub flow: Flow,
+    /// How many.
+    pub amount: Amount,
+    /// The rest of what is known.
+    pub reset: Reset,
+}
+
+impl View {
+    /// Names and sorts the facts of a window.
+    pub fn new(now: Timestamp, window: Map<Key, Amount>) -> Self {
+        let mut view = Self {
+            now,
+            drops: Vec::new(),
+            resets: Vec::new(),
+            facts: Vec::new(),
+            counters: Map::default(),
+            gauges: Map::default(),
+            entities: Map::default(),
+            owners: Map::default(),
+        };
+        for (Key { entity, what, flow }, amount) in window {
+            view.know(entity);
+            match what {
+                What::Drop(drop) => view.drops.push(Dropped::new(entity, flow, amount, drop)),
+                What::ResetSent(reset) => {
+                    let reason = reset.reason.map_or_else(|| "".into(), kernel::reset_reason);
+                    view.resets.push(ResetSent { reason, entity, flow, amount, reset });
+                }
+                What::Counter(index) => drop(view.counters.insert((entity, index), amount)),
+                What::Gauge(index) => drop(view.gauges.insert((entity, index), amount)),
+                what => view.facts.push((Key { entity, what, flow }, amount)),
+            }
+        }
+        entities::all().into_iter().for_each(|entity| view.know(entity));
+        // The order of a map is none; ties between findings must not depend on it.
+        view.drops.sort_by_key(|d| (d.entity, d.amount.first, d.flow, d.drop.location));
+        view.resets.sort_by_key(|r| (r.entity, r.amount.first, r.flow));
+        view.facts.sort_by_key(|(key, amount)| (key.entity, amount.first, key.flow));
+        view
+    }
+
+    fn know(&mut self, id: EntityId) {
+        if id == 0 || self.entities.contains_key(&id) {
+            return;
+        }
+        let Some(entity) = entities::get(id) else { return };
+        for ip in entity.ips.iter().filter_map(|ip| ip.split('/').next()?.parse().ok()) {
+            self.owners.entry(ip).or_default().push(id);
+        }
+        self.entities.insert(id, entity);
+    }
+
+    /// How much a counter rose; `None` if it did not.
+    pub fn counter(&self, entity: EntityId, index: u16) -> Option<Amount> {
+        self.counters.get(&(entity, index)).copied()
+    }
+
+    /// By how much a counter rose.
+    pub fn rise(&self, entity: EntityId, index: u16) -> u64 {
+        self.counter(entity, index).map_or(0, |amount| amount.count)
+    }
+
+    /// Every entity in which a counter rose, in a fixed order.
+    pub fn risen(&self, index: u16) -> Vec<(EntityId, Amount)> {
+        let own = self.counters.iter().filter(|((_, at), _)| *at == index);
+        let mut found: Vec<_> = own.map(|((entity, _), amount)| (*entity, *amount)).collect();
+        found.sort_by_key(|(entity, _)| *entity);
+        found
+    }
+
+    /// The values of a gauge: `count` ticks, `least`, `most`.
+    pub fn gauge(&self, entity: EntityId, index: u16) -> Option<Amount> {
+        self.gauges.get(&(entity, index)).copied()
+    }
+
+    /// Every entity in which a gauge was not 0, in a fixed order.
+    pub fn gauged(&self, index: u16) -> Vec<(EntityId, Amount)> {
+        let own = self.gauges.iter().filter(|((_, at), _)| *at == index);
+        let mut found: Vec<_> = own.map(|((entity, _), amount)| (*entity, *amount)).collect();
+        found.sort_by_key(|(entity, _)| *entity);
+        found
+    }
+
+    /// Facts of one kind.
+    pub fn of<'a>(&'a self, is: impl Fn(&What) -> bool + 'a) -> impl Iterator<Item = &'a (Key, Amount)> {
+        self.facts.iter().filter(move |(key, _)| is(&key.what))
+    }
+
+    /// How often a kind of fact happened on a conversation, anywhere.
+    pub fn count_on(&self, flow: &Flow, is: impl Fn(&What) -> bool) -> u64 {
+        self.of(is).filter(|(key, _)| key.flow.meets(flow)).map(|(_, amount)| amount.count).sum()
+    }
+
+    /// Whether one of an entity's addresses is this one.
+    pub fn owns(&self, entity: EntityId, ip: IpAddr) -> bool {
+        self.owners.get(&ip).is_some_and(|owners| owners.contains(&entity))
+    }
+
+    /// Whether anybody here has an address.
+    pub fn is_local(&self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.owners.contains_key(&ip)
+    }
+
+    /// An entity, as far as it is known.
+    pub fn entity(&self, id: EntityId) -> Option<&Entity> {
+        self.entities.get(&id)
+    }
+
+    /// Entities of which there is a fact or a name, in a fixed order.
+    pub fn entities(&self) -> Vec<EntityId> {
+        let mut ids: Vec<_> = self.entities.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// The node itself.
+    pub fn host(&self) -> EntityId {
+        self.entities.values().find(|entity| entity.kind == "host").map_or(0, |host| host.id)
+    }
+
+    /// Its name for people.
+    pub fn name(&self, id: EntityId) -> String {
+        match self.entities.get(&id) {
+            Some(entity) if entity.kind == "host" => "the node".to_owned(),
+            Some(entity) if entity.namespace.is_empty() => entity.name.clone(),
+            Some(entity) => format!("{}/{}", entity.namespace, entity.name),
+            None => "an unknown namespace".to_owned(),
+        }
+    }
+
+    /// What stands before a command that is to run in its namespace.
+    pub fn inside(&self, id: EntityId) -> String {
+        match self.entities.get(&id) {
+            Some(entity) if entity.kind == "netns" => format!("ip netns exec {} ", entity.name),
+            Some(entity) if entity.kind == "host" => String::new(),
+            Some(entity) if entity.kind == "pod" => {
+                format!(
+                    "kubectl debug -n {} {} --image=nicolaka/netshoot -it -- ",
+                    entity.namespace, entity.name
+                )
+            }
+            Some(_) => "nsenter --net=/proc/PID/ns/net ".to_owned(),
+            None => String::new(),
+        }
+    }
+}
+
+impl Dropped {
+    fn new(entity: EntityId, flow: Flow, amount: Amount, drop: Drop) -> Self {
+        let reason = kernel::drop_reason(drop.reason);
+        let symbol = kernel::symbol_at(drop.location).name.clone();
+        let is_noise = noise::rule(&reason, &symbol, drop.with_socket).is_some();
+        Self { reason, symbol, entity, flow, amount, drop, is_noise }
+    }
+
+    /// Whether it was dropped for one of these reasons.
+    pub fn is(&self, reasons: &[&str]) -> bool {
+        reasons.contains(&&*self.reason)
+    }
+
+    /// Whether the function's name has one of these in it: names differ by kernel.
+    pub fn within(&self, symbols: &[&str]) -> bool {
+        symbols.iter().any(|symbol| self.symbol.contains(symbol))
+    }
+}

@@ -1,0 +1,179 @@
+//! The product examined: a case of the lab, made for real, the question, the answer, and whether
+//! that is right.
+//!
+//! - [`Exam`]: one case in one family.
+//! - [`Examiner`]: an agent that is asked about cases, one after the other.
+//! - [`score`]: what an answer is worth.
+
+pub mod score;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+
+use self::score::{Concluded, Mark};
+use crate::agent::{Agent, Settings};
+use crate::http::post;
+use crate::lab::cases::{Case, GROUPS, Place};
+use crate::lab::{Family, Held, Namespace, Scene};
+use crate::wait;
+
+/// Sources are read once a second.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The window reaches back so far before the fault.
+const BEFORE: Duration = Duration::from_secs(2);
+
+/// The host itself, as entity lists show it.
+const HOST: &str = "host";
+
+/// One case in one family.
+#[derive(Debug, Clone, Copy)]
+pub struct Exam {
+    /// Name of its group.
+    pub group: &'static str,
+    /// What is made.
+    pub case: &'static Case,
+    /// In which family.
+    pub family: Family,
+}
+
+impl Exam {
+    /// Every case in each of its families.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let all = GROUPS.iter().flat_map(|(group, cases)| cases.iter().map(move |case| (*group, case)));
+        all.flat_map(|(group, case)| {
+            case.families.iter().map(move |family| Self { group, case, family: *family })
+        })
+    }
+
+    /// Makes it, and returns what keeps it standing.
+    ///
+    /// # Errors
+    /// If it did not happen.
+    pub fn make(&self) -> Result<(Held, Scene)> {
+        let scene = Scene::new(self.case.topology, self.family)?;
+        let held = (self.case.run)(&scene).context("the case did not happen")?;
+        Ok((held, scene))
+    }
+
+    /// Its name in tables and on the command line; `/6` says IPv6.
+    pub fn name(&self) -> String {
+        match self.family {
+            Family::V4 => self.case.name.to_owned(),
+            Family::V6 => format!("{}/6", self.case.name),
+        }
+    }
+}
+
+/// What became of one case.
+#[derive(Debug)]
+pub struct Row {
+    /// The case.
+    pub exam: Exam,
+    /// Whether the answer is right.
+    pub mark: Mark,
+    /// All findings, as they were ranked.
+    pub findings: Vec<Concluded>,
+    /// From the question to the answer.
+    pub took: Duration,
+    /// The answer as it came.
+    pub answer: Value,
+    /// Why there is no answer, if there is none.
+    pub error: String,
+}
+
+/// How a question is asked.
+#[derive(Debug, Clone)]
+pub struct Manner {
+    /// Which one.
+    pub scenario: String,
+    /// How long after the fault: one reading of the counters, and their delivery.
+    pub settle: Duration,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { scenario: "node".to_owned(), settle: Duration::from_millis(1500) }
+    }
+}
+
+/// An agent with every plugin, and how it is asked.
+#[derive(Debug)]
+pub struct Examiner {
+    agent: Agent,
+    manner: Manner,
+}
+
+impl Examiner {
+    /// Starts the agent.
+    ///
+    /// # Errors
+    /// If it does not get ready.
+    pub fn start(settings: &Settings, patience: Duration, manner: Manner) -> Result<Self> {
+        let mut settings = settings.clone();
+        settings.config.push_str("sources.interval = \"1s\"\nplugins.disabled = []\n");
+        let agent = Agent::start_within(&settings, patience)?;
+        wait::within(patience, "the analyzers to run", || {
+            let plugins = agent.api("/api/v1/plugins").ok()?;
+            let plugins = plugins.as_array()?;
+            let all = !plugins.is_empty() && plugins.iter().all(|plugin| plugin["state"] == "running");
+            all.then_some(())
+        })?;
+        Ok(Self { agent, manner })
+    }
+
+    /// Makes a case and asks about it. What fails is in the row.
+    pub fn examine(&self, exam: Exam) -> Row {
+        self.ask(exam).unwrap_or_else(|error| Row {
+            exam,
+            mark: Mark::Broken,
+            findings: Vec::new(),
+            took: Duration::ZERO,
+            answer: Value::Null,
+            error: format!("{error:#}"),
+        })
+    }
+
+    fn ask(&self, exam: Exam) -> Result<Row> {
+        let scene = Scene::new(exam.case.topology, exam.family)?;
+        wait::within(PATIENCE, "the agent to know the hosts", || {
+            scene.hosts().all(|host| self.is_read(host)).then_some(())
+        })?;
+        let begun = Instant::now();
+        let held = (exam.case.run)(&scene).context("the case did not happen")?;
+        std::thread::sleep(self.manner.settle);
+        let mut entities: Vec<_> = scene.hosts().map(Namespace::name).collect();
+        if exam.case.expect.iter().any(|expected| expected.at == Place::Host) {
+            entities.push(HOST);
+        }
+        let question = json!({
+            "scenario": self.manner.scenario,
+            "entities": entities,
+            "window_ms": (begun.elapsed() + BEFORE).as_millis() as u64,
+            "confirm": false,
+        });
+        let asked = Instant::now();
+        let response = post(self.agent.events, "/api/v1/diagnose", &question)?;
+        let took = asked.elapsed();
+        drop(held);
+        ensure!(
+            response.status == 200,
+            "the question is answered with {}: {}",
+            response.status,
+            response.body
+        );
+        let answer: Value = serde_json::from_str(&response.body).context("an answer in JSON")?;
+        let findings = score::findings(&answer, &scene);
+        let mark = score::mark(exam.case, &findings, took);
+        Ok(Row { exam, mark, findings, took, answer, error: String::new() })
+    }
+
+    /// Its counters have been read, so that the next reading shows what changed.
+    fn is_read(&self, host: &Namespace) -> bool {
+        self.agent
+            .scrape()
+            .is_ok_and(|page| page.find("inspector_pod_tcpoutsegs", &[("pod", host.name())]).next().is_some())
+    }
+}

@@ -1,0 +1,160 @@
+//! Faults with the conclusion that they call for, and healthy traffic that calls for none.
+//!
+//! A [`Case`] makes one real situation in a [`Scene`] and proves that it happened: the connect
+//! failed, the counter rose. A case that makes nothing is an error and never a missing conclusion.
+//!
+//! The families of cases, each a file:
+//! - [`baselines`]: healthy traffic;
+//! - [`listening`], [`queues`], [`resets`], [`segments`]: connections;
+//! - [`firewall`], [`programs`]: what is told to drop;
+//! - [`routes`], [`mtu`], [`links`], [`neighbours`]: the way;
+//! - [`receive`], [`sockets`], [`delays`]: the host;
+//! - [`dns`], [`peers`]: the other side;
+//! - [`variations`]: what no rule was written for.
+
+mod baselines;
+mod delays;
+mod dns;
+mod firewall;
+mod links;
+mod listening;
+mod mtu;
+mod neighbours;
+mod peers;
+mod programs;
+mod queues;
+mod receive;
+mod resets;
+mod routes;
+mod segments;
+mod sockets;
+mod variations;
+
+use std::os::fd::OwnedFd;
+
+use anyhow::Result;
+
+use super::counters::counted;
+use super::{Connection, Family, Held, Scene, Topology, faults};
+
+/// A host of a scene.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Who connects.
+    Client,
+    /// Who is connected to.
+    Server,
+    /// Who forwards.
+    Router,
+    /// The third host on a bridge.
+    Third,
+    /// The machine itself, for what no namespace has.
+    Host,
+}
+
+/// A conclusion that is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// Code of the finding.
+    pub code: &'static str,
+    /// Where the cause sits.
+    pub at: Place,
+    /// It is worth knowing and no fault: nothing of a higher severity may come first.
+    pub info: bool,
+}
+
+impl Expected {
+    const fn info(self) -> Self {
+        Self { info: true, ..self }
+    }
+}
+
+/// One situation.
+#[derive(Debug, Clone, Copy)]
+pub struct Case {
+    /// Its name in tables and on the command line.
+    pub name: &'static str,
+    /// How it is made, in one sentence.
+    pub made: &'static str,
+    /// Between whom.
+    pub topology: Topology,
+    /// The families that it is run in, each for itself.
+    pub families: &'static [Family],
+    /// Any of these is right as the first finding; none of them: no warning may come at all.
+    pub expect: &'static [Expected],
+    /// These must be among the findings as well.
+    pub also: &'static [Expected],
+    /// Makes it, and returns once it has provably happened.
+    ///
+    /// # Errors
+    /// If it did not happen.
+    pub run: fn(&Scene) -> Result<Held>,
+}
+
+/// What most cases are, for `..FAULT`.
+const FAULT: Case = Case {
+    name: "",
+    made: "",
+    topology: Topology::Direct,
+    families: &Family::BOTH,
+    expect: &[],
+    also: &[],
+    run: |_| Ok(Box::new(())),
+};
+
+const V4: &[Family] = &[Family::V4];
+
+/// A family of cases by its name.
+pub type Group = (&'static str, &'static [Case]);
+
+/// All of them.
+pub const GROUPS: &[Group] = &[
+    ("baselines", baselines::CASES),
+    ("listening", listening::CASES),
+    ("queues", queues::CASES),
+    ("resets", resets::CASES),
+    ("segments", segments::CASES),
+    ("firewall", firewall::CASES),
+    ("programs", programs::CASES),
+    ("routes", routes::CASES),
+    ("mtu", mtu::CASES),
+    ("links", links::CASES),
+    ("neighbours", neighbours::CASES),
+    ("receive", receive::CASES),
+    ("sockets", sockets::CASES),
+    ("delays", delays::CASES),
+    ("dns", dns::CASES),
+    ("peers", peers::CASES),
+    ("variations", variations::walls::CASES),
+    ("variations", variations::hosts::CASES),
+    ("variations", variations::ways::CASES),
+];
+
+const fn at(at: Place, code: &'static str) -> Expected {
+    Expected { code, at, info: false }
+}
+
+const fn client(code: &'static str) -> Expected {
+    at(Place::Client, code)
+}
+
+const fn server(code: &'static str) -> Expected {
+    at(Place::Server, code)
+}
+
+const fn router(code: &'static str) -> Expected {
+    at(Place::Router, code)
+}
+
+/// A connect that nobody answers: it goes on as long as what is returned.
+fn unanswered(scene: &Scene, to: std::net::SocketAddr) -> Result<OwnedFd> {
+    let (socket, _) = faults::start_connect(scene.client(), to)?;
+    counted(scene.client(), "TcpExtTCPSynRetrans", 1)?;
+    Ok(socket)
+}
+
+/// A connection in order, after which both sides know each other's Ethernet address: what a fault
+/// meets then is the traffic and not the question for the way.
+fn know_each_other(scene: &Scene) -> Result<()> {
+    Connection::open(&scene.pair, scene.family)?.close()
+}

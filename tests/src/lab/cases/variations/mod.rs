@@ -1,0 +1,10 @@
+//! Faults that no rule was written for: known causes made in other ways, between more hosts, two
+//! at once, or beside much healthy traffic.
+//!
+//! - [`walls`]: what is told to drop or refuse;
+//! - [`hosts`]: applications and sockets;
+//! - [`ways`]: links, routes and what travels on them.
+
+pub mod hosts;
+pub mod walls;
+pub mod ways;

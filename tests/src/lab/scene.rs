@@ -1,0 +1,193 @@
+//! The hosts of one fault and how they are joined.
+
+use std::any::Any;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Mutex;
+
+use anyhow::{Context as _, Result};
+
+use super::cable::Cable;
+use super::pair::{address, join, set_up};
+use super::{Family, Namespace, Pair};
+use crate::wait;
+
+/// What keeps a fault standing until it was seen.
+pub type Held = Box<dyn Any + Send>;
+
+/// How the hosts of a scene are joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topology {
+    /// Client and server on one veth link.
+    Direct,
+    /// Client and server in two nets, with a router between them.
+    Routed,
+    /// Client, server and a third host on a bridge.
+    Bridged,
+    /// Client and server on a [`Cable`] that the case puts to work.
+    Cabled,
+}
+
+/// Hosts, joined; all are deleted with this value.
+#[derive(Debug)]
+pub struct Scene {
+    /// The family in which the case runs.
+    pub family: Family,
+    /// Client and server.
+    pub pair: Pair,
+    router: Option<Namespace>,
+    third: Option<Namespace>,
+    /// Where the bridge is.
+    _switch: Option<Namespace>,
+    cable: Mutex<Option<Cable>>,
+}
+
+impl Scene {
+    /// Builds a scene.
+    ///
+    /// # Errors
+    /// Without root, or if `ip` fails.
+    pub fn new(topology: Topology, family: Family) -> Result<Self> {
+        let (mut router, mut third, mut switch, mut cable) = (None, None, None, None);
+        let pair = match topology {
+            Topology::Direct => Pair::new()?,
+            Topology::Routed => {
+                let pair = Pair::apart(1)?;
+                router = Some(route(&pair)?);
+                pair
+            }
+            Topology::Bridged => {
+                let pair = Pair::apart(0)?;
+                let (on, host) = (Namespace::new("switch")?, Namespace::new("third")?);
+                bridge(&on, [&pair.client, &pair.server, &host])?;
+                pair.give_addresses()?;
+                set_up(&host, "eth0", 0, 3)?;
+                (switch, third) = (Some(on), Some(host));
+                pair
+            }
+            Topology::Cabled => {
+                let pair = Pair::apart(0)?;
+                cable = Some(Cable::new(&pair.client, &pair.server)?);
+                pair.give_addresses()?;
+                pair
+            }
+        };
+        let scene = Self { family, pair, router, third, _switch: switch, cable: Mutex::new(cable) };
+        wait::until("IPv6 on every link", || scene.hosts().all(is_ready).then_some(()))?;
+        Ok(scene)
+    }
+
+    /// 10.9.0.1 or fd00:9::1.
+    pub fn client(&self) -> &Namespace {
+        &self.pair.client
+    }
+
+    /// 10.9.0.2 or fd00:9::2; behind a router 10.9.1.2 or fd00:9:0:1::2.
+    pub fn server(&self) -> &Namespace {
+        &self.pair.server
+    }
+
+    /// `eth0`, 10.9.0.254 or fd00:9::fe, towards the client; `eth1` in net 1 towards the server.
+    ///
+    /// # Errors
+    /// In another topology.
+    pub fn router(&self) -> Result<&Namespace> {
+        self.router.as_ref().context("this scene has no router")
+    }
+
+    /// 10.9.0.3 or fd00:9::3.
+    ///
+    /// # Errors
+    /// In another topology.
+    pub fn third(&self) -> Result<&Namespace> {
+        self.third.as_ref().context("this scene has no third host")
+    }
+
+    /// The cable, which carries nothing yet; a case takes it once.
+    ///
+    /// # Errors
+    /// In another topology, and the second time.
+    pub fn cable(&self) -> Result<Cable> {
+        let mut cable = self.cable.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        cable.take().context("this scene has no cable left")
+    }
+
+    /// Every host that a diagnosis may be asked about.
+    pub fn hosts(&self) -> impl Iterator<Item = &Namespace> {
+        [self.client(), self.server()].into_iter().chain(&self.router).chain(&self.third)
+    }
+
+    /// The client's address.
+    pub fn client_ip(&self) -> IpAddr {
+        self.pair.client_ip(self.family)
+    }
+
+    /// The server's address.
+    pub fn server_ip(&self) -> IpAddr {
+        self.pair.server_ip(self.family)
+    }
+
+    /// A port at the server.
+    pub fn server_at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.server_ip(), port)
+    }
+
+    /// An address on the client's link that nobody has unless the case gives it to somebody.
+    pub fn neighbour(&self, host: u8) -> IpAddr {
+        address(self.family, 0, host)
+    }
+
+    /// What differs between the families.
+    pub fn by_family<T>(&self, v4: T, v6: T) -> T {
+        match self.family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        }
+    }
+
+    /// `ip -4` or `ip -6` in a namespace of the scene.
+    ///
+    /// # Errors
+    /// If `ip` fails.
+    pub fn ip(&self, at: &Namespace, args: &str) -> Result<()> {
+        at.ip(&format!("{} {args}", self.by_family("-4", "-6"))).map(drop)
+    }
+}
+
+/// A link takes part in IPv6 some time after it is up; then it has the route of its address.
+fn is_ready(host: &Namespace) -> bool {
+    let links = host.ip("-6 -o addr show scope global").unwrap_or_default().lines().count();
+    let routes = host.ip("-6 route show proto kernel").unwrap_or_default();
+    routes.lines().filter(|route| route.starts_with("fd00:")).count() == links
+}
+
+/// A router between client and server, and everybody's default route.
+fn route(pair: &Pair) -> Result<Namespace> {
+    const HOST: u8 = 254;
+    let router = Namespace::new("router")?;
+    join(&pair.client, "eth0", &router, "eth0")?;
+    join(&pair.server, "eth0", &router, "eth1")?;
+    pair.give_addresses()?;
+    for (net, link, host) in [(0, "eth0", &pair.client), (1, "eth1", &pair.server)] {
+        set_up(&router, link, net, HOST)?;
+        // From this one it asks for neighbours when it forwards.
+        router.ip(&format!("addr add fe80::{HOST:x}/64 dev {link} nodad"))?;
+        for family in Family::BOTH {
+            host.ip(&format!("route add default via {}", address(family, net, HOST)))?;
+        }
+    }
+    router.sysctl("net/ipv4/ip_forward", "1")?;
+    router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    Ok(router)
+}
+
+/// A bridge with a port for each host.
+fn bridge(on: &Namespace, hosts: [&Namespace; 3]) -> Result<()> {
+    on.ip("link add br0 type bridge")?;
+    on.ip("link set br0 addrgenmode none up")?;
+    for (port, host) in hosts.into_iter().enumerate() {
+        let port = format!("port{port}");
+        join(host, "eth0", on, &port)?;
+        on.ip(&format!("link set {port} addrgenmode none master br0 up"))?;
+    }
+    Ok(())
+}
