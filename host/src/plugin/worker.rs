@@ -270,7 +270,8 @@ impl Worker {
     fn why_not_running(&self) -> String {
         let board = self.context.status.update();
         let status = board.plugins.get(self.name()).map(|status| (&status.state, &status.reason));
-        status.map_or_else(String::new, |(state, reason)| format!("{state}: {reason}"))
+        let why = status.map_or_else(String::new, |(state, reason)| format!("{state}: {reason}"));
+        escape::admit(why, MAX_HELP)
     }
 
     /// Keeps the guest's state for the case that it fails later.

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use inspector_sdk::analyzer::{Action, Evidence, Finding, Report, Request};
+use inspector_sdk::analyzer::{Action, Check, Evidence, Finding, Report, Request};
+use inspector_sdk::bindings::inspector::analyzer::types::Attr;
 use inspector_sdk::probes::SkbDrop;
 use inspector_sdk::source::Source;
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp};
@@ -104,9 +105,19 @@ impl Concluding {
                 risk: "safe".to_owned(),
                 url: None,
             }],
-            checks: Vec::new(),
+            checks: vec![
+                check(id, "listeners", &[("port", "9"), ("proto", "udp")]),
+                check(id, "table", &[("source", "snmp"), ("column", "Udp.NoPorts")]),
+                check(id, "netfilter", &[("hook", "input")]),
+                check(id, "moon", &[]),
+            ],
         }
     }
+}
+
+fn check(entity: EntityId, kind: &str, params: &[(&str, &str)]) -> Check {
+    let attr = |(name, value): &(&str, &str)| Attr { name: (*name).to_owned(), value: (*value).to_owned() };
+    Check { kind: kind.to_owned(), entity, params: params.iter().map(attr).collect() }
 }
 
 inspector_sdk::export!(Concluding with ticker, diagnosis);
