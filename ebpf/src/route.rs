@@ -44,6 +44,8 @@ record! {
 
 /// IP protocol number of UDP.
 const UDP: u8 = 17;
+/// Port of name servers.
+const DNS: u16 = 53;
 
 impl Route {
     /// Name of the thread that asked, empty if none did; what is no UTF-8 is replaced.
@@ -53,13 +55,15 @@ impl Route {
 
     /// Whether a missing route may be no trouble at all: programs try IPv6 where nothing but the
     /// loopback and the link has it, and they choose among the addresses of a name (RFC 6724) by
-    /// connecting datagram sockets that send nothing. Over IPv6 a connect looks as a send does.
+    /// connecting datagram sockets that send nothing. Over IPv6 a connect looks as a send does. A
+    /// resolver connects too, but to ask.
     pub fn is_usual(&self) -> bool {
         let has_no_ipv6 = match self.head.source() {
             IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local(),
             IpAddr::V4(_) => false,
         };
-        let may_choose = self.in_socket == 1 || self.head.destination().is_ipv6();
-        self.route_type == RTN_UNSPEC && (has_no_ipv6 || self.head.proto == UDP && may_choose)
+        let is_connect = self.in_socket == 1 || self.head.destination().is_ipv6();
+        let may_choose = self.head.proto == UDP && is_connect && self.head.dport != DNS;
+        self.route_type == RTN_UNSPEC && (has_no_ipv6 || may_choose)
     }
 }

@@ -16,11 +16,11 @@ use crate::status::{Board, PluginStatus, ProbeStatus};
 const SLACK: Duration = Duration::from_secs(1);
 
 /// Probes and sources that the asked analyzers want and do not get.
-pub fn of_board<'a>(board: &Board, asked: impl Iterator<Item = &'a PluginStatus> + Clone) -> Vec<String> {
-    let wants_probe = |probe: &&ProbeStatus| asked.clone().any(|plugin| plugin.probes.contains(&probe.name));
+pub fn of_board(board: &Board, asked: &[&PluginStatus]) -> Vec<String> {
+    let wants_probe = |probe: &&ProbeStatus| asked.iter().any(|plugin| plugin.probes.contains(&probe.name));
     let mut spots = of_probes(board.probes.values().filter(wants_probe));
     let sources = board.sources.values().filter(|source| matches!(source.state.as_str(), "failing" | "late"));
-    let wanted = sources.filter(|source| asked.clone().any(|plugin| plugin.sources.contains(&source.name)));
+    let wanted = sources.filter(|source| asked.iter().any(|plugin| plugin.sources.contains(&source.name)));
     spots
         .extend(wanted.map(|source| {
             format!("counters of {} are {}: {}", source.name, source.state, source.last_error)
@@ -59,12 +59,9 @@ fn are_down(probes: &[&str]) -> String {
 }
 
 /// Events of the window that did not reach the asked analyzers.
-pub fn of_loss<'a>(
-    lost: &[(Stage, String, u64)],
-    asked: impl Iterator<Item = &'a PluginStatus> + Clone,
-) -> Vec<String> {
-    let wants = |probe: &String| asked.clone().any(|plugin| plugin.probes.contains(probe));
-    let is_asked = |name: &String| asked.clone().any(|plugin| plugin.name == *name);
+pub fn of_loss(lost: &[(Stage, String, u64)], asked: &[&PluginStatus]) -> Vec<String> {
+    let wants = |probe: &String| asked.iter().any(|plugin| plugin.probes.contains(probe));
+    let is_asked = |name: &String| asked.iter().any(|plugin| plugin.name == *name);
     let words = |(stage, name, count): &(Stage, String, u64)| match stage {
         Stage::Ring if wants(name) => {
             Some(format!("{count} events of probe {name} are lost: its ring in the kernel was full"))
@@ -165,7 +162,7 @@ mod tests {
             board.sources.insert(name.into(), source(name, state));
         }
         let plugin = plugin();
-        let spots = of_board(&board, [&plugin].into_iter());
+        let spots = of_board(&board, &[&plugin]);
         assert_eq!(spots.len(), 3, "{spots:?}");
         assert_eq!(spots[0], "probe tcp-reset: this kernel has no tracepoint x; without it: no resets sent");
         assert!(spots[1].starts_with("not seen: "), "{}", spots[1]);
@@ -184,7 +181,7 @@ mod tests {
             (Stage::Quota, "diagnosis".to_owned(), 7),
         ];
         let plugin = plugin();
-        let spots = of_loss(&lost, [&plugin].into_iter());
+        let spots = of_loss(&lost, &[&plugin]);
         assert_eq!(spots.len(), 2, "{spots:?}");
         assert!(spots[0].starts_with("5 events of probe skb-drop"), "{}", spots[0]);
         assert!(spots[1].starts_with("7 events did not reach analyzer diagnosis"), "{}", spots[1]);

@@ -4,6 +4,8 @@
 //! Analyzers of one node are merged here, those of several nodes in [`cluster`](crate::cluster).
 //! What is made into a [`Finding`] was bounded and escaped before; what a client reads from a
 //! server was not, so whoever shows it escapes it.
+//!
+//! Longer than other files, because these types together are one document.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

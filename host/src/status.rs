@@ -165,7 +165,7 @@ impl Board {
     }
 
     /// The plugins that answer a question, whether they run at the moment or not.
-    pub fn answering(&self, scenario: &str) -> impl Iterator<Item = &PluginStatus> + Clone {
+    pub fn answering(&self, scenario: &str) -> impl Iterator<Item = &PluginStatus> {
         self.plugins
             .values()
             .filter(move |plugin| plugin_scenarios(plugin).any(|known| known.name == scenario))

@@ -13,6 +13,8 @@ use crate::view::View;
 
 /// Bytes of one fact.
 const MAX_SUMMARY: usize = 512;
+/// Rows of a table that are shown.
+const MAX_ROWS: usize = 8;
 /// All looks together, however many there are.
 const TIME: Duration = Duration::from_secs(5);
 /// Of which tables that are read again may take so much.
@@ -57,18 +59,21 @@ fn add(report: &mut Report, at: usize, kind: &str, place: &str, facts: Facts) {
     report.findings[at].evidence.extend(evidence);
 }
 
-/// The cells of one column of a source, as they are now.
+/// The rows of a source as they are now; one column of them, if one is named.
 fn cell(check: &Check, entity: &Arc<Entity>, snapshot: Option<&Snapshot>, columns: &Columns) -> Facts {
-    let param = |name: &str| {
-        let found = check.params.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
-        found.ok_or_else(|| format!("parameter {name} is missing"))
-    };
-    let (source, column) = (param("source")?, param("column")?);
-    let columns = columns.get(source).ok_or_else(|| format!("there is no source {source}"))?;
-    let at = columns.iter().position(|known| known == column);
-    let at = at.ok_or_else(|| format!("source {source} has no column {column}"))?;
+    let param =
+        |name: &str| check.params.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    let source = param("source").ok_or("parameter source is missing")?;
+    let names = columns.get(source).ok_or_else(|| format!("there is no source {source}"))?;
+    let wanted = |name: &str| param("column").is_none_or(|column| column == name);
+    if !names.iter().any(|name| wanted(name)) {
+        return Err(format!("source {source} has no such column"));
+    }
     let table = snapshot.and_then(|snapshot| snapshot.get(entity.id, source));
     let table = table.ok_or_else(|| format!("{source} could not be read"))?;
-    let cells: Vec<_> = table.numbers.chunks_exact(columns.len()).map(|row| row[at].to_string()).collect();
-    Ok(vec![format!("{column} is {}", cells.join(", "))])
+    let row = |row: &[u64]| {
+        let cells = names.iter().zip(row).filter(|(name, _)| wanted(name));
+        cells.map(|(name, cell)| format!("{name}={cell}")).collect::<Vec<_>>().join(" ")
+    };
+    Ok(table.numbers.chunks_exact(names.len()).take(MAX_ROWS).map(row).collect())
 }

@@ -11,7 +11,7 @@ use crate::blind_spots;
 use crate::config::Config;
 use crate::entities::{EntityId, EntityRow};
 use crate::loss::History;
-use crate::plugin::{Inquest, Plugins};
+use crate::plugin::{self, Plugins};
 use crate::question::{MAX_ENTITIES, Question, Refusal};
 use crate::report::Report;
 use crate::status::PluginStatus;
@@ -53,7 +53,7 @@ impl Desk {
             spots.push("counter tables could not be read in time: what they show is some seconds old".into());
         }
         let now_ns = now_ns();
-        let answers = self.plugins.diagnose(&Inquest {
+        let answers = self.plugins.diagnose(&plugin::Question {
             scenario: question.scenario.clone(),
             entities: asked_about.ids,
             window: question.window(),
@@ -90,8 +90,8 @@ impl Desk {
         let asked: Vec<&PluginStatus> = board.answering(&question.scenario).collect();
         let window_ns = u64::try_from(question.window().as_nanos()).unwrap_or(u64::MAX);
         let lost = self.losses.since(now_ns.saturating_sub(window_ns), &self.view.loss);
-        let mut spots = blind_spots::of_board(&board, asked.iter().copied());
-        spots.extend(blind_spots::of_loss(&lost, asked.iter().copied()));
+        let mut spots = blind_spots::of_board(&board, &asked);
+        spots.extend(blind_spots::of_loss(&lost, &asked));
         spots
     }
 

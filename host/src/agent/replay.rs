@@ -304,8 +304,8 @@ impl Stage {
         }
         let board = self.status.snapshot();
         let asked: Vec<_> = board.answering(SCENARIO).collect();
-        let mut spots = blind_spots::of_board(&board, asked.iter().copied());
-        spots.extend(blind_spots::of_loss(&self.loss.all(), asked.iter().copied()));
+        let mut spots = blind_spots::of_board(&board, &asked);
+        spots.extend(blind_spots::of_loss(&self.loss.all(), &asked));
         self.report = Some(Report::of_node(SCENARIO, &self.node, window, now_ns, answers, spots));
     }
 

@@ -47,11 +47,15 @@ impl Core {
             loop {
                 let asking = tables.take();
                 let regular = Instant::now() >= due;
-                // All of them also for a question: a lane keeps what it read last and nothing else.
-                let wanted = plugins.sources();
-                if !wanted.is_empty() {
-                    let snapshot = Arc::new(reader.read(&wanted, &view.entities.live(), now_ns()));
-                    if regular {
+                // A ring may be heard after what it was for was done.
+                if regular || !asking.is_empty() {
+                    // All of them also for a question: a lane keeps only what it read last.
+                    let wanted = plugins.sources();
+                    let snapshot = Arc::new(match wanted.is_empty() {
+                        true => Snapshot::at(now_ns()),
+                        false => reader.read(&wanted, &view.entities.live(), now_ns()),
+                    });
+                    if regular && !wanted.is_empty() {
                         plugins.tick(&snapshot);
                     }
                     // Whoever has stopped waiting takes nothing.

@@ -6,7 +6,7 @@
 //! | `listeners` | listening sockets, their queues and backlogs | `port`, `proto` |
 //! | `route` | the route that the kernel would take | `to`, `from` |
 //! | `neighbour` | the entry for an address of the link | `address` |
-//! | `netfilter` | chains and rules that could drop | `hook`, `port` |
+//! | `netfilter` | chains and rules that could drop | `hook`, `dport` |
 //! | `capture` | packets of one connection, into a file | `saddr`, `daddr`, `sport`, `dport`, `proto` |
 //!
 //! Each look has a thread of its own, which enters the namespace and ends there: one that hangs in
@@ -104,10 +104,11 @@ impl Params<'_> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
-    /// None if it is not there.
+    /// None if it is not there or 0, as of protocols without ports.
     fn port(&self, name: &str) -> io::Result<Option<u16>> {
         let wrong = || io::Error::other(format!("parameter {name} is no port"));
-        self.text(name).map(|text| text.parse().map_err(|_| wrong())).transpose()
+        let port = self.text(name).map(|text| text.parse::<u16>().map_err(|_| wrong())).transpose()?;
+        Ok(port.filter(|port| *port > 0))
     }
 
     fn address(&self, name: &str) -> io::Result<IpAddr> {

@@ -20,7 +20,7 @@ const MAX_RULES: u64 = 4 << 20;
 
 /// One fact per rule or policy that drops or rejects, or that names the port.
 pub(super) fn look(params: &Params<'_>, deadline: Instant) -> io::Result<Vec<String>> {
-    let (hook, port) = (params.text("hook").unwrap_or_default().to_owned(), params.port("port")?);
+    let (hook, port) = (params.text("hook").unwrap_or_default().to_owned(), params.port("dport")?);
     let deadline = deadline.min(Instant::now() + PATIENCE);
     let wanted = Wanted { hook, port };
     let mut facts = match run("nft", &["-a", "-n", "list", "ruleset"], deadline) {

@@ -167,7 +167,7 @@ struct Running {
 
 /// A question for all plugins that answer it.
 #[derive(Debug, Clone)]
-pub struct Inquest {
+pub struct Question {
     /// The question's name.
     pub scenario: String,
     /// Who is asked about; empty = everybody.
@@ -271,7 +271,7 @@ impl Plugins {
 
     /// Asks every plugin that answers the question, all at once, and waits until the deadline.
     /// One that does not run, refuses, fails or is late costs its own answer only.
-    pub fn diagnose(&self, question: &Inquest) -> Vec<Answered> {
+    pub fn diagnose(&self, question: &Question) -> Vec<Answered> {
         let board = self.context.status.snapshot();
         let mut waited_for: BTreeSet<_> =
             board.answering(&question.scenario).map(|plugin| plugin.name.clone()).collect();

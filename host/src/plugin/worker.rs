@@ -89,9 +89,12 @@ pub(super) fn start(
         let mut worker = Worker::new(prepared, inbox, context, limits);
         let started = worker.instantiate();
         let failed = started.is_err();
+        if !failed {
+            // Before anybody hears of it: whoever knows that it runs finds it on the board.
+            worker.publish();
+        }
         let _ = reply.send(started);
         if !failed {
-            worker.publish();
             worker.run();
         }
     };
@@ -255,10 +258,10 @@ impl Worker {
         let Some(instance) = &mut self.instance else { return Err(self.why_not_running()) };
         match instance.diagnose(request) {
             Ok(report) => Ok(answer::answer(report, &self.context, self.name(), request.now)),
-            Err(Failure::Refused(why)) => Err(why),
+            Err(Failure::Refused(why)) => Err(escape::admit(why, MAX_HELP)),
             Err(failure) => {
                 self.failed(&failure);
-                Err(failure.to_string())
+                Err(escape::admit(failure.to_string(), MAX_HELP))
             }
         }
     }
@@ -267,7 +270,8 @@ impl Worker {
     fn why_not_running(&self) -> String {
         let board = self.context.status.update();
         let status = board.plugins.get(self.name()).map(|status| (&status.state, &status.reason));
-        status.map_or_else(String::new, |(state, reason)| format!("{state}: {reason}"))
+        let why = status.map_or_else(String::new, |(state, reason)| format!("{state}: {reason}"));
+        escape::admit(why, MAX_HELP)
     }
 
     /// Keeps the guest's state for the case that it fails later.

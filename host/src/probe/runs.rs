@@ -1,8 +1,9 @@
 //! How often a program ran, how long that took, and how often the kernel skipped it.
 //!
 //! The kernel skips a program that is running on this CPU already, in what the new run interrupted
-//! (tracepoints since 6.2, kprobes since 6.7), and counts that. aya's `ProgramInfo` leaves the count
-//! out, so all three are read from what /proc says of the program's descriptor.
+//! (tracepoints since 6.1, kprobes since 6.7), and counts that. aya's `ProgramInfo` leaves the count
+//! out, so all three are read from what /proc says of the program's descriptor: 4 µs per program and
+//! second, where the system call takes 0.7 µs, and `unsafe`.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd};

@@ -126,10 +126,12 @@ fn a_missing_route_is_no_warning_where_programs_only_ask() {
     let missing = |from, to, protocol| refusal(from, to, protocol, RTN_UNSPEC, 101);
     let (v4, v6) = (("10.0.0.1:0", "192.0.2.1:443"), ("[fd00::1]:0", "[2001:db8::1]:443"));
     let connected = Route { in_socket: 1, ..missing(v4.0, v4.1, 17) };
+    let resolver = Route { in_socket: 1, ..missing(v4.0, "192.0.2.1:53", 17) };
     for (refusal, severity) in [
         (missing(v4.0, v4.1, 6), 1),
         (missing(v4.0, v4.1, 17), 1),
         (connected, 0),
+        (resolver, 1),
         (missing(v6.0, v6.1, 6), 1),
         (missing(v6.0, v6.1, 17), 0),
         (missing("[::1]:0", v6.1, 6), 0),
@@ -140,7 +142,7 @@ fn a_missing_route_is_no_warning_where_programs_only_ask() {
         let events = host.events();
         assert_eq!(events[0].severity, severity, "{}", events[0].message);
     }
-    assert_eq!(host.value("inspector_route_refusals_total", 1, &["missing"]), Some(7.0));
+    assert_eq!(host.value("inspector_route_refusals_total", 1, &["missing"]), Some(8.0));
 }
 
 #[test]

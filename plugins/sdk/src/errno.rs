@@ -9,6 +9,7 @@ pub fn name(number: u32) -> String {
         11 => "EAGAIN",
         12 => "ENOMEM",
         13 => "EACCES",
+        22 => "EINVAL",
         32 => "EPIPE",
         71 => "EPROTO",
         90 => "EMSGSIZE",

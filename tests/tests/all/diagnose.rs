@@ -71,7 +71,7 @@ fn a_fault_is_explained_over_http_and_on_the_command_line() -> Result<()> {
     let place = json!({ "name": server, "kind": "netns", "namespace": "", "node": report["node"] });
     assert_eq!(finding["entities"], json!([place]));
     // The plugin never ticks by itself: the counter was read for the question.
-    assert_eq!(finding["evidence"][1]["summary"], "UdpNoPorts is 10");
+    assert_eq!(finding["evidence"][1]["summary"], "Udp.NoPorts is 10");
     assert_eq!(
         report["blind_spots"].as_array().context("a list")?.last(),
         Some(&"it looks at UDP only".into())
@@ -102,6 +102,52 @@ fn a_fault_is_explained_over_http_and_on_the_command_line() -> Result<()> {
     let listed: Value = serde_json::from_slice(&listed.stdout)?;
     let loss = json!({ "name": "loss", "plugin": "concluding", "help": "where do datagrams get lost?" });
     assert_eq!(listed[0], loss);
+    Ok(())
+}
+
+#[test]
+fn what_a_finding_asks_for_is_looked_at_only_if_the_user_asks_for_that() -> Result<()> {
+    let pair = Pair::new()?;
+    pair.server
+        .nft("table inet t { chain in { type filter hook input priority 0; tcp dport 81 drop; }; }")?;
+    let (agent, _dir) = agent(&[TestPlugin::Concluding])?;
+    let server = pair.server.name();
+    make_drops(&pair, 4)?;
+    let plain = explained(&agent, &json!({ "entities": [server] }), 4)?;
+    let looked = |report: &Value| -> Vec<String> {
+        let evidence = report["findings"][0]["evidence"].as_array().cloned().unwrap_or_default();
+        let looked = evidence.iter().filter(|evidence| evidence["kind"] == "table");
+        looked.map(|evidence| evidence["summary"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(looked(&plain), [""; 0]);
+    let confirmed = looked(&ask(&agent, &json!({ "entities": [server], "confirm": true }))?);
+    for fact in [
+        format!("listeners of {server}: nothing listens on UDP port 9"),
+        format!("table of {server}: Udp.NoPorts=4"),
+        format!("moon of {server}: could not be looked at: this version does not know that check"),
+    ] {
+        assert!(confirmed.contains(&fact), "{fact:?} in {confirmed:#?}");
+    }
+    let rule = format!("netfilter of {server}: nft: table inet t, chain in: tcp dport 81 drop (handle ");
+    assert!(confirmed.iter().any(|fact| fact.starts_with(&rule)), "{rule:?} in {confirmed:#?}");
+    Ok(())
+}
+
+#[test]
+fn the_built_in_analyzer_names_cause_and_place_of_a_real_fault() -> Result<()> {
+    let pair = Pair::new()?;
+    let agent = Agent::start(&Settings::default())?;
+    pair.server
+        .nft("table inet t { chain in { type filter hook input priority 0; tcp dport 80 drop; }; }")?;
+    let _connecting = faults::start_connect(&pair.client, pair.server_at(Family::V4, 80))?;
+    let question = json!({ "scenario": "connect", "entities": [pair.client.name(), pair.server.name()] });
+    let report = wait::until("the cause", || {
+        ask(&agent, &question).ok().filter(|report| report["findings"][0]["code"] == "firewall-drop")
+    })?;
+    assert_eq!(report["findings"][0]["entities"][0]["name"], pair.server.name(), "{report:#}");
+    let confirm = ["connect", "-e", &agent.events.to_string(), "--confirm"];
+    let (text, told) = said(&diagnose(&[&confirm[..], &["--entity", pair.server.name()]].concat())?);
+    assert!(text.contains("tcp dport 80 drop (handle"), "{text}{told}");
     Ok(())
 }
 
@@ -384,7 +430,7 @@ fn an_agent_that_is_unreachable_or_older_or_broken_is_told_apart() -> Result<()>
     for (at, why) in [
         (&older, "inspector 0.0.9 (abc), which cannot answer questions yet: upgrade it"),
         (&foreign, "knows no questions"),
-        (&broken, "the server sends no valid JSON: missing field `scenario`"),
+        (&broken, "the server sends no valid JSON: unknown variant `fine`"),
         (&failing, "the server answered 503: 4 questions are being answered"),
         (&nobody, "Connection refused (os error 111): is an agent running there?"),
     ] {
@@ -395,5 +441,19 @@ fn an_agent_that_is_unreachable_or_older_or_broken_is_told_apart() -> Result<()>
         assert!(told.contains(at.as_str()) && told.trim_end().lines().count() == 1, "{told}");
         assert!(!told.trim_end().contains(char::is_control), "{told}");
     }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_silent_is_waited_for_with_a_word_and_not_for_ever() -> Result<()> {
+    // Connections wait in its queue, and nobody takes them.
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let at = silent.local_addr()?.to_string();
+    let failed = diagnose(&["-e", &at])?;
+    let (_, told) = said(&failed);
+    assert_eq!(failed.status.code(), Some(1), "{told}");
+    let lines: Vec<_> = told.lines().collect();
+    let expected = [format!("waiting for {at} (1 s)"), format!("error: {at} did not answer within 10s")];
+    assert_eq!(lines, expected);
     Ok(())
 }

@@ -29,7 +29,7 @@ pub fn config(
     }
     serve::name_node(&mut config, node_name)?;
     // What matters of it is among the blind spots.
-    config.log.level = config.log.level.min(LogLevel::Error);
+    config.log.level = config.log.level.min(LogLevel::Warn);
     log::start(&config.log);
     Ok(config)
 }

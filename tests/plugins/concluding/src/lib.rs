@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use inspector_sdk::analyzer::{Action, Evidence, Finding, Report, Request};
+use inspector_sdk::analyzer::{Action, Check, Evidence, Finding, Report, Request};
+use inspector_sdk::bindings::inspector::analyzer::types::Attr;
 use inspector_sdk::probes::SkbDrop;
 use inspector_sdk::source::Source;
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp};
@@ -28,7 +29,7 @@ pub struct Concluding {
     since: Timestamp,
     drops: BTreeMap<EntityId, Seen>,
     snmp: Source,
-    /// `UdpNoPorts` as of the last tick.
+    /// `Udp.NoPorts` as of the last tick.
     no_ports: BTreeMap<EntityId, u64>,
 }
 
@@ -59,7 +60,7 @@ impl Analyzer for Concluding {
     }
 
     fn tick(&mut self, _: Timestamp) {
-        let Some(column) = self.snmp.column("UdpNoPorts") else { return };
+        let Some(column) = self.snmp.column("Udp.NoPorts") else { return };
         for id in inspector_sdk::entities::all() {
             let row = self.snmp.read(id).ok().and_then(|table| table.rows().next().map(<[u64]>::to_vec));
             self.no_ports.extend(row.map(|row| (id, row[column])));
@@ -96,7 +97,7 @@ impl Concluding {
             count: seen.count,
             evidence: vec![
                 evidence("event", format!("{} drops at port {}", seen.count, WANTED.1), Some(seen.last)),
-                evidence("metric", format!("UdpNoPorts is {no_ports}"), None),
+                evidence("metric", format!("Udp.NoPorts is {no_ports}"), None),
             ],
             actions: vec![Action {
                 title: "See who listens".to_owned(),
@@ -104,9 +105,19 @@ impl Concluding {
                 risk: "safe".to_owned(),
                 url: None,
             }],
-            checks: Vec::new(),
+            checks: vec![
+                check(id, "listeners", &[("port", "9"), ("proto", "udp")]),
+                check(id, "table", &[("source", "snmp"), ("column", "Udp.NoPorts")]),
+                check(id, "netfilter", &[("hook", "input")]),
+                check(id, "moon", &[]),
+            ],
         }
     }
+}
+
+fn check(entity: EntityId, kind: &str, params: &[(&str, &str)]) -> Check {
+    let attr = |(name, value): &(&str, &str)| Attr { name: (*name).to_owned(), value: (*value).to_owned() };
+    Check { kind: kind.to_owned(), entity, params: params.iter().map(attr).collect() }
 }
 
 inspector_sdk::export!(Concluding with ticker, diagnosis);

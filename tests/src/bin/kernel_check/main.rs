@@ -251,21 +251,28 @@ impl Guest<'_> {
         named(&event, "tries", "2")
     }
 
-    /// A blackhole, which refuses a connect and a datagram alike.
+    /// A connect and a datagram without a route, and the same into a blackhole.
     fn refused_route(&self, family: Family) -> Result<String> {
-        let to: SocketAddr =
-            if family == Family::V4 { "10.8.0.1:80".parse()? } else { "[fd00:8::1]:80".parse()? };
-        self.pair.client.ip(&format!("route add blackhole {}", to.ip()))?;
-        faults::connect_without_route(&self.pair.client, to)?;
-        faults::send_without_route(&self.pair.client, to)?;
-        let refused = |protocol: &str| {
-            let event = self.event_of("ROUTE_REFUSED", self.pair.client.name(), |event| {
-                let attrs = &event["attrs"];
-                text(&attrs["daddr"]) == to.ip().to_string() && text(&attrs["protocol"]) == protocol
-            })?;
-            named(&event, "route", "blackhole")
-        };
-        Ok(format!("{}, {}", refused("TCP")?, refused("UDP")?))
+        let host = if family == Family::V4 { "10.8.0.1" } else { "fd00:8::1" };
+        let mut seen = Vec::new();
+        for (port, route) in [(1000, "missing"), (1001, "blackhole")] {
+            let to = SocketAddr::new(host.parse()?, port);
+            faults::connect_without_route(&self.pair.client, to)?;
+            faults::send_without_route(&self.pair.client, to)?;
+            for protocol in ["TCP", "UDP"] {
+                let event = self.event_of("ROUTE_REFUSED", self.pair.client.name(), |event| {
+                    let attrs = &event["attrs"];
+                    text(&attrs["protocol"]) == protocol
+                        && text(&attrs["daddr"]) == host
+                        && text(&attrs["dport"]) == port.to_string()
+                })?;
+                seen.push(named(&event, "route", route)?);
+            }
+            if route == "missing" {
+                self.pair.client.ip(&format!("route add blackhole {host}"))?;
+            }
+        }
+        Ok(seen.join(", "))
     }
 
     /// Limits are one for all namespaces, which is why no test on a living machine sets them. Each
