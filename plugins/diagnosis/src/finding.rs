@@ -180,6 +180,18 @@ impl Conclusion {
         self
     }
 
+    /// What happened, with how often.
+    pub fn said(&self) -> String {
+        filled(&self.title, self.amount.count)
+    }
+
+    /// It tells again of what another conclusion has counted.
+    #[must_use]
+    pub fn again(mut self) -> Self {
+        self.amount.count = 0;
+        self
+    }
+
     /// Takes over another conclusion of the same code and entity.
     fn merge(&mut self, other: Self) {
         self.amount.add(&other.amount);
@@ -220,10 +232,11 @@ impl Conclusion {
             url: None,
         };
         let actions = codes::find(self.code).map_or(&[][..], |entry| entry.actions).iter().map(action);
+        let title = format!("{}: {}", view.name(self.at), self.said());
         let entities = [self.at].into_iter().chain(self.felt).filter(|entity| *entity != 0);
         Finding {
             code: self.code.to_owned(),
-            title: format!("{}: {}", view.name(self.at), self.title),
+            title,
             severity: self.severity,
             confidence: self.confidence,
             entities: entities.collect(),
@@ -284,9 +297,27 @@ impl Findings {
     }
 }
 
-/// `3 packets`, `1 packet`.
+/// `3 packets`, `1 packet`, `2 queries`.
 pub fn plural(count: u64, noun: &str) -> String {
-    if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
+    match (count, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
+/// In a title: how often in all, which is known when all of it was found.
+pub fn total(noun: &str) -> String {
+    format!("\0{noun}\0")
+}
+
+/// The title with its total.
+fn filled(title: &str, count: u64) -> String {
+    let mut parts = title.splitn(3, '\0');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(before), Some(noun), Some(after)) => format!("{before}{}{after}", plural(count, noun)),
+        _ => title.to_owned(),
+    }
 }
 
 /// What somebody felt, in words.

@@ -158,11 +158,12 @@ impl Analyzer for Diagnosis {
         let from = request.now.saturating_sub(u64::from(request.window_ms) * 1_000_000);
         let lost: u64 = self.lost.iter().filter(|(at, _)| *at >= from).map(|(_, lost)| lost).sum();
         let is_asked = |entity: EntityId| request.entities.is_empty() || request.entities.contains(&entity);
+        let asks_for_time = ["latency", "loss"].contains(&request.scenario.as_str());
         let found = rules::judge(&view).ranked().into_iter().filter(|found| {
             codes::answers(found.code, &request.scenario)
                 && (is_asked(found.at)
                     || found.felt.iter().any(|felt| is_asked(*felt))
-                    || OF_ALL.contains(&found.code))
+                    || (asks_for_time && OF_ALL.contains(&found.code)))
         });
         let findings = found.map(|found| self.less_sure(found, lost).finding(&view)).collect();
         let mut blind_spots: Vec<String> = Vec::new();

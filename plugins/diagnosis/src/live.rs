@@ -77,11 +77,11 @@ impl Live {
                 continue;
             }
             self.found.add(found.at, Found { code: found.code, severity: found.severity }, 1);
-            event(BEGAN, key, &found.title, view, now)
+            event(BEGAN, key, &found.said(), view, now)
                 .severity(severity(found.severity))
                 .attr("confidence", found.confidence)
                 .emit();
-            self.present.insert(key, found.title.clone());
+            self.present.insert(key, found.said());
         }
         let lasts = |key: &(&str, EntityId)| worth.iter().any(|found| (found.code, found.at) == *key);
         let mut ended: Vec<_> = self

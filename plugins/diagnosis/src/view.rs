@@ -12,12 +12,24 @@ use inspector_sdk::{EntityId, Timestamp, kernel, noise};
 
 use crate::fact::{Amount, Drop, Flow, Key, Reset, What};
 
+/// Reasons for which multicast is dropped while a link comes up or goes down, by everybody's kernel.
+const WITHOUT_A_WAY: [&str; 8] = [
+    "NOT_SPECIFIED",
+    "IP_INNOROUTES",
+    "IP_OUTNOROUTES",
+    "QDISC_DROP",
+    "NO_TX_TARGET",
+    "NEIGH_FAILED",
+    "DEV_READY",
+    "IPV6DISABLED",
+];
+
 /// The facts of a window.
 #[derive(Debug)]
 pub struct View {
     /// Now, as the question says.
     pub now: Timestamp,
-    /// Packets dropped, without noise.
+    /// Packets dropped; noise says so.
     pub drops: Vec<Dropped>,
     /// Resets sent from here.
     pub resets: Vec<ResetSent>,
@@ -207,7 +219,8 @@ impl Dropped {
     fn new(entity: EntityId, flow: Flow, amount: Amount, drop: Drop) -> Self {
         let reason = kernel::drop_reason(drop.reason);
         let symbol = kernel::symbol_at(drop.location).name.clone();
-        let is_noise = noise::rule(&reason, &symbol, drop.with_socket).is_some();
+        let is_noise = noise::rule(&reason, &symbol, drop.with_socket).is_some()
+            || (flow.destination().is_multicast() && WITHOUT_A_WAY.contains(&&*reason));
         Self { reason, symbol, entity, flow, amount, drop, is_noise }
     }
 

@@ -407,6 +407,12 @@ fn noise_gives_nothing() {
     Case::new().dropped(SERVER, A, B, "TCP_OLD_SEQUENCE", "tcp_validate_incoming").warns_of_nothing();
     Case::new().sent_again(A, B, tcp_retransmit::WHY_TLP, 20).warns_of_nothing();
     Case::new().sent_again(A, B, tcp_retransmit::WHY_FAST, 2).warns_of_nothing();
+    // Reports of multicast groups, while a link comes up.
+    Case::new()
+        .dropped_as(SERVER, "[fd00::1]:0", "[ff02::16]:0", "NOT_SPECIFIED", "__dev_forward_skb2", udp)
+        .warns_of_nothing();
+    // A window that closed and opened again.
+    Case::new().counted(SERVER, "netstat", "TcpExt.TCPToZeroWindowAdv", 1).warns_of_nothing();
     let capture = Case::new().dropped(SERVER, A, B, "PACKET_SOCK_ERROR", "packet_rcv").found();
     assert_eq!(capture, [("capture-overflow".to_owned(), SERVER, 0)]);
 }

@@ -4,7 +4,7 @@ use inspector_sdk::flow::TCP;
 
 use crate::counters::{counter, gauge};
 use crate::fact::{Flow, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural};
+use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::{Dropped, View};
 
@@ -33,10 +33,8 @@ fn is_table_full(view: &View, dropped: &Dropped) -> bool {
 fn table_full(view: &View, dropped: &Dropped) -> Conclusion {
     let maximum = view.gauge(dropped.entity, gauge::CONNTRACK_MAXIMUM).map_or(0, |g| g.least);
     let entries = view.gauge(dropped.entity, gauge::CONNTRACK_ENTRIES).map_or(0, |g| g.most);
-    let title = format!(
-        "the connection-tracking table is full; {} of new connections dropped",
-        plural(dropped.amount.count, "packet")
-    );
+    let title =
+        format!("the connection-tracking table is full; {} of new connections dropped", total("packet"));
     let mut found = Conclusion::of_drop("conntrack-full", dropped, title).severity(CRITICAL).confidence(95);
     if let Some(amount) = view.counter(dropped.entity, counter::CONNTRACK_DROP) {
         found = found.rose("the drop counter of connection tracking", amount);
@@ -78,22 +76,14 @@ fn refusal(view: &View, flow: &Flow, dropped: &Dropped) -> Option<String> {
 }
 
 fn rejected(view: &View, dropped: &Dropped, how: &str) -> Conclusion {
-    let title = format!(
-        "a firewall rule refuses {}: {}",
-        traffic(&dropped.flow),
-        plural(dropped.amount.count, "packet")
-    );
+    let title = format!("a firewall rule refuses {}: {}", traffic(&dropped.flow), total("packet"));
     let found = Conclusion::of_drop("firewall-reject", dropped, title).confidence(93);
     let found = found.because("event", format!("answered with {how}"), dropped.amount.last);
     with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
 }
 
 fn dropped_silently(view: &View, dropped: &Dropped) -> Conclusion {
-    let title = format!(
-        "a firewall rule drops {}: {}",
-        traffic(&dropped.flow),
-        plural(dropped.amount.count, "packet")
-    );
+    let title = format!("a firewall rule drops {}: {}", traffic(&dropped.flow), total("packet"));
     let found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(95);
     with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
 }

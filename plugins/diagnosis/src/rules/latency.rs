@@ -2,7 +2,7 @@
 
 use crate::counters::{counter, gauge};
 use crate::fact::What;
-use crate::finding::{Conclusion, Findings, INFO, WARNING, plural};
+use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::View;
 
@@ -14,7 +14,9 @@ const SLOW_TURNS: u64 = 10;
 /// Very long.
 const VERY_SLOW_MS: u64 = 100;
 /// Late reads before they are called a fault: whoever waits for a timer reads late too.
-const LATE_READS: u64 = 5;
+const LATE_READS: u64 = 3;
+/// And so long together, in nanoseconds.
+const LATE_NS: u64 = 1_000_000_000;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
@@ -43,17 +45,11 @@ fn softirq(view: &View, findings: &mut Findings) {
 
 fn softnet(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["CPU_BACKLOG"])) {
-        let title = format!(
-            "packets come faster than the CPUs take them: {} dropped",
-            plural(d.amount.count, "packet")
-        );
+        let title = format!("packets come faster than the CPUs take them: {} dropped", total("packet"));
         findings.add(Conclusion::of_drop("softnet-backlog", d, title).confidence(93).felt_by(view));
     }
     for (entity, amount) in view.risen(counter::SOFTNET_DROPPED) {
-        let title = format!(
-            "packets come faster than the CPUs take them: {} dropped",
-            plural(amount.count, "packet")
-        );
+        let title = format!("packets come faster than the CPUs take them: {} dropped", total("packet"));
         findings
             .add(Conclusion::new("softnet-backlog", entity, amount, title).rose("softnet dropped", amount));
     }
@@ -87,7 +83,8 @@ fn slow_read(view: &View, findings: &mut Findings) {
         }
         let longest = amount.most / 1_000_000;
         let title = format!("data waited up to {longest} ms for the application to read it");
-        let severity = if amount.count >= LATE_READS || longest >= 1_000 { WARNING } else { INFO };
+        let is_often = amount.count >= LATE_READS && amount.total >= LATE_NS;
+        let severity = if is_often || longest >= 1_000 { WARNING } else { INFO };
         let found = Conclusion::new("socket-read-slow", key.entity, *amount, title)
             .severity(severity)
             .confidence(80)

@@ -4,13 +4,14 @@ use inspector_sdk::probes::neighbour::{KIND_DEAD, KIND_FAILED, KIND_TABLE_FULL};
 use inspector_sdk::probes::tcp_retransmit::WHY_RTO;
 
 use crate::counters::counter;
-use crate::fact::What;
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural};
+use crate::fact::{Flow, What};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
 use crate::view::{Dropped, View};
 
 const ARP: u16 = 0x0806;
+const ICMPV6: u8 = 58;
 /// Every IPv4 link takes packets of this size (RFC 791), so a smaller one that is dropped for its
 /// size does not exist.
 const SMALL: u64 = 576;
@@ -35,7 +36,7 @@ fn too_big(view: &View, findings: &mut Findings) {
         let again = view.count_on(&d.flow, |what| *what == What::Retransmit { why: WHY_RTO });
         let stuck = lasts >= STUCK_NS && again >= 2;
         let size = format!("packets of {} bytes to {}", d.amount.most, d.flow.destination());
-        let packets = plural(d.amount.count, "packet");
+        let packets = total("packet");
         let found = if stuck {
             let title = format!(
                 "{size} are too big for the next link, and their sender never learns of it: {packets} dropped"
@@ -83,12 +84,13 @@ fn too_big(view: &View, findings: &mut Findings) {
 /// veth hands packets over itself. It refuses them all if the other end is down, and large ones if
 /// the other end takes smaller ones only.
 fn not_forwarded(view: &View, findings: &mut Findings) {
-    let is =
-        |d: &&Dropped| d.is(&["NOT_SPECIFIED", "DEV_READY"]) && d.within(&["dev_forward_skb", "veth_xmit"]);
+    let is = |d: &&Dropped| {
+        !d.is_noise && d.is(&["NOT_SPECIFIED", "DEV_READY"]) && d.within(&["dev_forward_skb", "veth_xmit"])
+    };
     for d in view.drops.iter().filter(is) {
         let same = view.drops.iter().filter(|o| is(o) && o.entity == d.entity);
         let least = same.map(|o| o.amount.least).min().unwrap_or(0);
-        let packets = plural(d.amount.count, "packet");
+        let packets = total("packet");
         let found = if least > SMALL {
             let title = format!(
                 "the other end of a link takes smaller packets only: {packets} of {} bytes and more dropped",
@@ -104,14 +106,11 @@ fn not_forwarded(view: &View, findings: &mut Findings) {
 }
 
 fn no_carrier(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter().filter(|d| d.is(&["QDISC_DROP"])) {
+    for d in view.drops.iter().filter(|d| !d.is_noise && d.is(&["QDISC_DROP"])) {
         if view.rise(d.entity, counter::QDISC_DROPS) > 0 {
             continue;
         }
-        let title = format!(
-            "a link has no carrier, or is down: {} dropped on the way out",
-            plural(d.amount.count, "packet")
-        );
+        let title = format!("a link has no carrier, or is down: {} dropped on the way out", total("packet"));
         let mut found = Conclusion::of_drop("link-down", d, title).severity(CRITICAL).confidence(90);
         if let Some(amount) = view.counter(d.entity, counter::DEVICE_TX_DROPS) {
             found = found.rose("the device's tx_dropped", amount);
@@ -128,15 +127,18 @@ fn no_carrier(view: &View, findings: &mut Findings) {
 }
 
 fn neighbour(view: &View, findings: &mut Findings) {
-    let lost = view.drops.iter().filter(|d| d.is(&["NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_HH_FILLFAIL"]));
+    let lost = view
+        .drops
+        .iter()
+        .filter(|d| !d.is_noise && d.is(&["NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_HH_FILLFAIL"]));
     for d in lost.filter(|d| d.drop.ethertype != ARP) {
-        if findings.has(&["link-down"], d.entity) {
+        if findings.has(&["link-down"], d.entity) || is_filtered(view, &d.flow) {
             continue;
         }
         let title = format!(
             "{} does not answer to ARP or neighbour discovery: {} dropped",
             d.flow.destination(),
-            plural(d.amount.count, "packet")
+            total("packet")
         );
         let found = Conclusion::of_drop("neighbour-unresolved", d, title)
             .confidence(92)
@@ -146,7 +148,7 @@ fn neighbour(view: &View, findings: &mut Findings) {
     }
     for (key, amount) in view.of(|what| matches!(what, What::Neighbour { kind: KIND_FAILED | KIND_DEAD, .. }))
     {
-        if findings.has(&["link-down"], key.entity) {
+        if findings.has(&["link-down"], key.entity) || is_filtered(view, &key.flow) {
             continue;
         }
         let never = matches!(key.what, What::Neighbour { never_known: true, .. });
@@ -171,6 +173,13 @@ fn neighbour(view: &View, findings: &mut Findings) {
     }
 }
 
+/// Whether a firewall here drops what asks for a neighbour, or its answer.
+fn is_filtered(view: &View, neighbour: &Flow) -> bool {
+    let asks = |d: &&Dropped| d.drop.ethertype == ARP || d.flow.proto == ICMPV6;
+    let filtered = view.drops.iter().filter(|d| d.is(&["NETFILTER_DROP"])).filter(asks);
+    filtered.into_iter().any(|d| d.flow.to == neighbour.to || d.flow.from == neighbour.to)
+}
+
 /// Whether somebody sends to it in vain, besides the kernel's own looking for it.
 fn tried(view: &View, neighbour: &crate::fact::Key) -> bool {
     let to_it = |what: &What| {
@@ -184,7 +193,7 @@ fn neighbour_queue(view: &View, findings: &mut Findings) {
         let title = format!(
             "more packets wait for neighbour {} than its queue holds: {} dropped",
             d.flow.destination(),
-            plural(d.amount.count, "packet")
+            total("packet")
         );
         findings.add(Conclusion::of_drop("neighbour-queue-full", d, title).confidence(90).felt_by(view));
     }
@@ -192,7 +201,7 @@ fn neighbour_queue(view: &View, findings: &mut Findings) {
 
 fn neighbour_table(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["NEIGH_CREATEFAIL"])) {
-        let title = format!("the neighbour table is full: {} dropped", plural(d.amount.count, "packet"));
+        let title = format!("the neighbour table is full: {} dropped", total("packet"));
         findings.add(
             Conclusion::of_drop("neighbour-table-full", d, title)
                 .severity(CRITICAL)
@@ -201,7 +210,7 @@ fn neighbour_table(view: &View, findings: &mut Findings) {
         );
     }
     for (key, amount) in view.of(|what| matches!(what, What::Neighbour { kind: KIND_TABLE_FULL, .. })) {
-        let title = format!("the neighbour table is full: {} refused", plural(amount.count, "new entry"));
+        let title = format!("the neighbour table is full: {} refused", total("new entry"));
         let found = Conclusion::new("neighbour-table-full", key.entity, *amount, title)
             .severity(CRITICAL)
             .confidence(95);
@@ -219,7 +228,7 @@ fn wrong_mac(view: &View, findings: &mut Findings) {
         let title = format!(
             "frames with packets for {} carry another link-layer address: the sender's neighbour entry is wrong; {}",
             d.flow.destination(),
-            plural(d.amount.count, "packet")
+            total("packet")
         );
         let found = Conclusion::of_drop("wrong-destination-mac", d, title)
             .confidence(93)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use inspector_sdk::flow::TCP;
 
 use crate::fact::{Amount, Flow, Segment, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural};
+use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::View;
 
@@ -52,7 +52,7 @@ fn closed_tcp_port(view: &View, findings: &mut Findings) {
         let title = format!(
             "nobody listens on TCP port {port} of {}; {} refused",
             flow.destination(),
-            plural(amount.count, "connection")
+            total("connection")
         );
         let accepted = view
             .count_on(&Flow { sport: 0, ..flow }, |what| matches!(what, What::Accepted | What::Connected));
@@ -88,7 +88,7 @@ fn closed_udp_port(view: &View, findings: &mut Findings) {
             "nobody listens on UDP port {} of {}; {} lost",
             d.flow.dport,
             d.flow.destination(),
-            plural(d.amount.count, "datagram")
+            total("datagram")
         );
         let told = view.of(|what| {
             matches!(
@@ -150,10 +150,8 @@ fn lost(view: &View, findings: &mut Findings, at: u32, flow: Flow, amount: Amoun
     // The end of a connection that was here a moment ago.
     let ended = view.of(|what| matches!(what, What::Closed { .. }));
     let ended_here = ended.filter(|(key, _)| key.entity == at && key.flow.meets(&flow)).count() > 0;
-    let title = format!(
-        "{} of connections that it does not know (any more) answered with a reset",
-        plural(amount.count, "segment")
-    );
+    let title =
+        format!("{} of connections that it does not know (any more) answered with a reset", total("segment"));
     let mut found = Conclusion::new("stale-connection", at, amount, title).flow(flow).confidence(75);
     found = found
         .because("event", format!("the stack has no connection {}", flow.show()), amount.last)

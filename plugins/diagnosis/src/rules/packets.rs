@@ -4,7 +4,7 @@ use inspector_sdk::flow::TCP;
 use inspector_sdk::kernel;
 
 use crate::counters::counter;
-use crate::finding::{Conclusion, Findings, INFO, plural};
+use crate::finding::{Conclusion, Findings, INFO, plural, total};
 use crate::rules::Rule;
 use crate::rules::routes::is_martian;
 use crate::view::{Dropped, View};
@@ -31,8 +31,8 @@ fn each(
     what: &str,
     is: impl Fn(&Dropped) -> bool,
 ) {
-    for d in view.drops.iter().filter(|d| is(d)) {
-        let title = format!("{what}: {}", plural(d.amount.count, "packet"));
+    for d in view.drops.iter().filter(|d| !d.is_noise && is(d)) {
+        let title = format!("{what}: {}", total("packet"));
         findings.add(Conclusion::of_drop(code, d, title).confidence(confidence).felt_by(view));
     }
 }
@@ -111,7 +111,7 @@ fn paws(view: &View, findings: &mut Findings) {
     );
     for (entity, amount) in view.risen(counter::PAWS) {
         if !findings.has(&["paws-rejected"], entity) {
-            let title = format!("timestamps went backwards: {} refused", plural(amount.count, "segment"));
+            let title = format!("timestamps went backwards: {} refused", total("segment"));
             findings.add(
                 Conclusion::new("paws-rejected", entity, amount, title)
                     .confidence(85)
@@ -167,7 +167,7 @@ fn capture(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["PACKET_SOCK_ERROR"])) {
         let title = format!(
             "a packet capture is too slow and misses {}; the traffic itself goes on",
-            plural(d.amount.count, "packet")
+            total("packet")
         );
         findings.add(Conclusion::new("capture-overflow", d.entity, d.amount, title).severity(INFO).drops(d));
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::counters::counter;
-use crate::finding::{Conclusion, Findings, plural};
+use crate::finding::{Conclusion, Findings, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
 use crate::view::{Dropped, View};
@@ -19,8 +19,8 @@ pub const RULES: &[Rule] = &[
 ];
 
 fn each(view: &View, findings: &mut Findings, code: &'static str, what: &str, is: impl Fn(&Dropped) -> bool) {
-    for dropped in view.drops.iter().filter(|dropped| is(dropped)) {
-        let title = format!("{what}: {}", plural(dropped.amount.count, "packet"));
+    for dropped in view.drops.iter().filter(|dropped| !dropped.is_noise && is(dropped)) {
+        let title = format!("{what}: {}", total("packet"));
         let found =
             Conclusion::of_drop(code, dropped, title).confidence(95).severity(outage(view, &dropped.flow));
         findings.add(found.felt_by(view));
@@ -72,15 +72,12 @@ fn qdisc(view: &View, findings: &mut Findings) {
         "CAKE_FLOOD",
         "DUALPI2_STEP_DROP",
     ];
-    for dropped in view.drops.iter().filter(|d| d.is(&reasons)) {
+    for dropped in view.drops.iter().filter(|d| !d.is_noise && d.is(&reasons)) {
         let counted = view.counter(dropped.entity, counter::QDISC_DROPS);
         if dropped.is(&["QDISC_DROP"]) && counted.is_none() {
             continue;
         }
-        let title = format!(
-            "a queueing discipline is full or polices: {} dropped",
-            plural(dropped.amount.count, "packet")
-        );
+        let title = format!("a queueing discipline is full or polices: {} dropped", total("packet"));
         let mut found = Conclusion::of_drop("qdisc-drop", dropped, title).confidence(95);
         if let Some(amount) = counted {
             found = found.rose("the drop counter of the queueing discipline", amount);

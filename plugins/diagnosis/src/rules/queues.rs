@@ -5,7 +5,7 @@ use inspector_sdk::probes::tcp_retransmit::WHY_SYN;
 
 use crate::counters::counter;
 use crate::fact::What;
-use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural};
+use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::View;
 
@@ -25,7 +25,7 @@ fn accept_queue(view: &View, findings: &mut Findings) {
     for (entity, amount) in view.risen(counter::LISTEN_OVERFLOWS) {
         let title = format!(
             "an accept queue is full: the application accepts too slowly or its backlog is too small; {} turned away",
-            plural(amount.count, "connection attempt")
+            total("connection attempt")
         );
         let found =
             Conclusion::new("accept-queue-overflow", entity, amount, title).severity(CRITICAL).confidence(95);
@@ -108,7 +108,7 @@ fn local_ports(view: &View, findings: &mut Findings) {
         let title = format!(
             "no local port is left for {}: {} failed at once",
             key.flow.destination(),
-            plural(amount.count, "connect")
+            total("connect")
         );
         let found = Conclusion::new("local-port-exhaustion", key.entity, *amount, title)
             .severity(CRITICAL)
@@ -124,10 +124,8 @@ fn local_ports(view: &View, findings: &mut Findings) {
 
 fn time_wait(view: &View, findings: &mut Findings) {
     for (entity, amount) in view.risen(counter::TIME_WAIT_OVERFLOW) {
-        let title = format!(
-            "the limit of TIME-WAIT sockets is reached; {} closed without it",
-            plural(amount.count, "connection")
-        );
+        let title =
+            format!("the limit of TIME-WAIT sockets is reached; {} closed without it", total("connection"));
         findings.add(
             Conclusion::new("time-wait-overflow", entity, amount, title)
                 .rose("TcpExtTCPTimeWaitOverflow", amount),

@@ -1,7 +1,7 @@
 //! Resets: who sent them, and why.
 
 use crate::fact::{Segment, What};
-use crate::finding::{Conclusion, Findings, INFO, WARNING, plural};
+use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::{ResetSent, View};
 
@@ -26,7 +26,7 @@ fn by_application(view: &View, findings: &mut Findings) {
             "TCP_ABORT_ON_MEMORY" => "had to be aborted for lack of memory",
             _ => "closed with a reset",
         };
-        let title = format!("the application {how}: {}", plural(r.amount.count, "connection"));
+        let title = format!("the application {how}: {}", total("connection"));
         let found =
             conclude("reset-by-application", r, title).confidence(if r.reason.is_empty() { 80 } else { 93 });
         let established =
@@ -61,7 +61,7 @@ fn after_close(view: &View, findings: &mut Findings) {
     for r in view.resets.iter().filter(closing) {
         let title = format!(
             "data came for connections that were already closed: {} answered with a reset",
-            plural(r.amount.count, "segment")
+            total("segment")
         );
         findings.add(conclude("reset-after-close", r, title).confidence(85).felt_by(view));
     }
@@ -69,10 +69,7 @@ fn after_close(view: &View, findings: &mut Findings) {
 
 fn keepalive(view: &View, findings: &mut Findings) {
     for r in view.resets.iter().filter(|r| &*r.reason == "TCP_KEEPALIVE_TIMEOUT") {
-        let title = format!(
-            "the peer answered no keepalive any more: {} given up",
-            plural(r.amount.count, "connection")
-        );
+        let title = format!("the peer answered no keepalive any more: {} given up", total("connection"));
         let explained = findings.explain(&r.flow);
         let found = conclude("reset-keepalive-timeout", r, title).confidence(if explained { 85 } else { 92 });
         findings.add(found.felt_by(view));
@@ -87,10 +84,7 @@ fn keepalive(view: &View, findings: &mut Findings) {
             matches!(what, What::Closed { error: ETIMEDOUT } | What::SocketError { error: ETIMEDOUT })
         });
         if timed_out > 0 {
-            let title = format!(
-                "the peer answered no keepalive any more: {} given up",
-                plural(r.amount.count, "connection")
-            );
+            let title = format!("the peer answered no keepalive any more: {} given up", total("connection"));
             findings.add(conclude("reset-keepalive-timeout", r, title).confidence(80).felt_by(view));
         }
     }

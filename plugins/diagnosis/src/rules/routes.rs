@@ -6,7 +6,7 @@ use inspector_sdk::EntityId;
 
 use crate::counters::counter;
 use crate::fact::{Flow, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
 use crate::view::{Dropped, View};
@@ -45,10 +45,10 @@ fn conclude(
 }
 
 fn missing(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter().filter(|d| d.is(&["IP_INNOROUTES", "IP_OUTNOROUTES"])) {
+    for d in view.drops.iter().filter(|d| !d.is_noise && d.is(&["IP_INNOROUTES", "IP_OUTNOROUTES"])) {
         // IPv6 has one reason for both; only its answer tells them apart.
         let answer = |what: &What| matches!(what, What::IcmpSent { v6: true, kind: 1, code: 1 });
-        let (to, packets) = (d.flow.destination(), plural(d.amount.count, "packet"));
+        let (to, packets) = (d.flow.destination(), total("packet"));
         if view.count_on(&d.flow, answer) > 0 {
             let title = format!("the route to {to} is of type prohibit: {packets} dropped");
             conclude(view, findings, "route-blocked", d, title, 93);
@@ -60,7 +60,7 @@ fn missing(view: &View, findings: &mut Findings) {
 
 fn missing_locally(view: &View, findings: &mut Findings) {
     for (key, amount) in refused(view, |error| error == ENETUNREACH) {
-        let title = format!("no route to {}: {} failed", key.0.destination(), plural(amount.count, "send"));
+        let title = format!("no route to {}: {} failed", key.0.destination(), total("send"));
         findings.add(locally("route-missing", key, amount, title));
     }
     for (entity, amount) in view.risen(counter::OUT_NO_ROUTES) {
@@ -77,7 +77,8 @@ fn missing_locally(view: &View, findings: &mut Findings) {
 /// each kind.
 fn blocked(view: &View, findings: &mut Findings) {
     let is = |d: &&Dropped| {
-        d.is(&["NOT_SPECIFIED"])
+        !d.is_noise
+            && d.is(&["NOT_SPECIFIED"])
             && d.within(&["ip_error", "dst_discard", "ip6_pkt_discard", "ip6_pkt_prohibit", "ip6_pkt_drop"])
     };
     for d in view.drops.iter().filter(is) {
@@ -91,11 +92,8 @@ fn blocked(view: &View, findings: &mut Findings) {
             Some(What::IcmpSent { .. }) => "unreachable",
             _ => "blackhole",
         };
-        let title = format!(
-            "the route to {} is of type {kind}: {} dropped",
-            d.flow.destination(),
-            plural(d.amount.count, "packet")
-        );
+        let title =
+            format!("the route to {} is of type {kind}: {} dropped", d.flow.destination(), total("packet"));
         conclude(view, findings, "route-blocked", d, title, 90);
     }
 }
@@ -107,11 +105,8 @@ fn blocked_locally(view: &View, findings: &mut Findings) {
             113 => "unreachable",
             _ => "blackhole",
         };
-        let title = format!(
-            "the route to {} is of type {kind}: {} failed",
-            key.0.destination(),
-            plural(amount.count, "send")
-        );
+        let title =
+            format!("the route to {} is of type {kind}: {} failed", key.0.destination(), total("send"));
         findings.add(locally("route-blocked", key, amount, title));
     }
 }
@@ -153,18 +148,15 @@ fn not_forwarding(view: &View, findings: &mut Findings) {
         let title = format!(
             "asked to forward packets to {}, but forwarding is off: {} dropped",
             d.flow.destination(),
-            plural(d.amount.count, "packet")
+            total("packet")
         );
         let confidence = if outage(view, &d.flow) == CRITICAL { 92 } else { 80 };
         conclude(view, findings, "forwarding-disabled", d, title, confidence);
     }
     let without_reason = |d: &&Dropped| d.is(&["NOT_SPECIFIED"]) && d.within(&["ip6_forward"]);
     for d in view.drops.iter().filter(without_reason) {
-        let title = format!(
-            "asked to forward packets to {} and does not: {}",
-            d.flow.destination(),
-            plural(d.amount.count, "packet")
-        );
+        let title =
+            format!("asked to forward packets to {} and does not: {}", d.flow.destination(), total("packet"));
         conclude(view, findings, "forwarding-disabled", d, title, 75);
     }
 }
@@ -174,7 +166,7 @@ fn reverse_path(view: &View, findings: &mut Findings) {
         let title = format!(
             "source validation refuses {}: the way back is through another device; {}",
             d.flow.source(),
-            plural(d.amount.count, "packet")
+            total("packet")
         );
         conclude(view, findings, "reverse-path-filter", d, title, 95);
     }
@@ -183,7 +175,7 @@ fn reverse_path(view: &View, findings: &mut Findings) {
 /// Kernels before 6.13 have no reason for it and IPv6 has none of its own, but the addresses say it.
 fn martian(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| is_martian(view, d)) {
-        let packets = plural(d.amount.count, "packet");
+        let packets = total("packet");
         let title = format!("packets from the impossible address {}: {packets}", d.flow.source());
         conclude(view, findings, "martian-source", d, title, 90);
     }
@@ -211,11 +203,8 @@ fn hops(view: &View, findings: &mut Findings) {
         )
     };
     for d in view.drops.iter().filter(|d| d.is(&["IP_INHDR"]) && d.within(&["ip_forward", "ip6_forward"])) {
-        let title = format!(
-            "packets to {} ran out of hops: {} dropped",
-            d.flow.destination(),
-            plural(d.amount.count, "packet")
-        );
+        let title =
+            format!("packets to {} ran out of hops: {} dropped", d.flow.destination(), total("packet"));
         conclude(view, findings, "ttl-exceeded", d, title, 90);
     }
     for (key, amount) in view.of(is_exceeded) {

@@ -6,7 +6,7 @@ use inspector_sdk::EntityId;
 use inspector_sdk::probes::tcp_retransmit::{WHY_FAST, WHY_LOSS, WHY_RTO, WHY_SYN};
 
 use crate::fact::{Amount, Flow, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::View;
 
@@ -57,11 +57,7 @@ fn unresponsive(view: &View, findings: &mut Findings) {
     }
     for ((entity, _, port), (amount, flows)) in silent {
         let flow = flows[0];
-        let title = format!(
-            "{} port {port} does not answer: {}",
-            flow.destination(),
-            plural(amount.count, "attempt")
-        );
+        let title = format!("{} port {port} does not answer: {}", flow.destination(), total("attempt"));
         let severity = if view.count_on(&flow.of_service(), |what| *what == What::Connected) == 0 {
             CRITICAL
         } else {
@@ -95,7 +91,7 @@ fn loss(view: &View, findings: &mut Findings) {
         let title = format!(
             "segments to {} get lost beyond this node: {} sent again",
             flow.destination(),
-            plural(amount.count, "segment")
+            total("segment")
         );
         let found = Conclusion::new("tcp-loss", entity, amount, title).confidence(75);
         let found = found

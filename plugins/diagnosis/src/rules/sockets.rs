@@ -1,17 +1,18 @@
 //! Buffers, windows and memory of sockets.
 
-use inspector_sdk::EntityId;
-
 use crate::counters::{counter, gauge};
-use crate::fact::{Amount, What};
-use crate::finding::{Conclusion, Findings, INFO, WARNING, plural};
+use crate::fact::What;
+use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::View;
 
 /// errno of a socket whose own receive buffer is full.
 const ENOMEM: u32 = 12;
-/// A transfer may close its window for a moment; one that stays closed is probed.
-const PROBES: u64 = 2;
+/// A transfer may close its window for a moment; one that stays closed is probed again.
+const PROBED: u64 = 2;
+/// Reasons for which a receiver drops the probe of its closed window.
+const PROBES: [&str; 5] =
+    ["TCP_OLD_SEQUENCE", "TCP_OLD_DATA", "TCP_ZEROWINDOW", "TCP_INVALID_SEQUENCE", "TCP_OVERWINDOW"];
 
 /// The rules.
 pub const RULES: &[Rule] = &[
@@ -25,7 +26,7 @@ fn memory(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["PROTO_MEM"])) {
         let title = format!(
             "the memory limit of the protocol or of the cgroup is reached: {} dropped",
-            plural(d.amount.count, "packet")
+            total("packet")
         );
         findings.add(Conclusion::of_drop("socket-memory-pressure", d, title).confidence(93).felt_by(view));
     }
@@ -33,7 +34,7 @@ fn memory(view: &View, findings: &mut Findings) {
     {
         let title = format!(
             "the memory limit of the protocol or of the cgroup is reached: refused {}",
-            plural(amount.count, "time")
+            total("time")
         );
         let found = Conclusion::new("socket-memory-pressure", key.entity, *amount, title)
             .confidence(90)
@@ -56,29 +57,27 @@ fn memory(view: &View, findings: &mut Findings) {
 
 fn receive_buffer(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["SOCKET_RCVBUFF", "SOCKET_BACKLOG"])) {
-        let title = format!(
-            "an application reads too slowly for its receive buffer: {} dropped",
-            plural(d.amount.count, "packet")
-        );
+        let title =
+            format!("an application reads too slowly for its receive buffer: {} dropped", total("packet"));
         findings
             .add(Conclusion::of_drop("socket-receive-buffer-full", d, title).confidence(93).felt_by(view));
     }
     for (key, amount) in view.of(|what| *what == What::UdpRefused { error: ENOMEM }) {
-        let title = format!(
-            "an application reads too slowly for its receive buffer: {} dropped",
-            plural(amount.count, "datagram")
-        );
+        let title =
+            format!("an application reads too slowly for its receive buffer: {} dropped", total("datagram"));
         let found = Conclusion::new("socket-receive-buffer-full", key.entity, *amount, title)
             .confidence(93)
             .flow(key.flow);
         let waiting = format!("{} bytes wait at the socket, {}", amount.most, key.flow.show());
-        findings.add(found.because("event", waiting, amount.last));
+        let found = found.because("event", waiting, amount.last);
+        let is_told = findings.has(&["socket-receive-buffer-full"], key.entity);
+        findings.add(if is_told { found.again() } else { found });
     }
     for (entity, amount) in view.risen(counter::UDP_RECEIVE_FULL) {
         if !findings.has(&["socket-receive-buffer-full", "socket-memory-pressure"], entity) {
             let title = format!(
                 "an application reads too slowly for its receive buffer: {} dropped",
-                plural(amount.count, "datagram")
+                total("datagram")
             );
             findings.add(
                 Conclusion::new("socket-receive-buffer-full", entity, amount, title)
@@ -88,64 +87,48 @@ fn receive_buffer(view: &View, findings: &mut Findings) {
     }
 }
 
-/// The receiver closes its window, and the sender probes it. Where only one of them is on this
-/// node, one of both is enough.
+/// The receiver closes its window, and the sender probes it. A window that closes and opens again is
+/// the normal course of things, so it is told only where probes were dropped, or it is still closed.
 fn zero_window(view: &View, findings: &mut Findings) {
-    let probing: Vec<(EntityId, Amount)> = view.risen(counter::WINDOW_PROBES);
-    let closed = view.risen(counter::TO_ZERO_WINDOW);
-    for (entity, amount) in &closed {
-        if findings.has(&["socket-memory-pressure"], *entity) {
+    for (entity, amount) in view.risen(counter::TO_ZERO_WINDOW) {
+        let probes: Vec<_> = view.drops.iter().filter(|d| d.entity == entity && d.is(&PROBES)).collect();
+        let unread = view.gauge(entity, gauge::TCP_UNREAD).filter(|unread| unread.most > 0);
+        let is_closed = amount.count > view.rise(entity, counter::FROM_ZERO_WINDOW);
+        if findings.has(&["socket-memory-pressure"], entity)
+            || (probes.is_empty() && (!is_closed || unread.is_none()))
+        {
             continue;
         }
-        let unread = view.gauge(*entity, gauge::TCP_UNREAD).filter(|unread| unread.most > 0);
-        let probes: u64 = probing.iter().map(|(_, amount)| amount.count).sum();
-        let opened = view.rise(*entity, counter::FROM_ZERO_WINDOW);
-        if probes == 0 && (opened >= amount.count || unread.is_none()) {
-            continue;
-        }
-        let title =
-            "an application does not read: its receive window is closed and holds up the sender".to_owned();
-        let mut found = Conclusion::new("receiver-not-reading", *entity, *amount, title)
-            .rose("TCPToZeroWindowAdv", *amount);
+        let title = "an application does not read: its receive window is closed and holds up the sender";
+        let mut found =
+            Conclusion::new("receiver-not-reading", entity, amount, title).rose("TCPToZeroWindowAdv", amount);
         if let Some(unread) = unread {
             found = found.because("table", format!("{} bytes wait to be read", unread.most), unread.last);
         }
-        for (sender, probes) in probing.iter().filter(|(_, probes)| probes.count >= PROBES) {
-            found = found.because(
-                "metric",
-                format!("{}: probed a closed window {}", view.name(*sender), plural(probes.count, "time")),
-                probes.last,
-            );
-            if sender != entity && !found.felt.contains(sender) {
-                found.felt.push(*sender);
-            }
+        for probe in probes {
+            let summary =
+                format!("{} of a closed window, {}", plural(probe.amount.count, "probe"), probe.flow.show());
+            found = found.flow(probe.flow).because("event", summary, probe.amount.last);
+            found = found.with("flow", probe.flow.canonical()).with("role", "cause");
         }
-        findings.add(with_slow_flows(view, found, *entity));
+        for (key, _) in view
+            .of(|what| matches!(what, What::SlowSend))
+            .filter(|(key, _)| view.owns(entity, key.flow.destination()))
+        {
+            found = found.flow(key.flow);
+        }
+        findings.add(found.felt_by(view));
     }
-    for (sender, probes) in probing.iter().filter(|(_, probes)| probes.count >= PROBES) {
-        if closed.is_empty() {
-            let title = "a peer does not read: its receive window is closed".to_owned();
-            let found = Conclusion::new("receiver-not-reading", *sender, *probes, title).confidence(75);
-            findings.add(found.rose("TCPWinProbe", *probes).although("the receiver is not on this node", 0));
+    for (sender, probes) in
+        view.risen(counter::WINDOW_PROBES).into_iter().filter(|(_, probes)| probes.count >= PROBED)
+    {
+        // Where the receiver is on this node, it says more.
+        if view.risen(counter::TO_ZERO_WINDOW).is_empty() {
+            let title = "a peer does not read: its receive window is closed";
+            let found = Conclusion::new("receiver-not-reading", sender, probes, title).confidence(75);
+            findings.add(found.rose("TCPWinProbe", probes).although("the receiver is not on this node", 0));
         }
     }
-}
-
-/// The conversations of which the receiver dropped probes, which are what it holds up.
-fn with_slow_flows(view: &View, found: Conclusion, entity: EntityId) -> Conclusion {
-    let probes = view.drops.iter().filter(|d| {
-        d.entity == entity
-            && d.is(&[
-                "TCP_OLD_SEQUENCE",
-                "TCP_OLD_DATA",
-                "TCP_ZEROWINDOW",
-                "TCP_INVALID_SEQUENCE",
-                "TCP_OVERWINDOW",
-            ])
-    });
-    let slow = view.of(|what| matches!(what, What::SlowSend)).map(|(key, _)| key.flow);
-    let flows: Vec<_> = probes.map(|d| d.flow).chain(slow).collect();
-    flows.into_iter().fold(found, Conclusion::flow)
 }
 
 /// The counter also rises when a queue or device further down refuses.
@@ -154,10 +137,8 @@ fn send_buffer(view: &View, findings: &mut Findings) {
         if !findings.has(&["qdisc-drop", "link-mtu-mismatch", "link-down"], entity)
             && view.rise(entity, counter::DEVICE_TX_DROPS) == 0
         {
-            let title = format!(
-                "an application sends faster than its buffer drains: {} refused",
-                plural(amount.count, "datagram")
-            );
+            let title =
+                format!("an application sends faster than its buffer drains: {} refused", total("datagram"));
             findings.add(
                 Conclusion::new("socket-send-buffer-full", entity, amount, title)
                     .rose("UdpSndbufErrors", amount),
