@@ -127,6 +127,29 @@ fn each_fault_is_named_in_the_output_of_its_trace() -> Result<()> {
 }
 
 #[test]
+fn what_happens_in_real_life_is_explained_by_its_cause() -> Result<()> {
+    let public = Public::get()?;
+    for (case, code, place) in [
+        ("dns-answer-too-late", "dns-timeout", "-client"),
+        ("server-pause", "accept-queue-overflow", "-server"),
+        ("server-throttled", "accept-queue-overflow", "-server"),
+        ("gateway-502", "reset-by-application", "-server"),
+        // Both clients retransmit; one of them because of a policy that is on this node.
+        ("lossy-link", "tcp-loss", "-client"),
+        ("policy-drop", "firewall-drop", "-server"),
+    ] {
+        let trace = public.put(&format!("{case}.explained"), &trace_of(case)?)?;
+        let json = String::from_utf8(public.replay(&trace, "json")?.stdout)?;
+        let lines = json.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let report = lines.last().filter(|last| last["findings"].is_array()).context("a report")?;
+        let first = &report["findings"][0];
+        let at = first["entities"][0]["name"].as_str().unwrap_or_default();
+        assert!(first["code"] == code && at.ends_with(place), "{case}: {report:#}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_cut_or_damaged_trace_is_replayed_as_far_as_it_is_whole() -> Result<()> {
     let (public, whole) = (Public::get()?, trace_of("firewall-drop")?);
     let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
