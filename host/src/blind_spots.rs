@@ -121,6 +121,7 @@ mod tests {
             reason: "this kernel has no tracepoint x; without it: no resets sent".into(),
             run_count: 0,
             run_time_ns: 0,
+            missed: 0,
         };
         ProbeStatus {
             name: name.into(),
