@@ -140,8 +140,8 @@ fn what_happens_in_real_life_is_explained_by_its_cause() -> Result<()> {
     ] {
         let trace = public.put(&format!("{case}.explained"), &trace_of(case)?)?;
         let json = String::from_utf8(public.replay(&trace, "json")?.stdout)?;
-        let lines = json.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let report = lines.last().filter(|last| last["findings"].is_array()).context("a report")?;
+        let mut lines = json.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let report = lines.next_back().filter(|last| last["findings"].is_array()).context("a report")?;
         let first = &report["findings"][0];
         let at = first["entities"][0]["name"].as_str().unwrap_or_default();
         assert!(first["code"] == code && at.ends_with(place), "{case}: {report:#}");

@@ -28,7 +28,6 @@ pub const CASES: &[Case] = &[
             scene.server().ip("link set eth0 down")?;
             connection.client.write_all(b"hello?")?;
             counted(scene.client(), "TcpExtTCPTimeouts", 2)?;
-            counted(scene.client(), "eth0 tx drop", 1)?;
             Ok(Box::new(connection))
         },
         ..FAULT
