@@ -36,7 +36,12 @@ fn by_application(view: &View, findings: &mut Findings) {
         // The peer does not miss it if it had closed too.
         let is_felt = got_through && (established > 0 || !peer_is_here);
         let severity = if is_felt { WARNING } else { INFO };
-        findings.add(found.severity(severity).felt_by(view));
+        let mut found = found.severity(severity).felt_by(view);
+        if !got_through {
+            // What the peer goes on to suffer is not explained by a reset that it never saw.
+            found.flows.clear();
+        }
+        findings.add(found);
     }
 }
 
