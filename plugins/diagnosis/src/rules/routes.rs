@@ -6,7 +6,7 @@ use inspector_sdk::EntityId;
 
 use crate::counters::counter;
 use crate::fact::{Flow, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
 use crate::rules::queues::clients;
