@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
@@ -74,8 +74,11 @@ struct Flow {
 
 impl Flow {
     fn words(&self) -> String {
-        let ([a, b], [p, q]) = (self.ends, self.ports);
-        format!("{} between {a} port {p} and {b} port {q}", protocol_name(self.protocol))
+        let end = |at: usize| match self.ports[at] {
+            0 => self.ends[at].to_string(),
+            port => SocketAddr::new(self.ends[at], port).to_string(),
+        };
+        format!("{} between {} and {}", protocol_name(self.protocol), end(0), end(1))
     }
 
     fn has(&self, packet: &[u8]) -> bool {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use inspector_tests::agent::{Agent, Settings, binary};
@@ -130,6 +131,32 @@ fn what_a_finding_asks_for_is_looked_at_only_if_the_user_asks_for_that() -> Resu
     }
     let rule = format!("netfilter of {server}: nft: table inet t, chain in: tcp dport 81 drop (handle ");
     assert!(confirmed.iter().any(|fact| fact.starts_with(&rule)), "{rule:?} in {confirmed:#?}");
+
+    // While something happens, a capture has it.
+    let done = AtomicBool::new(false);
+    let confirmed = std::thread::scope(|scope| {
+        let sender = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                make_drops(&pair, 1)?;
+            }
+            Ok::<_, anyhow::Error>(())
+        });
+        let report = ask(&agent, &json!({ "entities": [server], "confirm": true }));
+        done.store(true, Ordering::Relaxed);
+        sender.join().expect("sending does not panic").and(report)
+    })?;
+    let confirmed = looked(&confirmed);
+    let capture = confirmed.iter().find(|fact| fact.starts_with(&format!("capture of {server}: ")));
+    let capture = capture.with_context(|| format!("{confirmed:#?}"))?;
+    assert!(capture.contains(" packets of UDP between 10.9.0.1 and 10.9.0.2:9, in "), "{capture}");
+    let file = capture.split(", in ").nth(1).and_then(|rest| rest.split(' ').next()).context("a file")?;
+    let bytes = std::fs::read(file)?;
+    std::fs::remove_file(file)?;
+    assert!(
+        bytes.starts_with(&0xa1b2_3c4d_u32.to_le_bytes()) && bytes.len() > 24 + 16 + 28,
+        "{}",
+        bytes.len()
+    );
     Ok(())
 }
 

@@ -49,16 +49,11 @@ impl Page {
         lines.extend(self.labelled("where", &place(finding)));
         let when = when(report, finding.first_ns, finding.last_ns, finding.count);
         lines.extend(self.labelled("when", &when));
-        let evidence = finding.evidence.iter().flat_map(|evidence| self.evidence(report, evidence));
-        lines.extend(under("known by", evidence));
+        let facts = finding.evidence.iter().map(|evidence| fact(report, evidence));
+        let facts = folded(facts).into_iter().flat_map(|fact| self.item_at(INDENT, "- ", &fact));
+        lines.extend(under("known by", facts));
         lines.extend(under("to do", finding.actions.iter().flat_map(|action| self.action(action))));
         lines
-    }
-
-    fn evidence(&self, report: &Report, evidence: &Evidence) -> Vec<String> {
-        let against = if evidence.kind == "against" { "but " } else { "" };
-        let at = evidence.at_ns.map_or_else(String::new, |at| format!("{}: ", ago(report, at)));
-        self.item_at(INDENT, "- ", &format!("{against}{at}{}", visible(&evidence.summary)))
     }
 
     fn action(&self, action: &Action) -> Vec<String> {
@@ -86,6 +81,25 @@ impl Page {
         let marks = std::iter::once(mark).chain(std::iter::repeat(blank.as_str()));
         marks.zip(lines).map(|(mark, line)| format!("{mark}{line}")).collect()
     }
+}
+
+fn fact(report: &Report, evidence: &Evidence) -> String {
+    let against = if evidence.kind == "against" { "but " } else { "" };
+    let at = evidence.at_ns.map_or_else(String::new, |at| format!("{}: ", ago(report, at)));
+    format!("{against}{at}{}", visible(&evidence.summary))
+}
+
+/// What reads the same several times in a row, once and with how often.
+fn folded(facts: impl Iterator<Item = String>) -> Vec<String> {
+    let mut runs: Vec<(String, usize)> = Vec::new();
+    for fact in facts {
+        match runs.last_mut() {
+            Some((last, times)) if *last == fact => *times += 1,
+            _ => runs.push((fact, 1)),
+        }
+    }
+    let words = |(fact, times)| if times == 1 { fact } else { format!("{fact} ({times} times)") };
+    runs.into_iter().map(words).collect()
 }
 
 /// Lines with a label before the first of them.
@@ -200,6 +214,12 @@ What could not be seen:
     no resets sent
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_reads_the_same_is_said_once() {
+        let facts = ["a", "a", "b", "a"].map(str::to_owned).into_iter();
+        assert_eq!(folded(facts), ["a (2 times)", "b", "a"]);
     }
 
     #[test]

@@ -15,6 +15,10 @@ use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Tim
 /// UDP, and the port that `lab::faults::CLOSED_PORT` names.
 const WANTED: (u8, u16) = (17, 9);
 
+/// Between the hosts of the lab.
+const FLOW: [(&str, &str); 4] =
+    [("saddr", "10.9.0.1"), ("daddr", "10.9.0.2"), ("dport", "9"), ("proto", "udp")];
+
 /// Drops of one entity.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -109,6 +113,7 @@ impl Concluding {
                 check(id, "listeners", &[("port", "9"), ("proto", "udp")]),
                 check(id, "table", &[("source", "snmp"), ("column", "Udp.NoPorts")]),
                 check(id, "netfilter", &[("hook", "input")]),
+                check(id, "capture", &FLOW),
                 check(id, "moon", &[]),
             ],
         }
