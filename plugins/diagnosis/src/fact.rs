@@ -199,8 +199,11 @@ impl Flow {
         }
     }
 
-    /// Whether both are of one conversation, in whichever direction.
+    /// Whether both are of one conversation, in whichever direction. What is not known meets nothing.
     pub fn meets(&self, other: &Self) -> bool {
+        if !self.is_known() || !other.is_known() {
+            return false;
+        }
         let port = |a: u16, b: u16| a == b || a == 0 || b == 0;
         let same = |o: &Self| {
             (self.from, self.to, self.proto) == (o.from, o.to, o.proto)
@@ -208,6 +211,11 @@ impl Flow {
                 && port(self.dport, o.dport)
         };
         same(other) || same(&other.back())
+    }
+
+    /// Whether all ports are told apart.
+    pub fn is_exact(&self) -> bool {
+        self.sport != 0 && self.dport != 0
     }
 
     /// The other direction.

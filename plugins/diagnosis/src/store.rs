@@ -1,8 +1,9 @@
 //! The history: what happened in the last quarter of an hour, in buckets of five seconds.
 //!
-//! Counts are exact; what gives way to crowds are addresses. A bucket that holds too many different
-//! facts forgets the ports of clients first, then addresses; and when all buckets together are too
-//! large, the oldest ones do, and are dropped at last. [`Store::since`] says how far back it reaches.
+//! Counts are exact; what gives way to crowds are addresses. Where a bucket holds too many different
+//! facts, entities with more than their share lose the ports of their clients there, then their addresses:
+//! a storm in one costs no other anything. When all buckets together are too large, the oldest ones
+//! lose theirs, and are dropped at last. [`Store::since`] says how far back it reaches.
 
 use std::collections::VecDeque;
 
@@ -15,7 +16,7 @@ use crate::fact::{Amount, Flow, Key, What};
 const BUCKET_NS: u64 = 5_000_000_000;
 /// Sixteen minutes.
 const BUCKETS: usize = 192;
-/// Facts of one bucket before it forgets the ports of clients.
+/// Facts of one bucket before its busiest entities lose details.
 const BUCKET_FACTS: usize = 2_000;
 /// Facts of all buckets, some 160 bytes each.
 const ALL_FACTS: usize = 40_000;
@@ -33,8 +34,44 @@ pub struct Store {
 #[derive(Debug)]
 struct Bucket {
     start: Timestamp,
+    /// At most so much is told apart.
     detail: Detail,
+    /// And of these even less.
+    crowded: Map<EntityId, Detail>,
     facts: Map<Key, Amount>,
+}
+
+impl Bucket {
+    fn new(start: Timestamp) -> Self {
+        let (crowded, facts) = (Map::default(), Map::default());
+        Self { start, detail: Detail::Connections, crowded, facts }
+    }
+
+    fn add(&mut self, mut key: Key, amount: Amount) {
+        let detail = self.crowded.get(&key.entity).map_or(self.detail, |less| self.detail.max(*less));
+        key.flow = detail.flow(key.flow);
+        self.facts.entry(key).and_modify(|sum| sum.add(&amount)).or_insert(amount);
+    }
+
+    /// Counts all facts again, with less detail by now.
+    fn again(&mut self) {
+        for (key, amount) in std::mem::take(&mut self.facts) {
+            self.add(key, amount);
+        }
+    }
+
+    /// Entities with more than half of their share of the facts lose details.
+    fn relieve(&mut self) {
+        let mut facts: Map<EntityId, usize> = Map::default();
+        self.facts.keys().for_each(|key| *facts.entry(key.entity).or_default() += 1);
+        let share = BUCKET_FACTS / facts.len() / 2;
+        for (entity, _) in facts.into_iter().filter(|(_, facts)| *facts > share) {
+            if let Some(less) = self.crowded.get(&entity).copied().unwrap_or(self.detail).less() {
+                self.crowded.insert(entity, less);
+            }
+        }
+        self.again();
+    }
 }
 
 /// What a bucket still tells apart.
@@ -100,55 +137,44 @@ impl Store {
 
     /// Moves the last fact into its bucket.
     fn settle(&mut self) {
-        let Some((mut key, amount)) = self.last.take() else { return };
-        let Some(bucket) = self.bucket(amount.first) else { return };
-        key.flow = bucket.detail.flow(key.flow);
+        let Some((key, amount)) = self.last.take() else { return };
+        let bucket = self.bucket(amount.first);
         let before = bucket.facts.len();
-        bucket.facts.entry(key).and_modify(|sum| sum.add(&amount)).or_insert(amount);
-        let is_new = bucket.facts.len() > before;
-        let is_crowded = bucket.facts.len() > BUCKET_FACTS;
-        self.facts += usize::from(is_new);
-        if is_new && is_crowded {
-            let at = self.buckets.len() - 1;
-            self.coarsen(at);
+        bucket.add(key, amount);
+        if bucket.facts.len() > before && bucket.facts.len() > BUCKET_FACTS {
+            bucket.relieve();
         }
+        let after = bucket.facts.len();
+        self.facts = self.facts + after - before;
         while self.facts > ALL_FACTS {
             self.give_way();
         }
     }
 
-    /// The bucket of a time; one that is older than the newest goes into that, `None` never.
-    fn bucket(&mut self, at: Timestamp) -> Option<&mut Bucket> {
+    /// The bucket of a time; one that is older than the newest bucket goes into that.
+    fn bucket(&mut self, at: Timestamp) -> &mut Bucket {
         let start = at - at % BUCKET_NS;
         if self.buckets.back().is_none_or(|newest| newest.start < start) {
-            self.buckets.push_back(Bucket { start, detail: Detail::Connections, facts: Map::default() });
-            if self.buckets.len() > BUCKETS {
+            if self.buckets.len() >= BUCKETS {
                 self.drop_oldest();
             }
+            self.buckets.push_back(Bucket::new(start));
         }
-        self.buckets.back_mut()
+        self.buckets.back_mut().expect("one was pushed if there was none")
     }
 
-    /// Makes room: the oldest bucket with details gives them up; if none has any, the oldest goes.
+    /// Makes room: the oldest bucket with details loses some; if none has any, the oldest goes.
     fn give_way(&mut self) {
-        let detailed = self.buckets.iter().position(|bucket| bucket.detail != Detail::Entities);
-        match detailed.filter(|at| at + 1 < self.buckets.len()) {
-            Some(at) => self.coarsen(at),
+        let detailed = self.buckets.iter_mut().find(|bucket| bucket.detail != Detail::Entities);
+        match detailed.and_then(|bucket| Some((bucket.detail.less()?, bucket))) {
+            Some((less, bucket)) => {
+                let before = bucket.facts.len();
+                bucket.detail = less;
+                bucket.again();
+                self.facts = self.facts + bucket.facts.len() - before;
+            }
             None => self.drop_oldest(),
         }
-    }
-
-    fn coarsen(&mut self, at: usize) {
-        let bucket = &mut self.buckets[at];
-        let Some(less) = bucket.detail.less() else { return };
-        bucket.detail = less;
-        let before = std::mem::take(&mut bucket.facts);
-        self.facts -= before.len();
-        for (mut key, amount) in before {
-            key.flow = less.flow(key.flow);
-            bucket.facts.entry(key).and_modify(|sum| sum.add(&amount)).or_insert(amount);
-        }
-        self.facts += bucket.facts.len();
     }
 
     fn drop_oldest(&mut self) {
@@ -220,6 +246,15 @@ mod tests {
         store.settle();
         assert!(store.facts <= ALL_FACTS, "{}", store.facts);
         assert_eq!(store.facts, store.buckets.iter().map(|bucket| bucket.facts.len()).sum());
+    }
+
+    #[test]
+    fn a_storm_in_one_entity_costs_no_other_its_addresses() {
+        let mut store = Store::new(0);
+        store.add(1, What::ConnectFailed { error: 111, portless: false }, flow(7), Amount::new(1, 1, 0));
+        (0..10_000).for_each(|port| store.add(2, What::Connected, flow(port), Amount::new(2, 1, 0)));
+        let window = store.window(0);
+        assert!(window.keys().any(|key| (key.entity, key.flow) == (1, flow(7))), "{:?}", window.keys());
     }
 
     struct Ipv6(u32);

@@ -166,6 +166,11 @@ impl View {
         self.owners.get(&ip).is_some_and(|owners| owners.contains(&entity))
     }
 
+    /// Whether several entities here have an address, as overlapping networks do.
+    pub fn is_shared(&self, ip: IpAddr) -> bool {
+        self.owners.get(&ip).is_some_and(|owners| owners.len() > 1)
+    }
+
     /// Whether anybody here has an address.
     pub fn is_local(&self, ip: IpAddr) -> bool {
         ip.is_loopback() || self.owners.contains_key(&ip)

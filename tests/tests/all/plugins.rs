@@ -151,8 +151,8 @@ fn hostile_beside_counting(name: &str, hostile: TestPlugin) -> Result<()> {
     let to = pair.server_at(Family::V4, faults::CLOSED_PORT);
     let sent = faults::send_udp_evenly(&pair.client, to, 2000, 1, |sent| sent < 4000)?;
     wait_for_count(&agent, &pair, sent)?;
-    let state = plugin(&agent, name, |state| state["traps"].as_u64() > Some(0))?;
-    assert_ne!(state["reason"], "", "why it does not run is shown");
+    // Between two failures it runs again, and nothing is wrong with it then.
+    plugin(&agent, name, |state| state["traps"].as_u64() > Some(0) && state["reason"] != "")?;
     let page = agent.scrape()?;
     assert_eq!(
         page.sum("inspector_lost_total", &[("stage", "queue"), ("name", "counting")]).unwrap_or(0.0),

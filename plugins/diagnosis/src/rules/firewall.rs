@@ -3,8 +3,8 @@
 use inspector_sdk::flow::TCP;
 
 use crate::counters::{counter, gauge};
-use crate::fact::{Flow, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural, total};
+use crate::fact::{Flow, Segment, What};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::{Dropped, View};
 
@@ -82,7 +82,14 @@ fn rejected(view: &View, dropped: &Dropped, how: &str) -> Conclusion {
     with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
 }
 
+/// A reset that does not get through leaves the other side in its belief, which is told where that
+/// shows.
 fn dropped_silently(view: &View, dropped: &Dropped) -> Conclusion {
+    if dropped.drop.segment == Segment::Rst {
+        let title = format!("a firewall rule drops resets: {}", total("packet"));
+        let found = Conclusion::new("firewall-drop", dropped.entity, dropped.amount, title);
+        return with_chains(found.drops(dropped), dropped).severity(INFO).confidence(80);
+    }
     let title = format!("a firewall rule drops {}: {}", traffic(&dropped.flow), total("packet"));
     let found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(95);
     with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)

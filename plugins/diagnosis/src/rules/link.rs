@@ -165,11 +165,12 @@ fn neighbour(view: &View, findings: &mut Findings) {
         for (other, _) in view.of(|what| {
             matches!(what, What::Retransmit { .. } | What::ConnectFailed { .. } | What::SocketError { .. })
         }) {
-            if other.flow.to == key.flow.to && other.entity == key.entity {
+            if other.flow.to == key.flow.to {
                 found = found.flow(other.flow);
             }
         }
-        findings.add(found.felt_by(view));
+        let worst = found.flows.iter().map(|flow| outage(view, flow)).max().unwrap_or(severity);
+        findings.add(found.severity(worst.max(severity)).felt_by(view));
     }
 }
 

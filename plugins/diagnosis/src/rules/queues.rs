@@ -35,7 +35,7 @@ fn accept_queue(view: &View, findings: &mut Findings) {
 }
 
 /// Adds the conversations of those who try to connect to an entity.
-fn clients(view: &View, mut found: Conclusion, entity: EntityId) -> Conclusion {
+pub fn clients(view: &View, mut found: Conclusion, entity: EntityId) -> Conclusion {
     let mut ports = Vec::new();
     for (key, _) in view.of(|what| *what == What::Retransmit { why: WHY_SYN }) {
         if view.owns(entity, key.flow.destination()) {

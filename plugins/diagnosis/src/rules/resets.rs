@@ -32,9 +32,16 @@ fn by_application(view: &View, findings: &mut Findings) {
         let established =
             view.count_on(&r.flow, |what| matches!(what, What::ResetReceived { state: ESTABLISHED }));
         let peer_is_here = view.is_local(r.flow.destination());
+        let got_through = !view.drops.iter().any(|d| d.drop.segment == Segment::Rst && d.flow == r.flow);
         // The peer does not miss it if it had closed too.
-        let severity = if established > 0 || !peer_is_here { WARNING } else { INFO };
-        findings.add(found.severity(severity).felt_by(view));
+        let is_felt = got_through && (established > 0 || !peer_is_here);
+        let severity = if is_felt { WARNING } else { INFO };
+        let mut found = found.severity(severity).felt_by(view);
+        if !got_through {
+            // What the peer goes on to suffer is not explained by a reset that it never saw.
+            found.flows.clear();
+        }
+        findings.add(found);
     }
 }
 

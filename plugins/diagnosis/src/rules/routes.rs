@@ -6,9 +6,10 @@ use inspector_sdk::EntityId;
 
 use crate::counters::counter;
 use crate::fact::{Flow, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
+use crate::rules::queues::clients;
 use crate::view::{Dropped, View};
 
 const ENETUNREACH: u32 = 101;
@@ -64,12 +65,15 @@ fn missing_locally(view: &View, findings: &mut Findings) {
         findings.add(locally("route-missing", key, amount, title));
     }
     for (entity, amount) in view.risen(counter::OUT_NO_ROUTES) {
-        if !findings.has(&["route-missing"], entity) {
-            let title =
-                format!("no route for what is sent from here: {} failed", plural(amount.count, "send"));
-            findings
-                .add(Conclusion::new("route-missing", entity, amount, title).rose("IpOutNoRoutes", amount));
+        if findings.has(&["route-missing"], entity) {
+            continue;
         }
+        let title = format!("no route for what is sent from here: {} failed", total("send"));
+        let found = Conclusion::new("route-missing", entity, amount, title).rose("IpOutNoRoutes", amount);
+        // Whoever connects to it waits for answers that have no way back.
+        let found = clients(view, found, entity);
+        let worst = found.flows.iter().map(|flow| outage(view, flow)).max().unwrap_or(WARNING);
+        findings.add(found.severity(worst).felt_by(view));
     }
 }
 

@@ -94,9 +94,9 @@ fn zero_window(view: &View, findings: &mut Findings) {
         let probes: Vec<_> = view.drops.iter().filter(|d| d.entity == entity && d.is(&PROBES)).collect();
         let unread = view.gauge(entity, gauge::TCP_UNREAD).filter(|unread| unread.most > 0);
         let is_closed = amount.count > view.rise(entity, counter::FROM_ZERO_WINDOW);
-        if findings.has(&["socket-memory-pressure"], entity)
-            || (probes.is_empty() && (!is_closed || unread.is_none()))
-        {
+        let probed: u64 = probes.iter().map(|probe| probe.amount.count).sum();
+        let is_held_up = probed > PROBED || (is_closed && (probed > 0 || unread.is_some()));
+        if findings.has(&["socket-memory-pressure"], entity) || !is_held_up {
             continue;
         }
         let title = "an application does not read: its receive window is closed and holds up the sender";
