@@ -18,7 +18,7 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 COMPONENT_PROFILE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_DEBUG=false
 
 # What building needs, and what the tests make faults with and are checked against.
-PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables conntrack ethtool curl prometheus
+PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables iptables conntrack ethtool curl prometheus
 # A container runtime for the test of real pods, unless there is one: Debian's would replace it.
 PACKAGES += $(if $(shell command -v containerd),,containerd runc) containernetworking-plugins busybox-static
 # What `make bench` compares with.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::Scene;
 use super::sockets::listener;
+use super::{Namespace, Scene};
 
 /// Connections, one after the other at an even rate, until it is dropped.
 #[derive(Debug)]
@@ -60,6 +60,41 @@ impl Drop for Background {
             // One that panicked has stopped as well.
             drop(thread.join());
         }
+    }
+}
+
+/// Something that is done again and again in a namespace, until it is dropped.
+#[derive(Debug)]
+pub struct Repeated {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Repeated {
+    /// Does it now and then `every` so often, on a thread of its own.
+    ///
+    /// # Errors
+    /// If the namespace is gone.
+    pub fn start(at: &Namespace, every: Duration, mut act: impl FnMut() + Send + 'static) -> Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = at.run(|| {
+            let stop = Arc::clone(&stop);
+            Ok(thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    act();
+                    sleep(every);
+                }
+            }))
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Repeated {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        // One that panicked has stopped as well.
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 

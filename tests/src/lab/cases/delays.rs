@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use super::{Case, FAULT, Place, at, client, server};
+use crate::lab::background::Repeated;
 use crate::lab::counters::counter;
 use crate::lab::{Held, Scene, delays, faults};
 
 pub const CASES: &[Case] = &[
     Case {
         name: "queueing_delay",
-        made: "requests through a queue of the client in which each waits for a tenth of a second",
+        made: "datagrams through a queue of the client in which each waits for a second, and none is lost",
         expect: &[client("queueing-delay")],
         run: slow_queue,
         ..FAULT
@@ -37,17 +38,21 @@ pub const CASES: &[Case] = &[
     },
 ];
 
+/// As much comes as the queue lets through, behind eight packets that are in it already.
 fn slow_queue(scene: &Scene) -> Result<Held> {
     let sink = scene.server().run(|| Ok(UdpSocket::bind((scene.server_ip(), 0))?))?;
     sink.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let to = sink.local_addr()?;
     delays::throttle(scene.client())?;
     let start = Instant::now();
-    // Long enough for several readings of the queue.
-    for _ in 0..2 {
-        faults::send_udp(scene.client(), sink.local_addr()?, 12, 1000)?;
-        (0..12).try_for_each(|_| sink.recv(&mut [0; 1000]).map(drop))?;
-    }
-    ensure!(start.elapsed() > Duration::from_secs(2), "the queue was fast: {:?}", start.elapsed());
+    faults::send_udp(scene.client(), to, 8, 1000)?;
+    let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
+    // One that cannot be sent is one less.
+    let sender = Repeated::start(scene.client(), Duration::from_millis(135), move || {
+        drop(socket.send_to(&[0; 1000], to));
+    })?;
+    (0..16).try_for_each(|_| sink.recv(&mut [0; 1000]).map(drop))?;
+    ensure!(start.elapsed() > Duration::from_millis(1500), "the queue was fast: {:?}", start.elapsed());
     ensure!(counter(scene.client(), "eth0 tx drop")? == 0, "the queue dropped");
-    Ok(Box::new(sink))
+    Ok(Box::new((sender, sink)))
 }

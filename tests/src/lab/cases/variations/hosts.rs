@@ -7,6 +7,7 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use nix::libc;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
@@ -14,7 +15,7 @@ use crate::lab::background::Background;
 use crate::lab::cases::{Case, FAULT, client, server};
 use crate::lab::counters::{counted, counter};
 use crate::lab::dns::Resolver;
-use crate::lab::sockets::listener;
+use crate::lab::sockets::{listener, set_option};
 use crate::lab::{Actor, Connection, Held, Scene, Topology, faults};
 
 pub const CASES: &[Case] = &[
@@ -161,17 +162,11 @@ fn slow_reader(scene: &Scene) -> Result<Held> {
     Ok(Box::new(socket))
 }
 
-/// What the server says at its end is dropped, so its clients do not learn of it.
+/// A socket under repair is closed without a word to its peer.
 fn state_lost(scene: &Scene) -> Result<Held> {
-    let connection = Connection::open(&scene.pair, scene.family)?;
-    let Connection { client, server, server_at, .. } = connection;
-    scene.server().nft(
-        "add table inet lab; add chain inet lab out { type filter hook output priority 0; }; \
-         add rule inet lab out meta l4proto tcp drop",
-    )?;
-    setsockopt(&server, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
+    let Connection { client, server, server_at, .. } = Connection::open(&scene.pair, scene.family)?;
+    set_option(&server, libc::IPPROTO_TCP, libc::TCP_REPAIR, &1_i32)?;
     drop(server);
-    scene.server().nft("delete table inet lab")?;
     let mut to = &client;
     to.write_all(b"where were we?")?;
     match to.read(&mut [0]) {
