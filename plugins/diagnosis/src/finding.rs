@@ -326,6 +326,7 @@ fn symptom(what: &What, count: u64, flow: &Flow) -> String {
     let flow = flow.show();
     match what {
         What::Retransmit { .. } => format!("sent again {}, {flow}", plural(count, "time")),
+        What::ConnectFailed { error: 0, .. } => format!("{} given up, {flow}", plural(count, "connect")),
         What::ConnectFailed { error, .. } => {
             format!("{} failed ({}), {flow}", plural(count, "connect"), errno::name(*error))
         }

@@ -3,6 +3,8 @@
 //! environment it asks what the agent concludes of the cases of the lab instead ([`lab`]).
 //!
 //! What names a kernel cannot give (a reset's reason before 6.10) is not asked for.
+//!
+//! Longer than other files, because each check is one function of one list.
 
 mod lab;
 
