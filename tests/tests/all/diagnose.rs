@@ -221,7 +221,8 @@ fn a_hostile_answer_is_bounded_and_costs_nobody_else_anything() -> Result<()> {
     let server = json!([pair.server.name()]);
     let both = wait::until("both answers", || {
         let report = ask(&agent, &json!({ "entities": server })).ok()?;
-        (report["findings"].as_array()?.len() == 2).then_some(report)
+        // The first of the drops may be seen before the last.
+        (report["findings"].as_array()?.len() == 2 && report["findings"][1]["count"] == 5).then_some(report)
     })?;
     let (lie, truth) = (&both["findings"][0], &both["findings"][1]);
     assert_eq!((&truth["code"], &truth["count"]), (&"port-not-listening".into(), &5.into()));

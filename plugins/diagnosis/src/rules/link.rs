@@ -4,7 +4,7 @@ use inspector_sdk::probes::neighbour::{KIND_DEAD, KIND_FAILED, KIND_TABLE_FULL};
 use inspector_sdk::probes::tcp_retransmit::WHY_RTO;
 
 use crate::counters::counter;
-use crate::fact::{Flow, What};
+use crate::fact::{Flow, Key, What};
 use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
@@ -165,7 +165,7 @@ fn neighbour(view: &View, findings: &mut Findings) {
         for (other, _) in view.of(|what| {
             matches!(what, What::Retransmit { .. } | What::ConnectFailed { .. } | What::SocketError { .. })
         }) {
-            if other.flow.to == key.flow.to {
+            if goes_to(view, other, key) {
                 found = found.flow(other.flow);
             }
         }
@@ -182,11 +182,18 @@ fn is_filtered(view: &View, neighbour: &Flow) -> bool {
 }
 
 /// Whether somebody sends to it in vain, besides the kernel's own looking for it.
-fn tried(view: &View, neighbour: &crate::fact::Key) -> bool {
+fn tried(view: &View, neighbour: &Key) -> bool {
     let to_it = |what: &What| {
         matches!(what, What::Retransmit { .. } | What::ConnectFailed { .. } | What::IcmpSent { .. })
     };
-    view.of(to_it).any(|(key, _)| key.flow.to == neighbour.flow.to)
+    view.of(to_it).any(|(key, _)| goes_to(view, key, neighbour))
+}
+
+/// Whether something is sent to a neighbour, from its own network or through it: where overlapping
+/// networks have the address, only their own traffic is meant.
+fn goes_to(view: &View, sent: &Key, neighbour: &Key) -> bool {
+    let is_own = sent.entity == neighbour.entity || !view.is_shared(sent.flow.destination());
+    is_own && sent.flow.to == neighbour.flow.to
 }
 
 fn neighbour_queue(view: &View, findings: &mut Findings) {
