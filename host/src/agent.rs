@@ -11,6 +11,7 @@ pub mod replay;
 
 mod confirm;
 mod namespaces;
+mod on_demand;
 mod tables;
 
 use std::collections::BTreeSet;
@@ -174,9 +175,10 @@ impl Core {
         let (node, revision) = (config.node.name.clone(), crate::REVISION);
         let view = Arc::new(View { metrics, events, entities, status, loss, node, revision, labels });
 
-        let desk = Arc::new(Desk::new(Arc::clone(&view), Arc::clone(&plugins), reader.columns()));
+        let columns = reader.columns();
+        let desk = Arc::new(Desk::new(Arc::clone(&view), Arc::clone(&plugins), columns, unknown));
         let mut core = Self { view, probes, plugins, desk, followers: Vec::new(), watchers: Vec::new() };
-        core.follow_namespaces(config, announced, unknown)?;
+        core.follow_namespaces(config, announced)?;
         core.follow_plugin_files(config)?;
         core.follow_sources(config, reader)?;
         core.view.status.update().ready = true;

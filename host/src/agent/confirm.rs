@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::now_ns;
-use super::tables::Tables;
+use super::on_demand::OnDemand;
 use crate::check::{self, Facts, Look};
 use crate::entities::Entity;
 use crate::report::{Check, Evidence, Report};
@@ -21,13 +21,18 @@ const TIME: Duration = Duration::from_secs(5);
 const TABLES: Duration = Duration::from_millis(1200);
 
 /// Confirms the findings of a report, the most important first; blocks for at most [`TIME`].
-pub(super) fn confirm(report: &mut Report, view: &View, tables: &Tables, columns: &Columns) {
+pub(super) fn confirm(
+    report: &mut Report,
+    view: &View,
+    tables: &OnDemand<Arc<Snapshot>>,
+    columns: &Columns,
+) {
     let deadline = Instant::now() + TIME;
     let asked = report.findings.iter().enumerate();
     let asked: Vec<(usize, Check)> =
         asked.flat_map(|(at, finding)| finding.checks.iter().map(move |check| (at, check.clone()))).collect();
     let reads_table = asked.iter().any(|(_, check)| check.kind == "table");
-    let snapshot = reads_table.then(|| tables.fresh(Instant::now() + TABLES)).flatten();
+    let snapshot = reads_table.then(|| tables.ask().until(Instant::now() + TABLES)).flatten();
 
     let (mut looks, mut looking) = (Vec::new(), Vec::new());
     for (at, check) in asked {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::tables::Tables;
+use super::on_demand::OnDemand;
 use super::{Core, Error, confirm, now_ns};
 use crate::bell::{Bell, Wake};
 use crate::blind_spots;
@@ -15,28 +15,37 @@ use crate::plugin::{self, Plugins};
 use crate::question::{MAX_ENTITIES, Question, Refusal};
 use crate::report::Report;
 use crate::status::PluginStatus;
-use crate::table::Columns;
+use crate::table::{Columns, Snapshot};
 use crate::view::View;
 
 /// An answer is there within this time, without a confirmation.
 const ANSWER: Duration = Duration::from_secs(2);
-/// Of which the tables may take so much: a lane is waited for one second, and may have just begun.
-const TABLES: Duration = Duration::from_millis(1200);
+/// Of which reading may take so much: a lane is waited for one second, and may have just begun.
+const READING: Duration = Duration::from_millis(1200);
 
 /// What answering needs; the server that asks may outlive the rest of the agent.
 pub(super) struct Desk {
     view: Arc<View>,
     plugins: Arc<Plugins>,
     columns: Arc<Columns>,
-    /// Asked for tables; whoever reads them is [`super::tables`].
-    pub(super) tables: Tables,
+    /// The table of entities, brought up to date by [`super::namespaces`].
+    pub(super) scans: OnDemand<()>,
+    /// The kernel's tables, read by [`super::tables`].
+    pub(super) tables: OnDemand<Arc<Snapshot>>,
     /// Marked whenever tables are read.
     pub(super) losses: History,
 }
 
 impl Desk {
-    pub(super) fn new(view: Arc<View>, plugins: Arc<Plugins>, columns: Arc<Columns>) -> Self {
-        Self { view, plugins, columns, tables: Tables::default(), losses: History::default() }
+    /// `unknown` asks for a scan of namespaces.
+    pub(super) fn new(
+        view: Arc<View>,
+        plugins: Arc<Plugins>,
+        columns: Arc<Columns>,
+        unknown: Arc<Bell>,
+    ) -> Self {
+        let (scans, tables) = (OnDemand::new(unknown), OnDemand::new(Arc::default()));
+        Self { view, plugins, columns, scans, tables, losses: History::default() }
     }
 
     /// Answers a question; blocks for at most [`ANSWER`], or a little longer on a busy machine, and
@@ -47,8 +56,12 @@ impl Desk {
     pub(super) fn answer(&self, question: &Question) -> Result<Report, Refusal> {
         let begun = Instant::now();
         let asked_about = self.check(question)?;
-        let snapshot = self.tables.fresh(begun + TABLES);
         let mut spots = asked_about.gone;
+        let (scan, tables) = (self.scans.ask(), self.tables.ask());
+        if scan.until(begun + READING).is_none() {
+            spots.push("namespaces could not be read in time: their addresses are some seconds old".into());
+        }
+        let snapshot = tables.until(begun + READING);
         if snapshot.is_none() {
             spots.push("counter tables could not be read in time: what they show is some seconds old".into());
         }

@@ -1,5 +1,5 @@
-//! Keeps the entity table true: at once when a namespace is named in `/run/netns` or an event has an
-//! unknown cookie, within [`RESCAN`] otherwise.
+//! Keeps the entity table true: at once when a namespace is named in `/run/netns`, when an event has
+//! an unknown cookie, or when a question is asked; within [`RESCAN`] otherwise.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,11 @@ use crate::plugin::Plugins;
 use crate::view::View;
 
 /// A namespace that nothing announces is found within this time.
-pub(super) const RESCAN: Duration = Duration::from_secs(5);
+const RESCAN: Duration = Duration::from_secs(5);
+/// What made a scan necessary goes on for a while (a namespace gets its addresses, its processes and
+/// the cgroup that names its pod after its name): the next scan comes so soon, and each one after it
+/// twice as late as the one before, so that what is known is never older than half of its age.
+pub(super) const YOUNG: Duration = Duration::from_millis(100);
 /// Two scans for unknown namespaces are at least so far apart.
 pub(super) const SCAN_PAUSE: Duration = Duration::from_millis(50);
 /// A name is there before its namespace is mounted on it: it is looked at so often ...
@@ -88,10 +92,9 @@ impl Core {
         &mut self,
         config: &Config,
         announced: Arc<Announced>,
-        bell: Arc<Bell>,
     ) -> Result<(), Error> {
         let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
-        let named = Arc::<Bell>::default();
+        let (named, bell) = (Arc::<Bell>::default(), Arc::clone(&self.desk.scans.bell));
         let (names, ring, scan) = (Arc::clone(&announced), Arc::clone(&named), Arc::clone(&bell));
         self.watch(&places.netns, move |created| {
             scan.ring();
@@ -103,21 +106,27 @@ impl Core {
         self.follow_names(announced, named)?;
 
         let (view, plugins) = (Arc::clone(&self.view), Arc::clone(&self.plugins));
-        let (first, done) = std::sync::mpsc::sync_channel(1);
-        let waiting = Arc::clone(&bell);
+        let desk = Arc::clone(&self.desk);
+        let first = desk.scans.ask();
         self.follow("namespaces", bell, move || {
-            let mut first = Some(first);
+            let mut patience = YOUNG;
             loop {
+                let asking = desk.scans.take();
                 scan_namespaces(&places, &view, &plugins);
-                drop(first.take());
+                asking.give(&());
+                patience = match desk.scans.bell.wait(patience) {
+                    Wake::Closed => return,
+                    Wake::Rung => YOUNG,
+                    Wake::Timeout => calmer(patience),
+                };
                 // Many short-lived namespaces must not turn into a busy loop.
-                if waiting.wait(RESCAN) == Wake::Closed || pause(&waiting, SCAN_PAUSE) {
+                if pause(&desk.scans.bell, SCAN_PAUSE) {
                     return;
                 }
             }
         })?;
-        // The sender is dropped after the first scan.
-        let _: Result<(), _> = done.recv();
+        // Without names an agent is still better than none.
+        let _: Option<()> = first.wait();
         Ok(())
     }
 
@@ -149,6 +158,11 @@ impl Core {
             }
         })
     }
+}
+
+/// How long to wait for the next scan, if nothing asks for it.
+pub(super) fn calmer(patience: Duration) -> Duration {
+    (patience * 2).min(RESCAN)
 }
 
 fn scan_namespaces(places: &Places, view: &View, plugins: &Plugins) {

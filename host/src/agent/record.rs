@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use inspector_ebpf::PROBES;
 
-use super::namespaces::{RESCAN, SCAN_PAUSE};
+use super::namespaces::{SCAN_PAUSE, YOUNG, calmer};
 use super::{kernel_release, now_ns, probe_options};
 use crate::batch::Batch;
 use crate::bell::{Bell, Wake};
@@ -175,6 +175,8 @@ struct Recorder {
     untold: BTreeMap<&'static str, u64>,
     progress: Progress,
     scanned: Instant,
+    /// The next scan comes so long after the last one.
+    patience: Duration,
     read: Instant,
     flushed: Instant,
 }
@@ -199,6 +201,7 @@ impl Recorder {
             untold: BTreeMap::new(),
             progress: Progress::default(),
             scanned: now,
+            patience: YOUNG,
             // The first tables are read at once.
             read: now.checked_sub(config.sources.interval).unwrap_or(now),
             flushed: now,
@@ -240,7 +243,7 @@ impl Recorder {
             Ok(batch) => self.batch(&batch)?,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
-        if self.scanned.elapsed() >= RESCAN {
+        if self.scanned.elapsed() >= self.patience {
             self.scan()?;
         }
         if self.read.elapsed() >= self.interval {
@@ -263,6 +266,7 @@ impl Recorder {
                 Changes::default()
             }
         };
+        self.patience = if changes.added.is_empty() { calmer(self.patience) } else { YOUNG };
         self.write_entities(changes)
     }
 

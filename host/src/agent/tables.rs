@@ -1,35 +1,13 @@
 //! Reads the kernel's counter tables: once per interval for all plugins, and at once for a question.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Core, Error, now_ns};
-use crate::bell::{Bell, Wake};
+use crate::bell::Wake;
 use crate::config::Config;
 use crate::source;
 use crate::table::Snapshot;
-
-/// Where questions ask for tables as of now.
-#[derive(Debug, Default)]
-pub(super) struct Tables {
-    bell: Arc<Bell>,
-    waiting: Mutex<Vec<SyncSender<Arc<Snapshot>>>>,
-}
-
-impl Tables {
-    /// Tables read after this call began; none if they are not there by the deadline.
-    pub(super) fn fresh(&self, deadline: Instant) -> Option<Arc<Snapshot>> {
-        let (sender, snapshot) = sync_channel(1);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        self.bell.ring();
-        snapshot.recv_timeout(deadline.saturating_duration_since(Instant::now())).ok()
-    }
-
-    fn take(&self) -> Vec<SyncSender<Arc<Snapshot>>> {
-        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
 
 impl Core {
     /// Reads the sources once per interval for all plugins, and between for those who ask.
@@ -58,8 +36,7 @@ impl Core {
                     if regular && !wanted.is_empty() {
                         plugins.tick(&snapshot);
                     }
-                    // Whoever has stopped waiting takes nothing.
-                    asking.iter().for_each(|asking| drop(asking.try_send(Arc::clone(&snapshot))));
+                    asking.give(&snapshot);
                 }
                 desk.losses.mark(now_ns(), &view.loss);
                 let now = Instant::now();

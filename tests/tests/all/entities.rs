@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use inspector_tests::agent::{Agent, Settings};
-use inspector_tests::http::EventStream;
+use inspector_tests::http::{EventStream, post};
 use inspector_tests::lab::{Family, Pair, faults};
 use inspector_tests::wait;
 use serde_json::Value;
@@ -78,5 +78,30 @@ fn an_event_of_a_namespace_as_young_as_itself_has_its_name_and_cookie() -> Resul
             agent.scrape().ok()?.sum("inspector_drops_total", &series)
         })?;
     }
+    Ok(())
+}
+
+#[test]
+fn addresses_that_come_after_the_name_are_known_soon_and_at_once_to_who_asks() -> Result<()> {
+    let agent = Agent::start(&Settings::default())?;
+    let pair = Pair::new()?;
+    let name = pair.server.name();
+    let has = |address: &str| {
+        let ips = entity(&agent, name)?["ips"].as_array()?.clone();
+        ips.contains(&Value::from(address)).then_some(())
+    };
+    wait::until("the new namespace", || entity(&agent, name))?;
+    // A container's network is set up by another program, some time after its namespace was made.
+    std::thread::sleep(Duration::from_millis(300));
+    pair.server.ip("addr add 10.78.0.1/32 dev eth0")?;
+    wait::within(Duration::from_secs(2), "its address", || has("10.78.0.1"))?;
+
+    // Long after, nobody looks for another one, but before a question is answered.
+    std::thread::sleep(Duration::from_secs(7));
+    pair.server.ip("addr add 10.78.0.2/32 dev eth0")?;
+    let question = serde_json::json!({ "entities": [name] });
+    let response = post(agent.events, "/api/v1/diagnose", &question)?;
+    assert_eq!(response.status, 200, "{}", response.body);
+    has("10.78.0.2").context("the address that it got before the question")?;
     Ok(())
 }
