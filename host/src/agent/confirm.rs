@@ -21,12 +21,7 @@ const TIME: Duration = Duration::from_secs(5);
 const TABLES: Duration = Duration::from_millis(1200);
 
 /// Confirms the findings of a report, the most important first; blocks for at most [`TIME`].
-pub(super) fn confirm(
-    report: &mut Report,
-    view: &View,
-    tables: &OnDemand<Arc<Snapshot>>,
-    columns: &Columns,
-) {
+pub(super) fn confirm(report: &mut Report, view: &View, tables: &OnDemand<Arc<Snapshot>>, columns: &Columns) {
     let deadline = Instant::now() + TIME;
     let asked = report.findings.iter().enumerate();
     let asked: Vec<(usize, Check)> =

@@ -38,6 +38,9 @@ const REASONS: &[&str] = &[
     "IP_INHDR",
     "FUTURE_REASON",
     "TCP_INVALID_SEQUENCE",
+    "TCP_MD5NOTFOUND",
+    "XFRM_POLICY",
+    "BRIDGE_INGRESS_STP_STATE",
 ];
 const SYMBOLS: &[&str] = &[
     "tcp_v4_rcv",
@@ -308,6 +311,39 @@ fn routers_say_what_they_lack() {
 }
 
 #[test]
+fn what_is_refused_for_its_lack_of_a_signature_or_by_a_policy_is_named() {
+    Case::new()
+        .dropped(SERVER, A, B, "TCP_MD5NOTFOUND", "tcp_v4_rcv")
+        .concludes("tcp-invalid-segment", SERVER);
+    Case::new().dropped(SERVER, A, B, "XFRM_POLICY", "tcp_v4_rcv").concludes("firewall-drop", SERVER);
+}
+
+#[test]
+fn a_blocked_port_of_a_bridge_is_a_fault_only_to_who_waits_for_what_it_drops() {
+    let asks = |d: &mut SkbDrop| (d.pkt_type, d.ethertype) = (1, 0x0806);
+    let blocked = |case: Case, change: fn(&mut SkbDrop)| {
+        case.dropped_as(
+            SERVER,
+            "10.9.0.1:0",
+            "10.9.0.99:0",
+            "BRIDGE_INGRESS_STP_STATE",
+            "some_function",
+            change,
+        )
+    };
+    blocked(Case::new(), |_| {}).concludes("link-down", SERVER);
+    blocked(Case::new(), asks).warns_of_nothing();
+    blocked(Case::new().give(failed_neighbour()), asks).concludes("link-down", SERVER);
+}
+
+fn failed_neighbour() -> Neighbour {
+    let mut failed: Neighbour =
+        record(at_entity(CLIENT, "10.9.0.1:0", "10.9.0.99:0", neighbour::KIND_FAILED));
+    failed.old_state = neighbour::NUD_INCOMPLETE;
+    failed
+}
+
+#[test]
 fn a_frame_for_another_host_is_a_fault_only_if_its_packet_is_for_this_one() {
     Case::new().dropped(SERVER, A, B, "OTHERHOST", "ip_rcv_core").concludes("wrong-destination-mac", SERVER);
     Case::new().dropped(SERVER, A, "10.9.0.77:80", "OTHERHOST", "ip_rcv_core").warns_of_nothing();
@@ -347,11 +383,13 @@ fn resets_name_their_sender_and_why() {
 
 #[test]
 fn an_unresolved_neighbour_is_told_once_with_what_it_stops() {
-    let mut failed: Neighbour =
-        record(at_entity(CLIENT, "10.9.0.1:0", "10.9.0.99:0", neighbour::KIND_FAILED));
-    failed.old_state = neighbour::NUD_INCOMPLETE;
-    let case =
-        Case::new().give(failed).dropped(CLIENT, A, "10.9.0.99:80", "NEIGH_FAILED", "neigh_invalidate");
+    let case = Case::new().give(failed_neighbour()).dropped(
+        CLIENT,
+        A,
+        "10.9.0.99:80",
+        "NEIGH_FAILED",
+        "neigh_invalidate",
+    );
     case.sent_again(A, "10.9.0.99:80", tcp_retransmit::WHY_SYN, 3).concludes("neighbour-unresolved", CLIENT);
 }
 

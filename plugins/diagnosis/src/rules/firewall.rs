@@ -9,7 +9,10 @@ use crate::rules::Rule;
 use crate::view::{Dropped, View};
 
 /// The rules.
-pub const RULES: &[Rule] = &[Rule { name: "netfilter drops packets", judge: netfilter }];
+pub const RULES: &[Rule] = &[
+    Rule { name: "netfilter drops packets", judge: netfilter },
+    Rule { name: "a security policy drops packets", judge: policy },
+];
 
 fn netfilter(view: &View, findings: &mut Findings) {
     for dropped in view.drops.iter().filter(|d| d.is(&["NETFILTER_DROP"])) {
@@ -113,6 +116,17 @@ fn traffic(flow: &Flow) -> String {
         format!("{} {}", inspector_sdk::flow::protocol(flow.proto), flow.show())
     } else {
         "traffic".to_owned()
+    }
+}
+
+/// What is told to drop by other means than netfilter, for the same ends.
+fn policy(view: &View, findings: &mut Findings) {
+    for (reason, what) in [("XFRM_POLICY", "an IPsec policy"), ("SECURITY_HOOK", "a security module")] {
+        for dropped in view.drops.iter().filter(|d| d.is(&[reason])) {
+            let title = format!("{what} drops {}: {}", traffic(&dropped.flow), total("packet"));
+            let found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(90);
+            findings.add(found.severity(outage(view, &dropped.flow)).felt_by(view));
+        }
     }
 }
 

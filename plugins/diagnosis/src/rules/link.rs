@@ -23,6 +23,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "a packet is too big for the next link", judge: too_big },
     Rule { name: "the other end of a link does not take the packet", judge: not_forwarded },
     Rule { name: "a link has no carrier", judge: no_carrier },
+    Rule { name: "a port of a bridge is blocked", judge: blocked_port },
     Rule { name: "a neighbour does not answer", judge: neighbour },
     Rule { name: "packets wait for a neighbour beyond its queue", judge: neighbour_queue },
     Rule { name: "the neighbour table is full", judge: neighbour_table },
@@ -126,6 +127,24 @@ fn no_carrier(view: &View, findings: &mut Findings) {
     }
 }
 
+/// Spanning tree, or a person, keeps a port from forwarding (a reason since 6.14). It is meant to
+/// where there are two ways, so what goes to many is told only if somebody waits for its answer.
+fn blocked_port(view: &View, findings: &mut Findings) {
+    let is_missed = |d: &Dropped| {
+        let missed = view.of(|what| matches!(what, What::Neighbour { kind: KIND_FAILED | KIND_DEAD, .. }));
+        missed.into_iter().any(|(key, _)| asks_for(d, &key.flow))
+    };
+    let blocked = view.drops.iter().filter(|d| d.is(&["BRIDGE_INGRESS_STP_STATE"]));
+    for d in blocked.filter(|d| !d.drop.to_many || is_missed(d)) {
+        let title = format!(
+            "a port of a bridge does not forward (its spanning-tree state): {} dropped",
+            total("packet")
+        );
+        let found = Conclusion::of_drop("link-down", d, title).confidence(92);
+        findings.add(found.severity(outage(view, &d.flow)).felt_by(view));
+    }
+}
+
 fn neighbour(view: &View, findings: &mut Findings) {
     let lost = view
         .drops
@@ -174,11 +193,16 @@ fn neighbour(view: &View, findings: &mut Findings) {
     }
 }
 
-/// Whether a firewall here drops what asks for a neighbour, or its answer.
+/// Whether something here is told to drop what asks for a neighbour, or its answer.
 fn is_filtered(view: &View, neighbour: &Flow) -> bool {
-    let asks = |d: &&Dropped| d.drop.ethertype == ARP || d.flow.proto == ICMPV6;
-    let filtered = view.drops.iter().filter(|d| d.is(&["NETFILTER_DROP"])).filter(asks);
-    filtered.into_iter().any(|d| d.flow.to == neighbour.to || d.flow.from == neighbour.to)
+    let told = ["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BRIDGE_INGRESS_STP_STATE"];
+    view.drops.iter().filter(|d| d.is(&told) || d.within(&["xdp"])).any(|d| asks_for(d, neighbour))
+}
+
+/// Whether a packet asks for a neighbour, or is its answer.
+fn asks_for(d: &Dropped, neighbour: &Flow) -> bool {
+    (d.drop.ethertype == ARP || d.flow.proto == ICMPV6)
+        && (d.flow.to == neighbour.to || d.flow.from == neighbour.to)
 }
 
 /// Whether somebody sends to it in vain, besides the kernel's own looking for it.

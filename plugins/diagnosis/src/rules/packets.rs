@@ -6,6 +6,7 @@ use inspector_sdk::kernel;
 use crate::counters::counter;
 use crate::finding::{Conclusion, Findings, INFO, plural, total};
 use crate::rules::Rule;
+use crate::rules::firewall::outage;
 use crate::rules::routes::is_martian;
 use crate::view::{Dropped, View};
 
@@ -20,6 +21,7 @@ pub const RULES: &[Rule] = &[
     Rule { name: "no tunnel accepts it", judge: overlay },
     Rule { name: "timestamps go backwards", judge: paws },
     Rule { name: "segments outside of the window", judge: invalid_segment },
+    Rule { name: "segments without the signature that their socket asks for", judge: signature },
     Rule { name: "a packet capture is too slow", judge: capture },
 ];
 
@@ -95,7 +97,8 @@ fn reassembly(view: &View, findings: &mut Findings) {
 
 fn overlay(view: &View, findings: &mut Findings) {
     each(view, findings, "overlay-misconfigured", 93, "tunnel packets that no tunnel here accepts", |d| {
-        d.is(&["VXLAN_VNI_NOT_FOUND", "VXLAN_INVALID_HDR", "NO_TX_TARGET", "IP_TUNNEL_ECN", "TUNNEL_TXINFO"])
+        d.is(&["VXLAN_VNI_NOT_FOUND", "VXLAN_INVALID_HDR", "VXLAN_ENTRY_EXISTS", "LOCAL_MAC", "NO_TX_TARGET"])
+            || d.is(&["IP_TUNNEL_ECN", "TUNNEL_TXINFO", "RECURSION_LIMIT"])
             || (d.is(&["NOT_SPECIFIED"]) && d.within(&["vxlan_rcv", "geneve", "gre_rcv", "ip_tunnel"]))
     });
 }
@@ -154,6 +157,28 @@ fn invalid_segment(view: &View, findings: &mut Findings) {
             found = found.rose("TCPChallengeACK", amount);
         }
         findings.add(found.felt_by(view));
+    }
+}
+
+/// Both ends have to agree on a key (RFC 2385, RFC 5925); BGP sessions do.
+fn signature(view: &View, findings: &mut Findings) {
+    let reasons = [
+        "TCP_AUTH_HDR",
+        "TCP_MD5NOTFOUND",
+        "TCP_MD5UNEXPECTED",
+        "TCP_MD5FAILURE",
+        "TCP_AONOTFOUND",
+        "TCP_AOUNEXPECTED",
+        "TCP_AOKEYNOTFOUND",
+        "TCP_AOFAILURE",
+    ];
+    for d in view.drops.iter().filter(|d| d.is(&reasons)) {
+        let title = format!(
+            "TCP signatures (MD5 or AO) are missing, wrong or not expected: {} refused",
+            total("segment")
+        );
+        let found = Conclusion::of_drop("tcp-invalid-segment", d, title).confidence(93);
+        findings.add(found.severity(outage(view, &d.flow)).felt_by(view));
     }
 }
 

@@ -23,7 +23,7 @@ pub const RULES: &[Rule] = &[
 ];
 
 fn memory(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter().filter(|d| d.is(&["PROTO_MEM"])) {
+    for d in view.drops.iter().filter(|d| d.is(&["PROTO_MEM", "TCP_OFO_QUEUE_PRUNE", "NOMEM"])) {
         let title = format!(
             "the memory limit of the protocol or of the cgroup is reached: {} dropped",
             total("packet")
