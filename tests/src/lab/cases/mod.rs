@@ -144,6 +144,11 @@ pub const GROUPS: &[Group] = &[
     ("variations", variations::walls::CASES),
     ("variations", variations::hosts::CASES),
     ("variations", variations::ways::CASES),
+    ("variations", variations::unseen::services::CASES),
+    ("variations", variations::unseen::filters::CASES),
+    ("variations", variations::unseen::paths::CASES),
+    ("variations", variations::unseen::programs::CASES),
+    ("variations", variations::unseen::names::CASES),
 ];
 
 const fn at(at: Place, code: &'static str) -> Expected {
