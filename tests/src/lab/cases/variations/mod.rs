@@ -3,8 +3,10 @@
 //!
 //! - [`walls`]: what is told to drop or refuse;
 //! - [`hosts`]: applications and sockets;
-//! - [`ways`]: links, routes and what travels on them.
+//! - [`ways`]: links, routes and what travels on them;
+//! - [`together`]: two at once, what heals, and what hits one of two.
 
 pub mod hosts;
+pub mod together;
 pub mod walls;
 pub mod ways;
