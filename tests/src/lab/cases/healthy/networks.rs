@@ -174,13 +174,14 @@ fn tunnel(scene: &Scene) -> Result<Held> {
     // The room that the headers take: Ethernet, VXLAN and UDP, and IP.
     let mtu = 1500 - 14 - 8 - 8 - scene.family.header_bytes();
     let (client, server) = (scene.client_ip(), scene.server_ip());
-    for (at, local, remote, host) in
-        [(scene.client(), client, server, 1), (scene.server(), server, client, 2)]
-    {
-        at.ip(&format!("link add vx0 type vxlan id 77 local {local} remote {remote} dstport 4789"))?;
-        at.ip(&format!("link set vx0 addrgenmode none mtu {mtu}"))?;
+    for (at, local) in [(scene.client(), client), (scene.server(), server)] {
+        at.ip(&format!("link add vx0 type vxlan id 77 local {local} dstport 4789"))?;
+        at.ip(&format!("link set vx0 addrgenmode none mtu {mtu} up"))?;
+    }
+    // A link that comes up says which groups its host is in, to which the other end must be there.
+    for (at, remote, host) in [(scene.client(), server, 1), (scene.server(), client, 2)] {
+        run("bridge", &format!("-n {} fdb append 00:00:00:00:00:00 dev vx0 dst {remote}", at.name()))?;
         at.ip(&format!("addr add {}/24 dev vx0", address(Family::V4, NET, host)))?;
-        at.ip("link set vx0 up")?;
         at.ip(&format!("addr add {}/64 dev vx0 nodad", address(Family::V6, NET, host)))?;
     }
     for inside in Family::BOTH {
@@ -188,6 +189,10 @@ fn tunnel(scene: &Scene) -> Result<Held> {
         let connection = connected(scene.client(), &accepting)?;
         send_and_read(&connection, 100, Duration::ZERO)?;
         connection.close()?;
+    }
+    let refused = scene.by_family("IcmpOutDestUnreachs", "Icmp6OutDestUnreachs");
+    for at in [scene.client(), scene.server()] {
+        ensure!(counter(at, refused)? == 0, "{} refused what came for the tunnel", at.name());
     }
     let carried = counter(scene.server(), "vx0 rx bytes")?;
     ensure!(carried > 4_000_000, "the tunnel carried {carried} bytes");
