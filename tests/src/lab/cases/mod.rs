@@ -4,7 +4,7 @@
 //! failed, the counter rose. A case that makes nothing is an error and never a missing conclusion.
 //!
 //! The families of cases, each a file:
-//! - [`baselines`]: healthy traffic;
+//! - [`baselines`], [`healthy`]: healthy traffic, which may look like trouble;
 //! - [`listening`], [`queues`], [`resets`], [`segments`]: connections;
 //! - [`firewall`], [`programs`]: what is told to drop;
 //! - [`routes`], [`mtu`], [`links`], [`neighbours`]: the way;
@@ -17,6 +17,7 @@ mod baselines;
 mod delays;
 mod dns;
 mod firewall;
+mod healthy;
 mod life;
 mod links;
 mod listening;
@@ -125,6 +126,9 @@ pub type Group = (&'static str, &'static [Case]);
 /// All of them.
 pub const GROUPS: &[Group] = &[
     ("baselines", baselines::CASES),
+    ("baselines", healthy::services::CASES),
+    ("baselines", healthy::datagrams::CASES),
+    ("baselines", healthy::networks::CASES),
     ("listening", listening::CASES),
     ("queues", queues::CASES),
     ("resets", resets::CASES),
@@ -149,6 +153,7 @@ pub const GROUPS: &[Group] = &[
     ("variations", variations::unseen::paths::CASES),
     ("variations", variations::unseen::programs::CASES),
     ("variations", variations::unseen::names::CASES),
+    ("variations", variations::together::CASES),
 ];
 
 const fn at(at: Place, code: &'static str) -> Expected {

@@ -4,9 +4,11 @@
 //! - [`walls`]: what is told to drop or refuse;
 //! - [`hosts`]: applications and sockets;
 //! - [`ways`]: links, routes and what travels on them;
+//! - [`together`]: two at once, what heals, and what hits one of two;
 //! - [`unseen`]: all of these, written without a look at the rules.
 
 pub mod hosts;
+pub mod together;
 pub mod unseen;
 pub mod walls;
 pub mod ways;
