@@ -88,8 +88,10 @@ impl View {
             entities: Map::default(),
             owners: Map::default(),
         };
+        // Those that are there come first, so that none that is gone keeps an address from its heir.
+        entities::all().into_iter().for_each(|entity| view.know(entity, true));
         for (Key { entity, what, flow }, amount) in window {
-            view.know(entity);
+            view.know(entity, false);
             match what {
                 What::Drop(drop) => view.drops.push(Dropped::new(entity, flow, amount, drop)),
                 What::ResetSent(reset) => {
@@ -101,7 +103,6 @@ impl View {
                 what => view.facts.push((Key { entity, what, flow }, amount)),
             }
         }
-        entities::all().into_iter().for_each(|entity| view.know(entity));
         // The order of a map is none; ties between findings must not depend on it.
         view.drops.sort_by_key(|d| (d.entity, d.amount.first, d.flow, d.drop.location));
         view.resets.sort_by_key(|r| (r.entity, r.amount.first, r.flow));
@@ -109,13 +110,16 @@ impl View {
         view
     }
 
-    fn know(&mut self, id: EntityId) {
+    fn know(&mut self, id: EntityId, is_live: bool) {
         if id == 0 || self.entities.contains_key(&id) {
             return;
         }
         let Some(entity) = entities::get(id) else { return };
         for ip in entity.ips.iter().filter_map(|ip| ip.split('/').next()?.parse().ok()) {
-            self.owners.entry(ip).or_default().push(id);
+            let owners = self.owners.entry(ip).or_default();
+            if is_live || owners.is_empty() {
+                owners.push(id);
+            }
         }
         self.entities.insert(id, entity);
     }
@@ -169,6 +173,13 @@ impl View {
     /// Whether several entities here have an address, as overlapping networks do.
     pub fn is_shared(&self, ip: IpAddr) -> bool {
         self.owners.get(&ip).is_some_and(|owners| owners.len() > 1)
+    }
+
+    /// Whether anything of a conversation was seen in an entity.
+    pub fn saw(&self, entity: EntityId, flow: &Flow) -> bool {
+        self.facts.iter().any(|(key, _)| key.entity == entity && key.flow.meets(flow))
+            || self.drops.iter().any(|d| d.entity == entity && d.flow.meets(flow))
+            || self.resets.iter().any(|r| r.entity == entity && r.flow.meets(flow))
     }
 
     /// Whether anybody here has an address.

@@ -46,6 +46,7 @@ const SYMBOLS: &[&str] = &[
     "tcp_v4_rcv",
     "nft_do_chain",
     "nf_hook_slow",
+    "nf_queue",
     "ip_error",
     "__dev_queue_xmit",
     "__dev_forward_skb2",
@@ -344,6 +345,44 @@ fn failed_neighbour() -> Neighbour {
 }
 
 #[test]
+fn who_hangs_up_its_own_connection_is_remarked_and_no_fault() {
+    let opened = || {
+        let opened: TcpState = record(at_entity(CLIENT, A, B, tcp_state::KIND_CONNECTED));
+        Case::new().give(opened)
+    };
+    let abort = |r: &mut TcpReset| (r.has_socket, r.head.tcp_state) = (1, 7);
+    opened()
+        .reset_received(SERVER, B, A, 1)
+        .reset(CLIENT, A, B, "TCP_ABORT_ON_CLOSE", abort)
+        .warns_of_nothing();
+    let by_server = opened().reset_received(CLIENT, A, B, 1).reset(SERVER, B, A, "TCP_ABORT_ON_CLOSE", abort);
+    by_server.concludes("reset-by-application", SERVER);
+}
+
+#[test]
+fn a_queue_to_a_program_that_is_gone_and_a_tunnel_that_is_not_there_are_named() {
+    Case::new().dropped(SERVER, A, B, "NOT_SPECIFIED", "nf_queue").concludes("firewall-drop", SERVER);
+    Case::new()
+        .dropped_as(SERVER, A, "10.9.0.2:8472", "NO_SOCKET", "__udp4_lib_rcv", udp)
+        .concludes("overlay-misconfigured", SERVER);
+    let traced = Case::new().dropped_as(SERVER, A, "10.9.0.2:33437", "NO_SOCKET", "__udp4_lib_rcv", udp);
+    traced.warns_of_nothing();
+}
+
+#[test]
+fn a_service_that_was_away_for_a_moment_is_no_fault() {
+    let served = |case: Case, at: u64| {
+        let mut accepted: TcpState = record(at_entity(SERVER, B, A, tcp_state::KIND_ACCEPTED));
+        accepted.head.ts_ns = at;
+        (0..20).fold(case, |case, _| case.give(accepted))
+    };
+    let refused = || Case::new().dropped(SERVER, A, B, "NO_SOCKET", "tcp_v4_rcv");
+    served(refused(), NOW + SECOND).warns_of_nothing();
+    let twice = refused().dropped(SERVER, A, B, "NO_SOCKET", "tcp_v4_rcv");
+    served(twice, NOW - SECOND).concludes("port-not-listening", SERVER);
+}
+
+#[test]
 fn a_frame_for_another_host_is_a_fault_only_if_its_packet_is_for_this_one() {
     Case::new().dropped(SERVER, A, B, "OTHERHOST", "ip_rcv_core").concludes("wrong-destination-mac", SERVER);
     Case::new().dropped(SERVER, A, "10.9.0.77:80", "OTHERHOST", "ip_rcv_core").warns_of_nothing();
@@ -358,10 +397,11 @@ fn a_martian_is_known_by_its_address_where_the_kernel_has_no_reason() {
 
 #[test]
 fn a_receiver_that_does_not_read_outranks_the_probes_of_its_window() {
+    let probe = |d: &mut SkbDrop| (d.tcp_flags, d.count) = (ACK, 3);
     Case::new()
         .counted(SERVER, "netstat", "TcpExt.TCPToZeroWindowAdv", 1)
         .counted(CLIENT, "netstat", "TcpExt.TCPWinProbe", 3)
-        .dropped_as(SERVER, A, B, "TCP_INVALID_SEQUENCE", "tcp_validate_incoming", |d| d.tcp_flags = ACK)
+        .dropped_as(SERVER, A, B, "TCP_INVALID_SEQUENCE", "tcp_validate_incoming", probe)
         .concludes("receiver-not-reading", SERVER);
 }
 

@@ -57,6 +57,18 @@ pub static RULES: &[Rule] = &[
         why: "a duplicate that its socket has handled already",
     },
     Rule {
+        reason: "NOT_SPECIFIED",
+        symbols: &["tcp_rcv_state_process"],
+        with_socket: true,
+        why: "an acknowledgement that its closing socket has handled already",
+    },
+    Rule {
+        reason: "NOT_SPECIFIED",
+        symbols: &["netif_napi_add_weight", "netif_napi_add_weight_locked"],
+        with_socket: false,
+        why: "an empty buffer with which the kernel tries a new device",
+    },
+    Rule {
         reason: "TCP_OLD_SEQUENCE",
         symbols: &[],
         with_socket: false,

@@ -14,8 +14,10 @@ pub const RULES: &[Rule] = &[
     Rule { name: "a security policy drops packets", judge: policy },
 ];
 
+const QUEUES: &[&str] = &["nf_queue", "nfqnl_", "nf_reinject"];
+
 fn netfilter(view: &View, findings: &mut Findings) {
-    for dropped in view.drops.iter().filter(|d| d.is(&["NETFILTER_DROP"])) {
+    for dropped in view.drops.iter().filter(|d| is_by_rule(d) && !d.is_noise) {
         findings.add(if is_table_full(view, dropped) {
             table_full(view, dropped)
         } else {
@@ -25,6 +27,12 @@ fn netfilter(view: &View, findings: &mut Findings) {
             }
         });
     }
+}
+
+/// A packet that a rule hands to a program (NFQUEUE) is dropped without a reason of its own if no
+/// program takes it.
+fn is_by_rule(d: &Dropped) -> bool {
+    d.is(&["NETFILTER_DROP"]) || (d.is(&["NOT_SPECIFIED"]) && d.within(QUEUES))
 }
 
 /// A full table drops in `nf_hook_slow`, as an old rule does; its own counter tells them apart.
@@ -93,7 +101,8 @@ fn dropped_silently(view: &View, dropped: &Dropped) -> Conclusion {
         let found = Conclusion::new("firewall-drop", dropped.entity, dropped.amount, title);
         return with_chains(found.drops(dropped), dropped).severity(INFO).confidence(80);
     }
-    let title = format!("a firewall rule drops {}: {}", traffic(&dropped.flow), total("packet"));
+    let how = if dropped.within(QUEUES) { "hands to a program that takes nothing" } else { "drops" };
+    let title = format!("a firewall rule {how} {}: {}", traffic(&dropped.flow), total("packet"));
     let found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(95);
     with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
 }

@@ -4,6 +4,7 @@ use crate::counters::{counter, gauge};
 use crate::fact::What;
 use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
+use crate::rules::sockets::stands_still;
 use crate::view::View;
 
 /// Bytes that wait in the queue of a device, reading after reading, before it is called a delay.
@@ -13,6 +14,8 @@ const BACKLOG: u64 = 3_000;
 const SLOW_TURNS: u64 = 10;
 /// Very long.
 const VERY_SLOW_MS: u64 = 100;
+/// Packets that waited for [`crate::intake::QUEUED_NS`] before it is called a fault.
+const HELD_UP: u64 = 5;
 /// Late reads before they are called a fault: whoever waits for a timer reads late too.
 const LATE_READS: u64 = 3;
 /// And so long together, in nanoseconds.
@@ -22,8 +25,10 @@ const LATE_NS: u64 = 1_000_000_000;
 pub const RULES: &[Rule] = &[
     Rule { name: "soft interrupts of the network wait for the CPU", judge: softirq },
     Rule { name: "packets come faster than CPUs take them", judge: softnet },
+    Rule { name: "packets waited in a queue", judge: queued },
     Rule { name: "packets wait in a queue", judge: backlog },
     Rule { name: "data waits for the application", judge: slow_read },
+    Rule { name: "an application does not read", judge: unread },
 ];
 
 fn softirq(view: &View, findings: &mut Findings) {
@@ -55,24 +60,56 @@ fn softnet(view: &View, findings: &mut Findings) {
     }
 }
 
+fn queued(view: &View, findings: &mut Findings) {
+    for (key, amount) in view.of(|what| *what == What::Queued) {
+        let is_full = view.rise(key.entity, counter::QDISC_DROPS) > 0;
+        if amount.count < HELD_UP || is_full || findings.has(&["link-down", "qdisc-drop"], key.entity) {
+            continue;
+        }
+        let mean = amount.total / amount.count / 1_000_000;
+        let title = format!("packets wait in the queue of a device: {} for {mean} ms", total("packet"));
+        let found = Conclusion::new("queueing-delay", key.entity, *amount, title).confidence(85);
+        let summary = format!("{} waited for more than 100 ms each", plural(amount.count, "packet"));
+        findings.add(senders(view, found.because("event", summary, amount.last)));
+    }
+}
+
+/// Adds who sends through a queue and takes its delay for loss.
+fn senders(view: &View, found: Conclusion) -> Conclusion {
+    let at = found.at;
+    let again = view.of(|what| matches!(what, What::Retransmit { .. })).filter(|(key, _)| key.entity == at);
+    again.into_iter().fold(found, |found, (key, _)| found.flow(key.flow))
+}
+
 fn backlog(view: &View, findings: &mut Findings) {
     for (entity, amount) in view.gauged(gauge::QDISC_BACKLOG) {
         let waits = amount.count >= 2 && amount.most >= BACKLOG;
         if !waits
             || view.rise(entity, counter::QDISC_DROPS) > 0
-            || findings.has(&["link-down", "qdisc-drop"], entity)
+            || findings.has(&["link-down", "qdisc-drop", "queueing-delay"], entity)
         {
             continue;
         }
         let title = format!("packets wait in the queue of a device: up to {} bytes", amount.most);
         let found = Conclusion::new("queueing-delay", entity, amount, title).confidence(82);
-        let found =
-            found.because("table", format!("backlog in {}", plural(amount.count, "reading")), amount.last);
-        // Whoever sends through it takes its delay for loss.
-        let sent_again =
-            view.of(|what| matches!(what, What::Retransmit { .. })).filter(|(key, _)| key.entity == entity);
-        let flows: Vec<_> = sent_again.map(|(key, _)| key.flow).collect();
-        findings.add(flows.into_iter().fold(found, Conclusion::flow));
+        let summary = format!("backlog in {}", plural(amount.count, "reading"));
+        findings.add(senders(view, found.because("table", summary, amount.last)));
+    }
+}
+
+/// What a program reads late makes an event once it reads; what it does not read at all only stays
+/// in the queues of its sockets.
+fn unread(view: &View, findings: &mut Findings) {
+    for (entity, amount) in view.gauged(gauge::TCP_UNREAD) {
+        if !stands_still(&amount) || findings.has(&["receiver-not-reading"], entity) {
+            continue;
+        }
+        let seconds = (amount.last - amount.first) / 1_000_000_000;
+        let title =
+            format!("an application does not read: {} bytes wait for {seconds} s and more", amount.most);
+        let found = Conclusion::new("socket-read-slow", entity, amount, title).confidence(75);
+        let readings = plural(amount.count, "reading");
+        findings.add(found.because("table", format!("the same bytes unread in {readings}"), amount.last));
     }
 }
 

@@ -11,12 +11,15 @@ use crate::rules::firewall::outage;
 use crate::view::{Dropped, View};
 
 const ARP: u16 = 0x0806;
+const ICMPV4: u8 = 1;
 const ICMPV6: u8 = 58;
 /// Every IPv4 link takes packets of this size (RFC 791), so a smaller one that is dropped for its
 /// size does not exist.
 const SMALL: u64 = 576;
 /// Path MTU discovery that works needs a round trip or two.
 const STUCK_NS: u64 = 500_000_000;
+/// And as many packets.
+const SEVERAL: u64 = 3;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
@@ -30,12 +33,16 @@ pub const RULES: &[Rule] = &[
     Rule { name: "frames for another link-layer address", judge: wrong_mac },
 ];
 
-/// It is a black hole if the sender goes on as before: its timer sends the same again and again.
+/// It is a black hole if the sender goes on as before: its timer sends the same again and again, or
+/// (where a tunnel hides the connection) large packets come again and again and the ICMP error is
+/// dropped.
 fn too_big(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["PKT_TOO_BIG"])) {
         let lasts = d.amount.last.saturating_sub(d.amount.first);
         let again = view.count_on(&d.flow, |what| *what == What::Retransmit { why: WHY_RTO });
-        let stuck = lasts >= STUCK_NS && again >= 2;
+        let tells = |i: &&Dropped| matches!(i.flow.proto, ICMPV4 | ICMPV6) && i.flow.to == d.flow.from;
+        let lost = view.drops.iter().filter(|i| i.is(&["NETFILTER_DROP"])).find(tells);
+        let stuck = lasts >= STUCK_NS && (again >= 2 || (lost.is_some() && d.amount.count >= SEVERAL));
         let size = format!("packets of {} bytes to {}", d.amount.most, d.flow.destination());
         let packets = total("packet");
         let found = if stuck {
@@ -43,8 +50,6 @@ fn too_big(view: &View, findings: &mut Findings) {
                 "{size} are too big for the next link, and their sender never learns of it: {packets} dropped"
             );
             let found = Conclusion::of_drop("pmtu-blackhole", d, title).severity(CRITICAL).confidence(90);
-            let lost =
-                view.drops.iter().find(|i| i.is(&["NETFILTER_DROP"]) && matches!(i.flow.proto, 1 | 58));
             match lost {
                 Some(lost) => found
                     .because(
@@ -202,7 +207,15 @@ fn is_filtered(view: &View, neighbour: &Flow) -> bool {
 /// Whether a packet asks for a neighbour, or is its answer.
 fn asks_for(d: &Dropped, neighbour: &Flow) -> bool {
     (d.drop.ethertype == ARP || d.flow.proto == ICMPV6)
-        && (d.flow.to == neighbour.to || d.flow.from == neighbour.to)
+        && [neighbour.to, solicited_node(neighbour.to)]
+            .iter()
+            .any(|ip| d.flow.to == *ip || d.flow.from == *ip)
+}
+
+/// The multicast group in which an IPv6 address is asked for (RFC 4291, 2.7.1).
+fn solicited_node(mut ip: [u8; 16]) -> [u8; 16] {
+    ip[..13].copy_from_slice(&[0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]);
+    ip
 }
 
 /// Whether somebody sends to it in vain, besides the kernel's own looking for it.

@@ -1,17 +1,23 @@
 //! Nobody listens: the wrong port, a service that is gone, a connection that one side has lost.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use inspector_sdk::flow::TCP;
 
 use crate::fact::{Amount, Flow, Segment, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural, total};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
+use crate::rules::packets::is_for_no_tunnel;
 use crate::view::View;
 
 const UDP: u8 = 17;
 /// DNS answers that come late find their port closed; that is no missing service.
 const DNS: u16 = 53;
+/// Destination ports of traceroute(8): one more with each probe, from the one registered for it.
+pub const TRACEROUTE: RangeInclusive<u16> = 33_434..=33_534;
+/// So many connections that went well, for each that did not, make a remark of it.
+const MANY: u64 = 10;
 const LISTEN: u8 = 10;
 const ESTABLISHED: u8 = 1;
 
@@ -54,9 +60,17 @@ fn closed_tcp_port(view: &View, findings: &mut Findings) {
             flow.destination(),
             total("connection")
         );
-        let accepted = view
-            .count_on(&Flow { sport: 0, ..flow }, |what| matches!(what, What::Accepted | What::Connected));
-        let severity = if accepted == 0 { CRITICAL } else { WARNING };
+        let opened = |what: &What| matches!(what, What::Accepted | What::Connected);
+        let accepted = view.count_on(&Flow { sport: 0, ..flow }, opened);
+        let last = view.of(opened).filter(|(key, _)| key.flow.meets(&Flow { sport: 0, ..flow }));
+        let is_back = last.map(|(_, a)| a.last).max() > Some(amount.last) && accepted >= MANY * amount.count;
+        let elsewhere = Flow { sport: 0, dport: 0, ..flow };
+        let is_stray = amount.count == 1 && view.count_on(&elsewhere, opened) >= MANY;
+        let severity = match accepted {
+            _ if is_back || is_stray => INFO,
+            0 => CRITICAL,
+            _ => WARNING,
+        };
         let mut found =
             Conclusion::new("port-not-listening", entity, amount, title).severity(severity).confidence(95);
         for (flow, amount, how) in seen.iter().take(4) {
@@ -70,18 +84,23 @@ fn closed_tcp_port(view: &View, findings: &mut Findings) {
             found = found
                 .although(format!("{} to it in the same time went well", plural(accepted, "connection")), 5);
         }
+        if is_back {
+            found = found.because("event", "since then connections to it go well", amount.last);
+        } else if is_stray {
+            found = found.because("text", "one among many connections of the same hosts that went well", 0);
+        }
         let found = found.check("listeners", &[("port", port.to_string())]);
         findings.add(found.felt_by(view));
     }
 }
 
 /// A datagram that comes back from a service to a closed port was late; multicast is for whoever
-/// wants it.
+/// wants it; traceroute(8) asks where nobody listens on purpose.
 fn closed_udp_port(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["NO_SOCKET"]) && d.flow.proto == UDP && !d.drop.to_many) {
         let answer = d.flow.sport == DNS
             || (d.flow.sport != 0 && d.flow.of_service().dport == 0 && d.flow.sport < 1024);
-        if answer {
+        if answer || is_for_no_tunnel(d) {
             continue;
         }
         let title = format!(
@@ -107,6 +126,9 @@ fn closed_udp_port(view: &View, findings: &mut Findings) {
                     d.amount.last,
                 )
                 .confidence(90);
+        }
+        if TRACEROUTE.contains(&d.flow.dport) {
+            found = found.severity(INFO).although("traceroute(8) uses such ports", 40);
         }
         let found = found.check("listeners", &[("port", d.flow.dport.to_string())]);
         findings.add(found.felt_by(view));

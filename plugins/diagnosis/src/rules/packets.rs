@@ -2,14 +2,17 @@
 
 use inspector_sdk::flow::TCP;
 use inspector_sdk::kernel;
+use inspector_sdk::probes::neighbour::{KIND_DEAD, KIND_FAILED};
 
 use crate::counters::counter;
-use crate::finding::{Conclusion, Findings, INFO, plural, total};
+use crate::fact::What;
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
 use crate::rules::routes::is_martian;
 use crate::view::{Dropped, View};
 
+const UDP: u8 = 17;
 /// More than a kernel has.
 const REASONS: u32 = 256;
 
@@ -95,7 +98,28 @@ fn reassembly(view: &View, findings: &mut Findings) {
     }
 }
 
+/// UDP ports of tunnels: VXLAN (IANA's and Linux's first one), Geneve.
+const TUNNELS: [u16; 3] = [4789, 8472, 6081];
+
+/// Whether packets of a tunnel find no socket: then no tunnel of that kind ends here.
+pub fn is_for_no_tunnel(d: &Dropped) -> bool {
+    d.is(&["NO_SOCKET"]) && d.flow.proto == UDP && TUNNELS.contains(&d.flow.dport)
+}
+
+/// What travels inside suffers under addresses that nothing joins to the tunnel's, so a tunnel that
+/// does not work outranks it.
 fn overlay(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| is_for_no_tunnel(d)) {
+        let title =
+            format!("no tunnel ends at UDP port {}: {} refused", d.flow.dport, total("tunnel packet"));
+        let inside = |what: &What| {
+            matches!(what, What::Neighbour { kind: KIND_FAILED | KIND_DEAD, .. } | What::Retransmit { .. })
+        };
+        let suffers = view.of(inside).any(|(key, _)| view.owns(key.entity, d.flow.source()));
+        let severity = if suffers { CRITICAL } else { WARNING };
+        let found = Conclusion::of_drop("overlay-misconfigured", d, title).confidence(93);
+        findings.add(found.severity(severity).felt_by(view));
+    }
     each(view, findings, "overlay-misconfigured", 93, "tunnel packets that no tunnel here accepts", |d| {
         d.is(&["VXLAN_VNI_NOT_FOUND", "VXLAN_INVALID_HDR", "VXLAN_ENTRY_EXISTS", "LOCAL_MAC", "NO_TX_TARGET"])
             || d.is(&["IP_TUNNEL_ECN", "TUNNEL_TXINFO", "RECURSION_LIMIT"])

@@ -38,7 +38,8 @@ fn accept_queue(view: &View, findings: &mut Findings) {
 pub fn clients(view: &View, mut found: Conclusion, entity: EntityId) -> Conclusion {
     let mut ports = Vec::new();
     for (key, _) in view.of(|what| *what == What::Retransmit { why: WHY_SYN }) {
-        if view.owns(entity, key.flow.destination()) {
+        let to = key.flow.destination();
+        if view.owns(entity, to) && (!view.is_shared(to) || view.saw(entity, &key.flow)) {
             found = found.flow(key.flow);
             ports.push(key.flow.dport);
         }

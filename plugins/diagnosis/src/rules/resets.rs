@@ -1,6 +1,6 @@
 //! Resets: who sent them, and why.
 
-use crate::fact::{Segment, What};
+use crate::fact::{Flow, Segment, What};
 use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::{ResetSent, View};
@@ -33,9 +33,10 @@ fn by_application(view: &View, findings: &mut Findings) {
             view.count_on(&r.flow, |what| matches!(what, What::ResetReceived { state: ESTABLISHED }));
         let peer_is_here = view.is_local(r.flow.destination());
         let got_through = !view.drops.iter().any(|d| d.drop.segment == Segment::Rst && d.flow == r.flow);
-        // The peer does not miss it if it had closed too.
+        // The peer does not miss it if it had closed too; and who connects may hang up: a health check,
+        // a download that is cancelled.
         let is_felt = got_through && (established > 0 || !peer_is_here);
-        let severity = if is_felt { WARNING } else { INFO };
+        let severity = if is_felt && !is_by_client(view, r) { WARNING } else { INFO };
         let mut found = found.severity(severity).felt_by(view);
         if !got_through {
             // What the peer goes on to suffer is not explained by a reset that it never saw.
@@ -43,6 +44,12 @@ fn by_application(view: &View, findings: &mut Findings) {
         }
         findings.add(found);
     }
+}
+
+/// Whether who resets had opened the connection, as far back as is known.
+fn is_by_client(view: &View, r: &ResetSent) -> bool {
+    let opened = view.of(|what| *what == What::Connected).filter(|(key, _)| key.entity == r.entity);
+    opened.into_iter().any(|(key, _)| key.flow == Flow { sport: 0, ..r.flow })
 }
 
 fn is_by_application(r: &ResetSent) -> bool {

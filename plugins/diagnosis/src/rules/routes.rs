@@ -9,6 +9,7 @@ use crate::fact::{Flow, What};
 use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
+use crate::rules::listening::TRACEROUTE;
 use crate::rules::queues::clients;
 use crate::view::{Dropped, View};
 
@@ -209,7 +210,12 @@ fn hops(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["IP_INHDR"]) && d.within(&["ip_forward", "ip6_forward"])) {
         let title =
             format!("packets to {} ran out of hops: {} dropped", d.flow.destination(), total("packet"));
-        conclude(view, findings, "ttl-exceeded", d, title, 90);
+        if TRACEROUTE.contains(&d.flow.dport) {
+            let found = Conclusion::of_drop("ttl-exceeded", d, title).severity(INFO);
+            findings.add(found.although("traceroute(8) does this on purpose", 40).felt_by(view));
+        } else {
+            conclude(view, findings, "ttl-exceeded", d, title, 90);
+        }
     }
     for (key, amount) in view.of(is_exceeded) {
         if !findings.has(&["ttl-exceeded"], key.entity) {

@@ -1,7 +1,7 @@
 //! Buffers, windows and memory of sockets.
 
 use crate::counters::{counter, gauge};
-use crate::fact::What;
+use crate::fact::{Amount, What};
 use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::View;
@@ -10,6 +10,8 @@ use crate::view::View;
 const ENOMEM: u32 = 12;
 /// A transfer may close its window for a moment; one that stays closed is probed again.
 const PROBED: u64 = 2;
+/// Data that is not touched for so long is not being read.
+const STILL_NS: u64 = 1_000_000_000;
 /// Reasons for which a receiver drops the probe of its closed window.
 const PROBES: [&str; 5] =
     ["TCP_OLD_SEQUENCE", "TCP_OLD_DATA", "TCP_ZEROWINDOW", "TCP_INVALID_SEQUENCE", "TCP_OVERWINDOW"];
@@ -94,8 +96,9 @@ fn zero_window(view: &View, findings: &mut Findings) {
         let probes: Vec<_> = view.drops.iter().filter(|d| d.entity == entity && d.is(&PROBES)).collect();
         let unread = view.gauge(entity, gauge::TCP_UNREAD).filter(|unread| unread.most > 0);
         let is_closed = amount.count > view.rise(entity, counter::FROM_ZERO_WINDOW);
-        let probed: u64 = probes.iter().map(|probe| probe.amount.count).sum();
-        let is_held_up = probed > PROBED || (is_closed && (probed > 0 || unread.is_some()));
+        // One sender's second probe comes more than half a second after its window was closed.
+        let is_probed = probes.iter().any(|probe| probe.amount.count >= PROBED);
+        let is_held_up = is_probed || (is_closed && unread.is_some_and(|unread| stands_still(&unread)));
         if findings.has(&["socket-memory-pressure"], entity) || !is_held_up {
             continue;
         }
@@ -129,6 +132,11 @@ fn zero_window(view: &View, findings: &mut Findings) {
             findings.add(found.rose("TCPWinProbe", probes).although("the receiver is not on this node", 0));
         }
     }
+}
+
+/// Whether a gauge shows the same again and again.
+pub fn stands_still(gauge: &Amount) -> bool {
+    gauge.least == gauge.most && gauge.last - gauge.first >= STILL_NS
 }
 
 /// The counter also rises when a queue or device further down refuses.
