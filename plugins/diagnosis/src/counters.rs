@@ -95,6 +95,8 @@ const SOURCES: [&str; 7] = ["snmp", "netstat", "conntrack", "qdisc", "netdev", "
 pub struct Counters {
     sources: Vec<Opened>,
     last: Map<EntityId, Vec<Option<u64>>>,
+    /// Bytes unread in TCP sockets, and since when it is these.
+    unread: Map<EntityId, (u64, Timestamp)>,
     started: Timestamp,
     /// Sources that this node does not have.
     pub missing: Vec<&'static str>,
@@ -130,7 +132,7 @@ impl Counters {
                 }
             }
         }
-        Self { sources, last: Map::default(), started: now, missing }
+        Self { sources, last: Map::default(), unread: Map::default(), started: now, missing }
     }
 
     /// Counts what rose since the last tick.
@@ -155,6 +157,15 @@ impl Counters {
                     if value > 0 {
                         store.add(entity, What::Gauge(*index), Flow::NONE, Amount::new(now, 1, value));
                     }
+                    if *index == gauge::TCP_UNREAD {
+                        let (before, since) = self.unread.entry(entity).or_insert((0, now));
+                        if value > 0 && value == *before {
+                            let amount = Amount::new(now, 1, now.saturating_sub(*since));
+                            store.add(entity, What::Unread, Flow::NONE, amount);
+                        } else {
+                            (*before, *since) = (value, now);
+                        }
+                    }
                 }
             }
         }
@@ -163,6 +174,7 @@ impl Counters {
     /// Forgets entities that are gone.
     pub fn forget(&mut self, ids: &[EntityId]) {
         self.last.retain(|id, _| !ids.contains(id));
+        self.unread.retain(|id, _| !ids.contains(id));
     }
 }
 

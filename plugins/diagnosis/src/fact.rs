@@ -84,6 +84,8 @@ pub enum What {
         /// Its query was seen.
         matched: bool,
     },
+    /// As many bytes as at the reading before were unread in TCP sockets; the most is for how long.
+    Unread,
     /// Data waited for a read; the total is how long.
     SlowRead,
     /// A send waited for room; the total is how long.

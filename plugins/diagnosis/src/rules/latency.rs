@@ -4,7 +4,7 @@ use crate::counters::{counter, gauge};
 use crate::fact::What;
 use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
-use crate::rules::sockets::stands_still;
+use crate::rules::sockets::stalled;
 use crate::view::View;
 
 /// Bytes that wait in the queue of a device, reading after reading, before it is called a delay.
@@ -20,6 +20,8 @@ const HELD_UP: u64 = 5;
 const LATE_READS: u64 = 3;
 /// And so long together, in nanoseconds.
 const LATE_NS: u64 = 1_000_000_000;
+/// Time without a change of what is unread before it is called a fault: some readings in a row.
+const UNREAD_NS: u64 = 20_000_000_000;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
@@ -100,14 +102,16 @@ fn backlog(view: &View, findings: &mut Findings) {
 /// What a program reads late makes an event once it reads; what it does not read at all only stays
 /// in the queues of its sockets.
 fn unread(view: &View, findings: &mut Findings) {
-    for (entity, amount) in view.gauged(gauge::TCP_UNREAD) {
-        if !stands_still(&amount) || findings.has(&["receiver-not-reading"], entity) {
+    for (entity, unread) in view.gauged(gauge::TCP_UNREAD) {
+        let Some(amount) = stalled(view, entity) else { continue };
+        if findings.has(&["receiver-not-reading"], entity) {
             continue;
         }
-        let seconds = (amount.last - amount.first) / 1_000_000_000;
-        let title =
-            format!("an application does not read: {} bytes wait for {seconds} s and more", amount.most);
-        let found = Conclusion::new("socket-read-slow", entity, amount, title).confidence(75);
+        let seconds = amount.most / 1_000_000_000;
+        let title = format!("an application seems not to read: {} bytes waited for {seconds} s", unread.most);
+        let severity = if amount.most >= UNREAD_NS { WARNING } else { INFO };
+        let found =
+            Conclusion::new("socket-read-slow", entity, amount, title).severity(severity).confidence(70);
         let readings = plural(amount.count, "reading");
         findings.add(found.because("table", format!("the same bytes unread in {readings}"), amount.last));
     }

@@ -42,7 +42,7 @@ fn too_big(view: &View, findings: &mut Findings) {
         let again = view.count_on(&d.flow, |what| *what == What::Retransmit { why: WHY_RTO });
         let tells = |i: &&Dropped| matches!(i.flow.proto, ICMPV4 | ICMPV6) && i.flow.to == d.flow.from;
         let lost = view.drops.iter().filter(|i| i.is(&["NETFILTER_DROP"])).find(tells);
-        let stuck = lasts >= STUCK_NS && (again >= 2 || (lost.is_some() && d.amount.count >= SEVERAL));
+        let stuck = (lasts >= STUCK_NS && again >= 2) || (lost.is_some() && goes_on(view, d));
         let size = format!("packets of {} bytes to {}", d.amount.most, d.flow.destination());
         let packets = total("packet");
         let found = if stuck {
@@ -85,6 +85,16 @@ fn too_big(view: &View, findings: &mut Findings) {
             Conclusion::new("packet-too-big", key.entity, *amount, title).severity(INFO).flow(key.flow);
         findings.add(found.because("event", "ICMP: packet too big", amount.last).felt_by(view));
     }
+}
+
+/// Whether packets go on to be too big. A tunnel has another source port for each attempt.
+fn goes_on(view: &View, d: &Dropped) -> bool {
+    let of_service = |d: &Dropped| (d.entity, Flow { sport: 0, ..d.flow });
+    let same = view.drops.iter().filter(|o| o.is(&["PKT_TOO_BIG"]) && of_service(o) == of_service(d));
+    let mut all = d.amount;
+    all.count = 0;
+    same.for_each(|o| all.add(&o.amount));
+    all.count >= SEVERAL && all.last - all.first >= STUCK_NS
 }
 
 /// veth hands packets over itself. It refuses them all if the other end is down, and large ones if

@@ -64,8 +64,10 @@ fn closed_tcp_port(view: &View, findings: &mut Findings) {
         let accepted = view.count_on(&Flow { sport: 0, ..flow }, opened);
         let last = view.of(opened).filter(|(key, _)| key.flow.meets(&Flow { sport: 0, ..flow }));
         let is_back = last.map(|(_, a)| a.last).max() > Some(amount.last) && accepted >= MANY * amount.count;
-        let elsewhere = Flow { sport: 0, dport: 0, ..flow };
-        let is_stray = amount.count == 1 && view.count_on(&elsewhere, opened) >= MANY;
+        let of_pair = view.count_on(&Flow { sport: 0, dport: 0, ..flow }, opened);
+        let of_host = view.of(|what| *what == What::Accepted).filter(|(key, _)| key.entity == entity);
+        let of_host: u64 = of_host.map(|(_, amount)| amount.count).sum();
+        let is_stray = amount.count == 1 && (of_pair >= MANY || of_host >= MANY * MANY);
         let severity = match accepted {
             _ if is_back || is_stray => INFO,
             0 => CRITICAL,
@@ -87,7 +89,8 @@ fn closed_tcp_port(view: &View, findings: &mut Findings) {
         if is_back {
             found = found.because("event", "since then connections to it go well", amount.last);
         } else if is_stray {
-            found = found.because("text", "one among many connections of the same hosts that went well", 0);
+            found =
+                found.because("text", "one connect among many connections to this host that went well", 0);
         }
         let found = found.check("listeners", &[("port", port.to_string())]);
         findings.add(found.felt_by(view));

@@ -3,7 +3,7 @@
 use crate::fact::{Flow, Segment, What};
 use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
-use crate::view::{ResetSent, View};
+use crate::view::{Dropped, ResetSent, View};
 
 const ESTABLISHED: u8 = 1;
 const CLOSE: u8 = 7;
@@ -32,7 +32,9 @@ fn by_application(view: &View, findings: &mut Findings) {
         let established =
             view.count_on(&r.flow, |what| matches!(what, What::ResetReceived { state: ESTABLISHED }));
         let peer_is_here = view.is_local(r.flow.destination());
-        let got_through = !view.drops.iter().any(|d| d.drop.segment == Segment::Rst && d.flow == r.flow);
+        let arrived = view.count_on(&r.flow, |what| matches!(what, What::ResetReceived { .. })) > 0;
+        let is_stopped = |d: &Dropped| d.drop.segment == Segment::Rst && d.flow == r.flow;
+        let got_through = arrived || !view.drops.iter().any(is_stopped);
         // The peer does not miss it if it had closed too; and who connects may hang up: a health check,
         // a download that is cancelled.
         let is_felt = got_through && (established > 0 || !peer_is_here);

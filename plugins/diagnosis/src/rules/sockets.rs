@@ -1,5 +1,7 @@
 //! Buffers, windows and memory of sockets.
 
+use inspector_sdk::EntityId;
+
 use crate::counters::{counter, gauge};
 use crate::fact::{Amount, What};
 use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
@@ -98,7 +100,7 @@ fn zero_window(view: &View, findings: &mut Findings) {
         let is_closed = amount.count > view.rise(entity, counter::FROM_ZERO_WINDOW);
         // One sender's second probe comes more than half a second after its window was closed.
         let is_probed = probes.iter().any(|probe| probe.amount.count >= PROBED);
-        let is_held_up = is_probed || (is_closed && unread.is_some_and(|unread| stands_still(&unread)));
+        let is_held_up = is_probed || (is_closed && stalled(view, entity).is_some());
         if findings.has(&["socket-memory-pressure"], entity) || !is_held_up {
             continue;
         }
@@ -134,9 +136,11 @@ fn zero_window(view: &View, findings: &mut Findings) {
     }
 }
 
-/// Whether a gauge shows the same again and again.
-pub fn stands_still(gauge: &Amount) -> bool {
-    gauge.least == gauge.most && gauge.last - gauge.first >= STILL_NS
+/// For how long data seems not to have been touched (the most), if that is long. A transfer in full
+/// swing leaves another amount at each reading; requests of one size may leave the same.
+pub fn stalled(view: &View, entity: EntityId) -> Option<Amount> {
+    let (_, amount) = view.of(|what| *what == What::Unread).find(|(key, _)| key.entity == entity)?;
+    (amount.most >= STILL_NS).then_some(*amount)
 }
 
 /// The counter also rises when a queue or device further down refuses.
