@@ -168,11 +168,14 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "tcp-invalid-segment",
-        &["loss", "reset"],
-        &[look(
-            "capture the connection: something injects or reorders",
-            "{in}tcpdump -ni any -w bad.pcap host PEER",
-        )],
+        &["connect", "loss", "reset"],
+        &[
+            look(
+                "capture the connection: something injects or reorders",
+                "{in}tcpdump -ni any -w bad.pcap host PEER",
+            ),
+            change("where a signature (MD5, AO) is missing or wrong: set the same key at both ends", ""),
+        ],
     ),
     code(
         "route-missing",

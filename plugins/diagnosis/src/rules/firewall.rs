@@ -103,7 +103,11 @@ fn dropped_silently(view: &View, dropped: &Dropped) -> Conclusion {
     }
     let how = if dropped.within(QUEUES) { "hands to a program that takes nothing" } else { "drops" };
     let title = format!("a firewall rule {how} {}: {}", traffic(&dropped.flow), total("packet"));
-    let found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(95);
+    let mut found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(95);
+    if dropped.within(QUEUES) {
+        found =
+            found.because("text", "/proc/net/netfilter/nfnetlink_queue lists the queues that are served", 0);
+    }
     with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
 }
 
