@@ -107,7 +107,7 @@ lint: ## format, clippy, C format, documentation, import rules; warnings are err
 	clang-format --dry-run --Werror $(C_FILES)
 	@# The documentation is that of private items too, so a module head may link to its parts.
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --release --no-deps --document-private-items
-	cargo test --release -p inspector-tests import_rules
+	cargo test --release --workspace --test all import_rules
 
 image: build ## container image inspector:VERSION from the static binary, FROM scratch
 	@rm -rf target/image && mkdir -p target/image/plugins

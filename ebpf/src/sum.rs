@@ -78,14 +78,9 @@ pub fn mean_seconds(count: u64, total_ns: u64) -> f64 {
     total_ns as f64 / count.max(1) as f64 / 1e9
 }
 
-/// The last bucket in which nothing took longer than `bound_ns`, one of [`BOUNDS_NS`].
-pub fn last_within(bound_ns: u64) -> Option<u16> {
-    BOUNDS_NS.iter().position(|bound| *bound == bound_ns).map(|index| index as u16)
-}
-
 /// Whether everything in the bucket took longer than `bound_ns`, one of [`BOUNDS_NS`].
 pub fn is_above(bucket: u16, bound_ns: u64) -> bool {
-    last_within(bound_ns).is_some_and(|last| bucket > last)
+    BOUNDS_NS.iter().position(|bound| *bound == bound_ns).is_some_and(|index| usize::from(bucket) > index)
 }
 
 #[cfg(test)]

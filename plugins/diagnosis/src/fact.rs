@@ -90,8 +90,6 @@ pub enum What {
     SlowRead,
     /// A send waited for room; the total is how long.
     SlowSend,
-    /// Packets waited in the queue of a device for long; the total is how long.
-    Queued,
     /// A soft interrupt of the network waited (or ran) for long; the total is how long.
     SlowSoftirq {
         /// It waited.

@@ -3,9 +3,9 @@
 use inspector_sdk::probes::neighbour::NUD_INCOMPLETE;
 use inspector_sdk::probes::record::FLAG_SOCKET;
 use inspector_sdk::probes::{
-    Dns, Head, Icmp, Neighbour, Qdisc, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset,
-    TcpRetransmit, TcpState, dns, icmp, qdisc, skb_drop, socket_error, socket_latency, softirq, tcp_reset,
-    tcp_retransmit, tcp_state,
+    Dns, Head, Icmp, Neighbour, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit,
+    TcpState, dns, icmp, skb_drop, socket_error, socket_latency, softirq, tcp_reset, tcp_retransmit,
+    tcp_state,
 };
 use inspector_sdk::{EntityId, entities};
 
@@ -14,9 +14,6 @@ use crate::store::Store;
 
 /// `skb->pkt_type` of broadcast and multicast.
 const TO_MANY: [u8; 2] = [1, 2];
-
-/// A packet that waits for so long in the queue of a device is told: a bound of `sum::BOUNDS_NS`.
-pub const QUEUED_NS: u64 = 100_000_000;
 
 impl Store {
     /// A dropped packet; its length is the value.
@@ -132,15 +129,6 @@ impl Store {
             _ => return,
         };
         self.one(&slow.head, what, slow.latency_ns);
-    }
-
-    /// Packets that waited in the queue of a device: a sum, so that the mean stands for each.
-    pub fn queued(&mut self, sum: &Qdisc) {
-        if sum.op == qdisc::OP_DEQUEUE {
-            let mean = sum.duration_ns / sum.count.max(1);
-            let amount = Amount::new(sum.head.ts_ns, sum.count, mean);
-            self.add(sum.head.entity, What::Queued, Flow::NONE, amount);
-        }
     }
 
     /// A soft interrupt that took long; it belongs to the node.

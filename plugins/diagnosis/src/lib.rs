@@ -25,8 +25,8 @@ use std::time::Duration;
 
 use inspector_sdk::analyzer::{Report, Request};
 use inspector_sdk::probes::{
-    Dns, Icmp, Neighbour, Qdisc, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset,
-    TcpRetransmit, TcpState, dns, socket_latency, softirq, sum, tcp_retransmit,
+    Dns, Icmp, Neighbour, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit,
+    TcpState, dns, socket_latency, softirq, tcp_retransmit,
 };
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp, entities};
 
@@ -93,8 +93,6 @@ impl Analyzer for Diagnosis {
             .only("kind", "le", dns::KIND_ANSWER.into())
             .probe::<SocketLatency>()
             .only("kind", "le", socket_latency::KIND_SEND.into())
-            .probe::<Qdisc>()
-            .only("bucket", "gt", sum::last_within(intake::QUEUED_NS).expect("a bound").into())
             .probe::<Softirq>()
             .only("kind", "eq", softirq::KIND_SLOW.into())
             .tick_every(Duration::from_secs(1));
@@ -131,7 +129,6 @@ impl Analyzer for Diagnosis {
         batch.events::<Route>().for_each(|record| store.route(record));
         batch.events::<Dns>().for_each(|record| store.dns(record));
         batch.events::<SocketLatency>().for_each(|record| store.socket_latency(record));
-        batch.events::<Qdisc>().for_each(|sum| store.queued(sum));
         batch.events::<Softirq>().for_each(|record| store.softirq(record, self.host));
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! `inspector diagnose`: asks agents, or an agent of its own, and prints the answer.
 //!
-//! [`ask`] asks running agents, [`local`] starts one in this process; [`text`], [`markdown`] and
+//! [`ask`] asks running agents, [`local`] starts one in this process; [`mod@text`], [`markdown`] and
 //! [`html`] are forms of the answer. A server is not trusted: every form escapes what it shows.
 
 use std::path::PathBuf;

@@ -14,8 +14,6 @@ const BACKLOG: u64 = 3_000;
 const SLOW_TURNS: u64 = 10;
 /// Very long.
 const VERY_SLOW_MS: u64 = 100;
-/// Packets that waited for [`crate::intake::QUEUED_NS`] before it is called a fault.
-const HELD_UP: u64 = 5;
 /// Late reads before they are called a fault: whoever waits for a timer reads late too.
 const LATE_READS: u64 = 3;
 /// And so long together, in nanoseconds.
@@ -27,7 +25,6 @@ const UNREAD_NS: u64 = 20_000_000_000;
 pub const RULES: &[Rule] = &[
     Rule { name: "soft interrupts of the network wait for the CPU", judge: softirq },
     Rule { name: "packets come faster than CPUs take them", judge: softnet },
-    Rule { name: "packets waited in a queue", judge: queued },
     Rule { name: "packets wait in a queue", judge: backlog },
     Rule { name: "data waits for the application", judge: slow_read },
     Rule { name: "an application does not read", judge: unread },
@@ -62,20 +59,6 @@ fn softnet(view: &View, findings: &mut Findings) {
     }
 }
 
-fn queued(view: &View, findings: &mut Findings) {
-    for (key, amount) in view.of(|what| *what == What::Queued) {
-        let is_full = view.rise(key.entity, counter::QDISC_DROPS) > 0;
-        if amount.count < HELD_UP || is_full || findings.has(&["link-down", "qdisc-drop"], key.entity) {
-            continue;
-        }
-        let mean = amount.total / amount.count / 1_000_000;
-        let title = format!("packets wait in the queue of a device: {} for {mean} ms", total("packet"));
-        let found = Conclusion::new("queueing-delay", key.entity, *amount, title).confidence(85);
-        let summary = format!("{} waited for more than 100 ms each", plural(amount.count, "packet"));
-        findings.add(senders(view, found.because("event", summary, amount.last)));
-    }
-}
-
 /// Adds who sends through a queue and takes its delay for loss.
 fn senders(view: &View, found: Conclusion) -> Conclusion {
     let at = found.at;
@@ -88,7 +71,7 @@ fn backlog(view: &View, findings: &mut Findings) {
         let waits = amount.count >= 2 && amount.most >= BACKLOG;
         if !waits
             || view.rise(entity, counter::QDISC_DROPS) > 0
-            || findings.has(&["link-down", "qdisc-drop", "queueing-delay"], entity)
+            || findings.has(&["link-down", "qdisc-drop"], entity)
         {
             continue;
         }
