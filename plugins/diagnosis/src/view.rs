@@ -39,6 +39,7 @@ pub struct View {
     gauges: Map<(EntityId, u16), Amount>,
     entities: Map<EntityId, Entity>,
     owners: Map<IpAddr, Vec<EntityId>>,
+    gone: Vec<EntityId>,
 }
 
 /// Packets dropped for one reason in one function.
@@ -87,6 +88,7 @@ impl View {
             gauges: Map::default(),
             entities: Map::default(),
             owners: Map::default(),
+            gone: Vec::new(),
         };
         // Those that are there come first, so that none that is gone keeps an address from its heir.
         entities::all().into_iter().for_each(|entity| view.know(entity, true));
@@ -121,7 +123,15 @@ impl View {
                 owners.push(id);
             }
         }
+        if !is_live {
+            self.gone.push(id);
+        }
         self.entities.insert(id, entity);
+    }
+
+    /// Whether an entity is known from what it left behind only.
+    pub fn is_gone(&self, id: EntityId) -> bool {
+        self.gone.contains(&id)
     }
 
     /// How much a counter rose; `None` if it did not.

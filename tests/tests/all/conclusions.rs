@@ -1,5 +1,5 @@
 //! Promise: the first finding about a fault is its cause, where it sits, and healthy traffic gives
-//! no warning. A dozen quick cases of the lab; all of them are `make lab`'s.
+//! no warning. Some quick cases of the lab; all of them are `make lab`'s.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,7 @@ use inspector_tests::wait;
 const CASES: &[&str] = &[
     "baseline",
     "baseline_dns_search",
+    "baseline_health_checks",
     "tcp_closed_port/6",
     "listen_overflow",
     "app_close_unread/6",
@@ -25,6 +26,8 @@ const CASES: &[&str] = &[
     "udp_rcvbuf_overflow/6",
     "tcp_out_of_window",
     "dns_servfail",
+    "var_unsigned_peer",
+    "var_overlay_wrong_port/6",
 ];
 
 #[test]

@@ -237,9 +237,10 @@ fn tried(view: &View, neighbour: &Key) -> bool {
 }
 
 /// Whether something is sent to a neighbour, from its own network or through it: where overlapping
-/// networks have the address, only their own traffic is meant.
+/// networks have the address, or had it one after the other, only their own traffic is meant.
 fn goes_to(view: &View, sent: &Key, neighbour: &Key) -> bool {
-    let is_own = sent.entity == neighbour.entity || !view.is_shared(sent.flow.destination());
+    let is_alone = !view.is_shared(sent.flow.destination()) && !view.is_gone(neighbour.entity);
+    let is_own = sent.entity == neighbour.entity || is_alone;
     is_own && sent.flow.to == neighbour.flow.to
 }
 
