@@ -141,6 +141,14 @@ mod tests {
         (("NO_SOCKET", "ping_rcv", false), Some(("NO_SOCKET", "__udp4_lib_rcv", false))),
         (("NOT_SPECIFIED", "ip6_mc_input", false), Some(("IP_INHDR", "ip6_mc_input", false))),
         (("NOT_SPECIFIED", "tcp_v4_rcv", true), Some(("NOT_SPECIFIED", "tcp_v4_rcv", false))),
+        (
+            ("NOT_SPECIFIED", "tcp_rcv_state_process", true),
+            Some(("TCP_FLAGS", "tcp_rcv_state_process", true)),
+        ),
+        (
+            ("NOT_SPECIFIED", "netif_napi_add_weight_locked", false),
+            Some(("NOT_SPECIFIED", "napi_gro_receive", false)),
+        ),
         (("TCP_OLD_SEQUENCE", "tcp_validate_incoming", true), Some(("TCP_INVALID_SEQUENCE", "x", true))),
         (("TCP_OLD_DATA", "tcp_data_queue", true), Some(("TCP_OVERWINDOW", "tcp_data_queue", true))),
         (("TCP_OFOMERGE", "tcp_data_queue_ofo", true), Some(("TCP_OFO_DROP", "tcp_data_queue_ofo", true))),

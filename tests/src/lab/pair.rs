@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 
-use super::{Namespace, tool::run};
+use super::{Connection, Namespace, tool::run};
 
 /// An address family to run a case in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,17 @@ impl Pair {
         let pair = Self::apart(0)?;
         join(&pair.client, "eth0", &pair.server, "eth0")?;
         pair.give_addresses()?;
+        Ok(pair)
+    }
+
+    /// Two namespaces that know each other as neighbours: a burst to one that is not known yet loses
+    /// what is beyond the short queue of such a neighbour.
+    ///
+    /// # Errors
+    /// As [`Pair::new`], or if they do not reach each other.
+    pub fn introduced() -> Result<Self> {
+        let pair = Self::new()?;
+        Family::BOTH.into_iter().try_for_each(|family| Connection::open(&pair, family)?.close())?;
         Ok(pair)
     }
 

@@ -43,7 +43,7 @@ fn packets(observer: &Observer, netns: u64) -> u64 {
 #[test]
 fn what_a_full_ring_loses_is_counted_exactly() -> Result<()> {
     let _turn = heavy();
-    let pair = Pair::new()?;
+    let pair = Pair::introduced()?;
     let netns = pair.server.cookie()?;
     let mut reference = Observer::of(&["skb-drop"], UNLIMITED)?;
     let mut tiny = Observer::of(&["skb-drop"], Options { ring_bytes: 64 << 10, ..UNLIMITED })?;
@@ -67,7 +67,7 @@ fn what_a_full_ring_loses_is_counted_exactly() -> Result<()> {
 #[test]
 fn drops_whose_details_the_limit_suppresses_are_still_counted() -> Result<()> {
     let _turn = heavy();
-    let pair = Pair::new()?;
+    let pair = Pair::introduced()?;
     let netns = pair.server.cookie()?;
     let mut limited =
         Observer::of(&["skb-drop"], Options { limit_per_second: 100, limit_burst: 50, ..UNLIMITED })?;

@@ -192,7 +192,7 @@ fn a_packet_that_passes_a_port_and_its_bridge_is_counted_once() -> Result<()> {
 #[test]
 fn softnet_is_the_nodes_and_only_the_hosts() -> Result<()> {
     let agent = agent()?;
-    let pair = Pair::new()?;
+    let pair = Pair::introduced()?;
     let before = reaches(&agent, "", "softnetprocessed", |n| n > 0.0)?;
     faults::send_udp(&pair.client, pair.server_at(Family::V4, faults::CLOSED_PORT), 1000, 10)?;
     reaches(&agent, "", "softnetprocessed", |n| n >= before + 1000.0)?;

@@ -17,7 +17,7 @@ const HELD_UP: u16 = 5555;
 
 #[test]
 fn every_wait_and_run_is_in_a_sum_and_its_bucket() -> Result<()> {
-    let (pair, mut observer) = (Pair::new()?, Observer::of(&["softirq"], Options::default())?);
+    let (pair, mut observer) = (Pair::introduced()?, Observer::of(&["softirq"], Options::default())?);
     let sent = 2_000;
     for family in Family::BOTH {
         faults::send_udp(&pair.client, pair.server_at(family, faults::CLOSED_PORT), sent, 10)?;

@@ -60,7 +60,7 @@ fn a_throttled_queue_holds_packets_for_more_than_100_ms() -> Result<()> {
 
 #[test]
 fn every_packet_is_in_the_sums_of_each_stage_and_none_is_slow_without_a_reason() -> Result<()> {
-    let (pair, mut observer) = (Pair::new()?, observer()?);
+    let (pair, mut observer) = (Pair::introduced()?, observer()?);
     let netns = pair.client.cookie()?;
     let sent = 3_000;
     for family in Family::BOTH {
