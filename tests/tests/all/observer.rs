@@ -1,5 +1,6 @@
 //! The probes without an agent around them: every record that the kernel delivers, kept.
 
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -65,11 +66,12 @@ impl Observer {
     }
 
     /// Waits for a record, and checks what holds for every one: its time and its entity.
-    pub fn wait_for<R: Record + Copy>(&self, what: &str, is_it: impl Fn(&R) -> bool) -> Result<R> {
+    pub fn wait_for<R: Record + Copy + Debug>(&self, what: &str, is_it: impl Fn(&R) -> bool) -> Result<R> {
         let record = wait::until(what, || self.records().into_iter().find(|record| is_it(record)));
         let record = record.inspect_err(|_| {
-            let heads: Vec<_> = self.records::<R>().iter().map(|record| *record.head()).collect();
-            eprintln!("{} records came, the last ones: {:#?}", R::PROBE, heads.iter().rev().take(5));
+            let records = self.records::<R>();
+            eprintln!("{} {} records came, the last ones:", records.len(), R::PROBE);
+            records.iter().skip(records.len().saturating_sub(8)).for_each(|record| eprintln!("  {record:?}"));
         })?;
         let head = record.head();
         ensure!((self.started_ns..=now_ns()).contains(&head.ts_ns), "{what}: at {}", head.ts_ns);
