@@ -126,6 +126,7 @@ pub type Group = (&'static str, &'static [Case]);
 /// All of them.
 pub const GROUPS: &[Group] = &[
     ("baselines", baselines::CASES),
+    ("baselines", healthy::clients::CASES),
     ("baselines", healthy::services::CASES),
     ("baselines", healthy::datagrams::CASES),
     ("baselines", healthy::networks::CASES),
