@@ -62,6 +62,7 @@ pub mod counter {
         CONNTRACK_DROP = "conntrack" ["drop", "early_drop"];
         CONNTRACK_INSERT_FAILED = "conntrack" ["insert_failed"];
         QDISC_DROPS = "qdisc" ["drops"];
+        QDISC_SENT = "qdisc" ["bytes"];
         DEVICE_TX_DROPS = "netdev" ["tx_drop", "tx_errs"];
         DEVICE_CARRIER = "netdev" ["tx_carrier"];
         SOFTNET_DROPPED = "softnet" ["dropped"];
@@ -88,6 +89,9 @@ pub mod gauge {
     pub const ALL: &[Column] = COLUMNS;
 }
 
+/// Time in the queue of a device that is worth a fact: what a person or a protocol notices.
+const QUEUED_NS: u64 = 50_000_000;
+
 const SOURCES: [&str; 7] = ["snmp", "netstat", "conntrack", "qdisc", "netdev", "softnet", "tcpsummary"];
 
 /// The tables, and what they said last.
@@ -95,12 +99,15 @@ const SOURCES: [&str; 7] = ["snmp", "netstat", "conntrack", "qdisc", "netdev", "
 pub struct Counters {
     sources: Vec<Opened>,
     last: Map<EntityId, Vec<Option<u64>>>,
-    /// Bytes unread in TCP sockets, and since when it is these.
-    unread: Map<EntityId, (u64, Timestamp)>,
+    unread: Unread,
     started: Timestamp,
+    ticked: Timestamp,
     /// Sources that this node does not have.
     pub missing: Vec<&'static str>,
 }
+
+/// Bytes unread in TCP sockets, and since when it is these.
+type Unread = Map<EntityId, (u64, Timestamp)>;
 
 #[derive(Debug)]
 struct Opened {
@@ -132,11 +139,12 @@ impl Counters {
                 }
             }
         }
-        Self { sources, last: Map::default(), unread: Map::default(), started: now, missing }
+        Self { sources, last: Map::default(), unread: Map::default(), started: now, ticked: now, missing }
     }
 
     /// Counts what rose since the last tick.
     pub fn tick(&mut self, now: Timestamp, store: &mut Store) {
+        let elapsed = now.saturating_sub(std::mem::replace(&mut self.ticked, now));
         for entity in entities::all() {
             // What was counted before the start is not news; in a younger namespace all is.
             let is_young = || entities::get(entity).is_some_and(|entity| entity.since > self.started);
@@ -144,10 +152,14 @@ impl Counters {
                 self.last.entry(entity).or_insert_with(|| vec![is_young().then_some(0); counter::ALL.len()]);
             for opened in &self.sources {
                 let Ok(table) = opened.source.read(entity) else { continue };
+                let mut sent = 0;
                 for (index, cells) in &opened.counters {
                     let total = sum(&table, cells);
                     let before = last[usize::from(*index)].replace(total);
                     let rose = before.map_or(0, |before| total.saturating_sub(before));
+                    if *index == counter::QDISC_SENT {
+                        sent = rose;
+                    }
                     if rose > 0 {
                         store.add(entity, What::Counter(*index), Flow::NONE, Amount::new(now, rose, 0));
                     }
@@ -157,14 +169,10 @@ impl Counters {
                     if value > 0 {
                         store.add(entity, What::Gauge(*index), Flow::NONE, Amount::new(now, 1, value));
                     }
-                    if *index == gauge::TCP_UNREAD {
-                        let (before, since) = self.unread.entry(entity).or_insert((0, now));
-                        if value > 0 && value == *before {
-                            let amount = Amount::new(now, 1, now.saturating_sub(*since));
-                            store.add(entity, What::Unread, Flow::NONE, amount);
-                        } else {
-                            (*before, *since) = (value, now);
-                        }
+                    match *index {
+                        gauge::TCP_UNREAD => unread(&mut self.unread, entity, value, now, store),
+                        gauge::QDISC_BACKLOG => queued(entity, value, (sent, elapsed), now, store),
+                        _ => {}
                     }
                 }
             }
@@ -175,6 +183,26 @@ impl Counters {
     pub fn forget(&mut self, ids: &[EntityId]) {
         self.last.retain(|id, _| !ids.contains(id));
         self.unread.retain(|id, _| !ids.contains(id));
+    }
+}
+
+/// Bytes that nobody reads make no event.
+fn unread(known: &mut Unread, entity: EntityId, value: u64, now: Timestamp, store: &mut Store) {
+    let (before, since) = known.entry(entity).or_insert((0, now));
+    if value > 0 && value == *before {
+        let amount = Amount::new(now, 1, now.saturating_sub(*since));
+        store.add(entity, What::Unread, Flow::NONE, amount);
+    } else {
+        (*before, *since) = (value, now);
+    }
+}
+
+/// What waits in a queue, as the time that it needs at the speed at which the queue was emptied in
+/// the time before: of two queues with the same bytes, the slower one is the trouble.
+fn queued(entity: EntityId, waits: u64, (sent, elapsed): (u64, u64), now: Timestamp, store: &mut Store) {
+    let Some(time) = waits.saturating_mul(elapsed).checked_div(sent) else { return };
+    if time >= QUEUED_NS {
+        store.add(entity, What::Queued, Flow::NONE, Amount::new(now, 1, time));
     }
 }
 

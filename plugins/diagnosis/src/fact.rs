@@ -86,6 +86,8 @@ pub enum What {
     },
     /// As many bytes as at the reading before were unread in TCP sockets; the most is for how long.
     Unread,
+    /// Bytes waited in the queues of devices; the values are how long, at the speed of the moment.
+    Queued,
     /// Data waited for a read; the total is how long.
     SlowRead,
     /// A send waited for room; the total is how long.

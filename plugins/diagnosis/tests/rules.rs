@@ -70,6 +70,7 @@ const NETSTAT: &[&str] = &[
     "TcpExt.TCPToZeroWindowAdv",
     "TcpExt.TCPWinProbe",
 ];
+const QDISC: &[&str] = &["drops", "bytes", "backlog"];
 
 struct Case {
     host: Harness<Diagnosis>,
@@ -85,7 +86,7 @@ impl Case {
             |names: &[&'static str]| (0u32..).zip(names.iter().copied()).collect::<HashMap<_, _>>();
         let columns = HashMap::from([
             ("netstat", NETSTAT.to_vec()),
-            ("qdisc", vec!["drops"]),
+            ("qdisc", QDISC.to_vec()),
             ("conntrack", vec!["drop"]),
         ]);
         let world = World {
@@ -150,7 +151,7 @@ impl Case {
     fn counted(mut self, at: u32, source: &'static str, column: &str, value: u64) -> Self {
         let columns: &[&str] = match source {
             "netstat" => NETSTAT,
-            "qdisc" => &["drops"],
+            "qdisc" => QDISC,
             _ => &["drop"],
         };
         let mut row = vec![0; columns.len()];
@@ -265,6 +266,24 @@ fn a_queue_that_drops_is_told_from_a_link_without_carrier_by_its_counter() {
     let case = || Case::new().dropped(CLIENT, A, B, "QDISC_DROP", "__dev_queue_xmit");
     case().counted(CLIENT, "qdisc", "drops", 3).concludes("qdisc-drop", CLIENT);
     case().concludes("link-down", CLIENT);
+}
+
+#[test]
+fn a_queue_is_long_by_the_time_it_takes_and_not_by_its_bytes() {
+    // So many readings, a second apart, find as many bytes waiting, and as many sent since the last.
+    let found = |readings: u64, waiting: u64, sent: u64| {
+        let mut case = Case::new();
+        for n in 0..=readings {
+            let waiting = if n == 0 { 0 } else { waiting };
+            case.host.set_table("qdisc", CLIENT, (vec![0, n * sent, waiting], vec![]));
+            case.host.hook(|analyzer| analyzer.tick(NOW - (readings - n) * SECOND));
+        }
+        case.found()
+    };
+    let delay = |severity| [("queueing-delay".to_owned(), CLIENT, severity)];
+    assert_eq!(found(2, 100_000, 250_000), delay(1));
+    assert_eq!(found(1, 100_000, 250_000), delay(0));
+    assert_eq!(found(2, 100_000, 125_000_000), []);
 }
 
 #[test]

@@ -7,8 +7,8 @@ use crate::rules::Rule;
 use crate::rules::sockets::stalled;
 use crate::view::View;
 
-/// Bytes that wait in the queue of a device, reading after reading, before it is called a delay.
-const BACKLOG: u64 = 3_000;
+/// Readings that find a long queue before it is called a fault.
+const LONG_READINGS: u64 = 2;
 /// Slow soft interrupts in a window before they are called a fault, unless one takes very long: a
 /// virtual machine has some of more than 10 ms in the normal course of things.
 const SLOW_TURNS: u64 = 10;
@@ -66,18 +66,21 @@ fn senders(view: &View, found: Conclusion) -> Conclusion {
     again.into_iter().fold(found, |found, (key, _)| found.flow(key.flow))
 }
 
+/// One reading may have met the one burst of a quiet link; what stands in reading after reading is
+/// what everybody behind it waits for.
 fn backlog(view: &View, findings: &mut Findings) {
-    for (entity, amount) in view.gauged(gauge::QDISC_BACKLOG) {
-        let waits = amount.count >= 2 && amount.most >= BACKLOG;
-        if !waits
-            || view.rise(entity, counter::QDISC_DROPS) > 0
-            || findings.has(&["link-down", "qdisc-drop"], entity)
-        {
+    for (key, amount) in view.of(|what| *what == What::Queued) {
+        let entity = key.entity;
+        if view.rise(entity, counter::QDISC_DROPS) > 0 || findings.has(&["link-down", "qdisc-drop"], entity) {
             continue;
         }
-        let title = format!("packets wait in the queue of a device: up to {} bytes", amount.most);
-        let found = Conclusion::new("queueing-delay", entity, amount, title).confidence(82);
-        let summary = format!("backlog in {}", plural(amount.count, "reading"));
+        let bytes = view.gauge(entity, gauge::QDISC_BACKLOG).map_or(0, |backlog| backlog.most);
+        let time = amount.most / 1_000_000;
+        let title = format!("packets wait in the queue of a device: up to {bytes} bytes, some {time} ms");
+        let severity = if amount.count >= LONG_READINGS { WARNING } else { INFO };
+        let found =
+            Conclusion::new("queueing-delay", entity, *amount, title).severity(severity).confidence(82);
+        let summary = format!("a long queue in {}", plural(amount.count, "reading"));
         findings.add(senders(view, found.because("table", summary, amount.last)));
     }
 }
