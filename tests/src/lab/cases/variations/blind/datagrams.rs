@@ -28,6 +28,9 @@ pub const CASES: &[Case] = &[
             )?;
             let sink = sink(scene.server(), scene.server_at(4242))?;
             faults::send_udp(scene.client(), sink.local_addr()?, 5, 100)?;
+            // Whoever reads a datagram finds out.
+            sink.set_read_timeout(Some(Duration::from_millis(300)))?;
+            ensure!(sink.recv(&mut [0; 100]).is_err(), "a datagram arrived whole");
             counted(scene.server(), scene.by_family("UdpInCsumErrors", "Udp6InCsumErrors"), 5)?;
             Ok(Box::new(sink))
         },

@@ -8,7 +8,7 @@ use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
-use super::{MACHINE, PATIENCE, behind_bridge, gives_up_neighbour, sink, takes_part_in_ipv6};
+use super::{MACHINE, PATIENCE, behind_bridge, gives_up_neighbour, reaches, sink, takes_part_in_ipv6};
 use crate::lab::cases::routes::{beyond, net};
 use crate::lab::cases::{Case, FAULT, Place, at, client, know_each_other, router, server, unanswered};
 use crate::lab::counters::counted;
@@ -183,13 +183,17 @@ fn moved_in_overlay(scene: &Scene) -> Result<Held> {
     let pod: SocketAddr = format!("{POD}:8080").parse()?;
     let listener = scene.server().run(|| Ok(TcpListener::bind(pod)?))?;
     let connecting = unanswered(scene, pod)?;
-    counted(left, "vx0 rx bytes", 1)?;
+    reaches(1, "\"otherhost\":", || left.ip("-s -s -j link show vx0"))?;
     Ok(Box::new((connecting, listener)))
 }
 
 /// A bridge tells nobody of what is too big for one of its ports.
 fn narrow_bridge(scene: &Scene) -> Result<Held> {
     let machine = behind_bridge(scene)?;
+    // Else it is the packet filter of IP that passes them on, in pieces.
+    for filter in ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"] {
+        scene.server().sysctl(&format!("net/bridge/{filter}"), "0")?;
+    }
     machine.ip("link set eth0 mtu 1300")?;
     scene.server().ip("link set veth0 mtu 1300")?;
     let inside = sink(&machine, (scene.neighbour(MACHINE), 5000).into())?;

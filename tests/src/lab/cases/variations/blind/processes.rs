@@ -40,6 +40,9 @@ pub const CASES: &[Case] = &[
         expect: &[client("receiver-not-reading"), server("receiver-not-reading")],
         also: &[client("receiver-not-reading"), server("receiver-not-reading")],
         run: |scene| {
+            for host in [scene.client(), scene.server()] {
+                host.sysctl("net/ipv4/tcp_rmem", "4096 4096 4096")?;
+            }
             let connection = Connection::open(&scene.pair, scene.family)?;
             for end in [&connection.client, &connection.server] {
                 fill(end)?;

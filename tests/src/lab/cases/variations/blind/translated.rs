@@ -162,6 +162,8 @@ fn one_way(scene: &Scene) -> Result<Held> {
         "add table inet lab; add chain inet lab through { type filter hook forward priority 0; }; \
          add rule inet lab through ct state invalid counter drop",
     )?;
+    // That of IPv6 cannot be silenced, so the client does not listen.
+    scene.client().sysctl("net/ipv6/conf/eth0/accept_redirects", "0")?;
     know_each_other(scene)?;
     let only = format!("{}/{}", scene.server_ip(), scene.by_family(32, 128));
     scene.client().ip(&format!("route add {only} via {}", scene.neighbour(3)))?;
