@@ -154,6 +154,11 @@ pub const GROUPS: &[Group] = &[
     ("variations", variations::unseen::paths::CASES),
     ("variations", variations::unseen::programs::CASES),
     ("variations", variations::unseen::names::CASES),
+    ("variations", variations::blind::translated::CASES),
+    ("variations", variations::blind::rules::CASES),
+    ("variations", variations::blind::paths::CASES),
+    ("variations", variations::blind::processes::CASES),
+    ("variations", variations::blind::datagrams::CASES),
     ("variations", variations::together::CASES),
 ];
 

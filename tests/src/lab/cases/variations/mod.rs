@@ -5,8 +5,9 @@
 //! - [`hosts`]: applications and sockets;
 //! - [`ways`]: links, routes and what travels on them;
 //! - [`together`]: two at once, what heals, and what hits one of two;
-//! - [`unseen`]: all of these, written without a look at the rules.
+//! - [`unseen`], [`blind`]: all of these, written without a look at the rules.
 
+pub mod blind;
 pub mod hosts;
 pub mod together;
 pub mod unseen;
