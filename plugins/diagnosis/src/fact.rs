@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use inspector_sdk::probes::Head;
 use inspector_sdk::probes::record::{FLAG_PACKET, FLAG_PORTS, FLAG_SOCKET};
+use inspector_sdk::probes::tcp_retransmit::WHY_SYN;
 use inspector_sdk::{EntityId, Timestamp, flow};
 
 /// What is counted.
@@ -103,6 +104,18 @@ pub enum What {
     Gauge(u16),
 }
 
+impl What {
+    /// Whether the flow begins at who opens a connection, and the connection is still being opened.
+    fn is_of_client(&self) -> bool {
+        matches!(
+            self,
+            Self::Retransmit { why: WHY_SYN }
+                | Self::ConnectFailed { .. }
+                | Self::ResetReceived { state: SYN_SENT }
+        )
+    }
+}
+
 /// A dropped packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Drop {
@@ -176,6 +189,9 @@ pub struct Flow {
     pub proto: u8,
 }
 
+/// `TCP_SYN_SENT`.
+const SYN_SENT: u8 = 2;
+
 /// Lowest port that the kernel gives to clients (`net.ipv4.ip_local_port_range`).
 const EPHEMERAL: u16 = 32_768;
 
@@ -215,6 +231,12 @@ impl Flow {
                 && port(self.dport, o.dport)
         };
         same(other) || same(&other.back())
+    }
+
+    /// Whether one of its ends is where `other` begins.
+    fn has_end(&self, other: &Self) -> bool {
+        let begins = |flow: &Self| (flow.from, flow.sport, flow.proto);
+        other.sport != 0 && (begins(self) == begins(other) || begins(&self.back()) == begins(other))
     }
 
     /// Whether all ports are told apart.
@@ -276,6 +298,14 @@ pub struct Key {
     pub what: What,
     /// Between whom.
     pub flow: Flow,
+}
+
+impl Key {
+    /// Whether it is about a conversation, also where the address that a client connects to was
+    /// translated on the way (NAT): the client's own end is the same before and behind that.
+    pub fn concerns(&self, flow: &Flow) -> bool {
+        self.flow.meets(flow) || (self.what.is_of_client() && flow.has_end(&self.flow))
+    }
 }
 
 /// How often, when, and how much.

@@ -7,7 +7,7 @@ use inspector_sdk::analyzer::{Action, Check, Evidence, Finding};
 use inspector_sdk::{EntityId, Timestamp, attr};
 
 use crate::codes;
-use crate::fact::{Amount, Flow, What};
+use crate::fact::{Amount, Flow, Key, What};
 use crate::view::{Dropped, View};
 
 /// Conversations named in the evidence of one finding.
@@ -163,21 +163,25 @@ impl Conclusion {
                     | What::Closed { error: 1.. }
             )
         };
-        let suffers =
-            view.of(is_symptom).filter(|(key, _)| self.flows.iter().any(|flow| flow.meets(&key.flow)));
+        let suffers = view.of(is_symptom).filter(|(key, _)| self.flows.iter().any(|flow| key.concerns(flow)));
         let suffers: Vec<_> = suffers.filter(|(key, _)| key.entity != self.at && key.entity != 0).collect();
         for (key, amount) in suffers.into_iter().take(SHOWN_FLOWS) {
-            if !self.felt.contains(&key.entity) {
-                self.felt.push(key.entity);
-            }
-            let summary =
-                format!("{}: {}", view.name(key.entity), symptom(&key.what, amount.count, &key.flow));
-            self = self
-                .because("event", summary, amount.last)
-                .with("flow", key.flow.canonical())
-                .with("role", "symptom");
+            self.suffers(key, *amount, view);
         }
         self
+    }
+
+    fn suffers(&mut self, key: &Key, amount: Amount, view: &View) {
+        if !self.felt.contains(&key.entity) {
+            self.felt.push(key.entity);
+        }
+        let summary = format!("{}: {}", view.name(key.entity), symptom(&key.what, amount.count, &key.flow));
+        self.evidence.push(Evidence {
+            kind: "event".to_owned(),
+            summary,
+            at: (amount.last > 0).then_some(amount.last),
+            attrs: vec![attr("flow", key.flow.canonical()), attr("role", "symptom")],
+        });
     }
 
     /// What happened, with how often.
@@ -269,6 +273,22 @@ impl Findings {
     /// Whether some cause is known for what a conversation suffers.
     pub fn explain(&self, flow: &Flow) -> bool {
         self.conclusions.iter().flat_map(|cause| &cause.flows).any(|known| known.meets(flow))
+    }
+
+    /// Whether some cause is known for a symptom.
+    pub fn explain_symptom(&self, key: &Key) -> bool {
+        self.conclusions.iter().flat_map(|cause| &cause.flows).any(|known| key.concerns(known))
+    }
+
+    /// Adds a symptom to the causes of what another conversation suffers; whether there are any.
+    pub fn blame(&mut self, causes_of: &Flow, key: &Key, amount: Amount, view: &View) -> bool {
+        let explains = |cause: &&mut Conclusion| cause.flows.iter().any(|known| known.meets(causes_of));
+        let mut is_blamed = false;
+        for cause in self.conclusions.iter_mut().filter(explains) {
+            cause.suffers(key, amount, view);
+            is_blamed = true;
+        }
+        is_blamed
     }
 
     /// Whether one of these codes was concluded at an entity.

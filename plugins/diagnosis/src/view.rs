@@ -172,12 +172,17 @@ impl View {
 
     /// How often a kind of fact happened on a conversation, anywhere.
     pub fn count_on(&self, flow: &Flow, is: impl Fn(&What) -> bool) -> u64 {
-        self.of(is).filter(|(key, _)| key.flow.meets(flow)).map(|(_, amount)| amount.count).sum()
+        self.of(is).filter(|(key, _)| key.concerns(flow)).map(|(_, amount)| amount.count).sum()
     }
 
     /// Whether one of an entity's addresses is this one.
     pub fn owns(&self, entity: EntityId, ip: IpAddr) -> bool {
         self.owners.get(&ip).is_some_and(|owners| owners.contains(&entity))
+    }
+
+    /// Who has an address here.
+    pub fn owners(&self, ip: IpAddr) -> impl Iterator<Item = EntityId> {
+        self.owners.get(&ip).into_iter().flatten().copied()
     }
 
     /// Whether several entities here have an address, as overlapping networks do.

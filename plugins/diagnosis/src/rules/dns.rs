@@ -18,6 +18,9 @@ const PATIENCE_NS: u64 = 1_000_000_000;
 /// milliseconds, a recursive one seldom more than this.
 const SLOW_NS: u64 = 200_000_000;
 const NXDOMAIN: u8 = 3;
+/// Who asks several servers at once takes the first answer; who turns to the next one for want of an
+/// answer has waited longer than this.
+const AT_ONCE_NS: u64 = 500_000_000;
 
 /// The rules.
 pub const RULES: &[Rule] = &[Rule { name: "a DNS server", judge: server }];
@@ -71,11 +74,22 @@ fn server(view: &View, findings: &mut Findings) {
         tally.flow.get_or_insert(d.flow.back());
     }
     for ((entity, server), tally) in &servers {
-        judge_one(view, findings, *entity, *server, tally);
+        let others = servers.iter().filter(|((at, ip), _)| at == entity && ip != server);
+        let is_race = others.into_iter().any(|(_, other)| {
+            other.first.abs_diff(tally.first) <= AT_ONCE_NS && other.answers >= tally.queries
+        });
+        judge_one(view, findings, *entity, *server, tally, is_race);
     }
 }
 
-fn judge_one(view: &View, findings: &mut Findings, entity: EntityId, server: IpAddr, tally: &Tally) {
+fn judge_one(
+    view: &View,
+    findings: &mut Findings,
+    entity: EntityId,
+    server: IpAddr,
+    tally: &Tally,
+    is_race: bool,
+) {
     let flow = tally.flow.unwrap_or(Flow::NONE);
     let amount = |count: u64| crate::fact::Amount {
         count,
@@ -106,7 +120,12 @@ fn judge_one(view: &View, findings: &mut Findings, entity: EntityId, server: IpA
         let found = evidence(
             Conclusion::new("dns-timeout", entity, amount(tally.late), title).confidence(92).flow(flow),
         );
-        findings.add(found.because("event", "an answer found its port closed", tally.last));
+        let found = found.because("event", "an answer found its port closed", tally.last);
+        findings.add(if is_race {
+            found.severity(INFO).because("text", "another server that was asked at once was faster", 0)
+        } else {
+            found
+        });
     } else if missing > 0 && is_over && !explained {
         let title =
             format!("DNS server {server} does not answer: {} of {}", missing, plural(tally.queries, "query"));

@@ -1,5 +1,7 @@
 //! Netfilter: rules that drop, rules that refuse, and a full connection-tracking table.
 
+use std::collections::BTreeSet;
+
 use inspector_sdk::flow::TCP;
 
 use crate::counters::{counter, gauge};
@@ -13,6 +15,9 @@ pub const RULES: &[Rule] = &[
     Rule { name: "netfilter drops packets", judge: netfilter },
     Rule { name: "a security policy drops packets", judge: policy },
 ];
+
+/// Ports tried once each that make it a scan.
+const MANY_PORTS: usize = 5;
 
 const QUEUES: &[&str] = &["nf_queue", "nfqnl_", "nf_reinject"];
 
@@ -74,7 +79,7 @@ fn refusal(view: &View, flow: &Flow, dropped: &Dropped) -> Option<String> {
     // The stack tells of each reset that it sends; netfilter makes its own and only the counter sees it.
     let stack = view.resets.iter().filter(|r| r.flow.meets(flow)).count();
     let received =
-        view.of(|what| matches!(what, What::ResetReceived { .. })).find(|(key, _)| key.flow.meets(flow));
+        view.of(|what| matches!(what, What::ResetReceived { .. })).find(|(key, _)| key.concerns(flow));
     if stack == 0 && received.is_some() {
         return Some("resets that no stack here sent".to_owned());
     }
@@ -108,7 +113,27 @@ fn dropped_silently(view: &View, dropped: &Dropped) -> Conclusion {
         found =
             found.because("text", "/proc/net/netfilter/nfnetlink_queue lists the queues that are served", 0);
     }
-    with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
+    let found = with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view);
+    if is_background(view, dropped) {
+        return found.severity(INFO).because("text", "strangers try many ports, each once", 0);
+    }
+    found
+}
+
+/// What everybody meets who has a public address: packets from elsewhere to one port after the other,
+/// and none comes again, as it would if somebody missed the answer.
+fn is_background(view: &View, dropped: &Dropped) -> bool {
+    let is_single = |d: &&Dropped| {
+        d.entity == dropped.entity
+            && d.is(&["NETFILTER_DROP"])
+            && d.amount.count == 1
+            && matches!(d.drop.segment, Segment::Syn | Segment::None)
+            && !view.is_local(d.flow.source())
+    };
+    let singles = || view.drops.iter().filter(is_single);
+    let ports: BTreeSet<_> = singles().map(|d| d.flow.dport).collect();
+    let same = singles().filter(|d| d.flow.to == dropped.flow.to && d.flow.dport == dropped.flow.dport);
+    is_single(&dropped) && ports.len() >= MANY_PORTS && same.count() < ports.len()
 }
 
 fn with_chains(found: Conclusion, dropped: &Dropped) -> Conclusion {

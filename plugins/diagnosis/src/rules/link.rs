@@ -97,25 +97,27 @@ fn goes_on(view: &View, d: &Dropped) -> bool {
     all.count >= SEVERAL && all.last - all.first >= STUCK_NS
 }
 
-/// veth hands packets over itself. It refuses them all if the other end is down, and large ones if
-/// the other end takes smaller ones only.
+/// veth and bridges hand packets over themselves. They refuse them all if the other end is down, and
+/// large ones if the other end takes smaller ones only.
 fn not_forwarded(view: &View, findings: &mut Findings) {
+    let bridge = ["br_dev_queue_push_xmit"];
     let is = |d: &&Dropped| {
-        !d.is_noise && d.is(&["NOT_SPECIFIED", "DEV_READY"]) && d.within(&["dev_forward_skb", "veth_xmit"])
+        let at_end = d.within(&["dev_forward_skb", "veth_xmit"]) || d.within(&bridge);
+        !d.is_noise && d.is(&["NOT_SPECIFIED", "DEV_READY"]) && at_end
     };
     for d in view.drops.iter().filter(is) {
         let same = view.drops.iter().filter(|o| is(o) && o.entity == d.entity);
         let least = same.map(|o| o.amount.least).min().unwrap_or(0);
         let packets = total("packet");
+        let end = if d.within(&bridge) { "a port of a bridge" } else { "the other end of a link" };
         let found = if least > SMALL {
             let title = format!(
-                "the other end of a link takes smaller packets only: {packets} of {} bytes and more dropped",
+                "{end} takes smaller packets only: {packets} of {} bytes and more dropped",
                 d.amount.least
             );
             Conclusion::of_drop("link-mtu-mismatch", d, title).confidence(90)
         } else {
-            Conclusion::of_drop("link-down", d, format!("the other end of a link is down: {packets} dropped"))
-                .confidence(85)
+            Conclusion::of_drop("link-down", d, format!("{end} is down: {packets} dropped")).confidence(85)
         };
         findings.add(found.severity(outage(view, &d.flow)).felt_by(view));
     }
@@ -161,10 +163,11 @@ fn blocked_port(view: &View, findings: &mut Findings) {
 }
 
 fn neighbour(view: &View, findings: &mut Findings) {
-    let lost = view
-        .drops
-        .iter()
-        .filter(|d| !d.is_noise && d.is(&["NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_HH_FILLFAIL"]));
+    let is_for_it = |d: &&Dropped| {
+        d.is(&["NEIGH_FAILED", "NEIGH_DEAD", "NEIGH_HH_FILLFAIL"])
+            || (d.is(&["NOT_SPECIFIED"]) && d.within(&["neigh_invalidate"]))
+    };
+    let lost = view.drops.iter().filter(|d| !d.is_noise).filter(is_for_it);
     for d in lost.filter(|d| d.drop.ethertype != ARP) {
         if findings.has(&["link-down"], d.entity) || is_filtered(view, &d.flow) {
             continue;
@@ -176,7 +179,7 @@ fn neighbour(view: &View, findings: &mut Findings) {
         );
         let found = Conclusion::of_drop("neighbour-unresolved", d, title)
             .confidence(92)
-            .severity(outage(view, &d.flow));
+            .severity(if is_ping(d) { INFO } else { outage(view, &d.flow) });
         findings
             .add(found.check("neighbour", &[("address", d.flow.destination().to_string())]).felt_by(view));
     }
@@ -208,6 +211,11 @@ fn neighbour(view: &View, findings: &mut Findings) {
     }
 }
 
+/// Who pings a host wants to know whether it is there; that it is not is the answer.
+fn is_ping(d: &Dropped) -> bool {
+    matches!(d.flow.proto, ICMPV4 | ICMPV6)
+}
+
 /// Whether something here is told to drop what asks for a neighbour, or its answer.
 fn is_filtered(view: &View, neighbour: &Flow) -> bool {
     let told = ["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BRIDGE_INGRESS_STP_STATE"];
@@ -233,7 +241,8 @@ fn tried(view: &View, neighbour: &Key) -> bool {
     let to_it = |what: &What| {
         matches!(what, What::Retransmit { .. } | What::ConnectFailed { .. } | What::IcmpSent { .. })
     };
-    view.of(to_it).any(|(key, _)| goes_to(view, key, neighbour))
+    let is_ping = |key: &Key| matches!(key.flow.proto, ICMPV4 | ICMPV6);
+    view.of(to_it).any(|(key, _)| !is_ping(key) && goes_to(view, key, neighbour))
 }
 
 /// Whether something is sent to a neighbour, from its own network or through it: where overlapping

@@ -1,6 +1,6 @@
 //! Nobody listens: the wrong port, a service that is gone, a connection that one side has lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use inspector_sdk::flow::TCP;
@@ -18,6 +18,8 @@ const DNS: u16 = 53;
 pub const TRACEROUTE: RangeInclusive<u16> = 33_434..=33_534;
 /// So many connections that went well, for each that did not, make a remark of it.
 const MANY: u64 = 10;
+/// The same where the service is known to have come, or come back, since.
+const SOME: u64 = 5;
 const LISTEN: u8 = 10;
 const ESTABLISHED: u8 = 1;
 
@@ -61,9 +63,11 @@ fn closed_tcp_port(view: &View, findings: &mut Findings) {
             total("connection")
         );
         let opened = |what: &What| matches!(what, What::Accepted | What::Connected);
-        let accepted = view.count_on(&Flow { sport: 0, ..flow }, opened);
-        let last = view.of(opened).filter(|(key, _)| key.flow.meets(&Flow { sport: 0, ..flow }));
-        let is_back = last.map(|(_, a)| a.last).max() > Some(amount.last) && accepted >= MANY * amount.count;
+        let of_service: BTreeSet<_> = seen.iter().map(|s| Flow { sport: 0, ..s.0 }).collect();
+        let went_well = || view.of(opened).filter(|(key, _)| of_service.iter().any(|f| key.flow.meets(f)));
+        let accepted = went_well().map(|(_, a)| a.count).sum::<u64>();
+        let is_back =
+            went_well().map(|(_, a)| a.last).max() > Some(amount.last) && accepted >= SOME * amount.count;
         let of_pair = view.count_on(&Flow { sport: 0, dport: 0, ..flow }, opened);
         let of_host = view.of(|what| *what == What::Accepted).filter(|(key, _)| key.entity == entity);
         let of_host: u64 = of_host.map(|(_, amount)| amount.count).sum();

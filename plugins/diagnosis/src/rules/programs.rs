@@ -2,11 +2,18 @@
 
 use std::collections::BTreeSet;
 
+use inspector_sdk::flow::TCP;
+use inspector_sdk::probes::tcp_retransmit::{WHY_RTO, WHY_SYN};
+
 use crate::counters::counter;
-use crate::finding::{Conclusion, Findings, total};
+use crate::fact::What;
+use crate::finding::{Conclusion, Findings, INFO, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
 use crate::view::{Dropped, View};
+
+/// Of so many bytes, one that a queue drops is nothing that TCP would notice.
+const SHARE: u64 = 100;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
@@ -43,15 +50,21 @@ fn xdp(view: &View, findings: &mut Findings) {
 /// Programs at the entrance of a socket share a reason with the filter of that socket. TCP sockets
 /// seldom have one, and a program on the tree hits more than one port.
 fn cgroup(view: &View, findings: &mut Findings) {
-    let at_socket = |d: &Dropped| d.is(&["SOCKET_FILTER"]) && (d.flow.proto == 6 || has_many_ports(view, d));
-    each(view, findings, "cgroup-bpf-drop", "a cgroup eBPF program drops", |d| {
-        d.is(&["BPF_CGROUP_EGRESS"]) || at_socket(d)
-    });
+    let what = "a cgroup eBPF program drops";
+    each(view, findings, "cgroup-bpf-drop", what, |d| d.is(&["BPF_CGROUP_EGRESS"]));
+    let at_socket =
+        |d: &&Dropped| d.is(&["SOCKET_FILTER"]) && (d.flow.proto == TCP || has_many_ports(view, d));
+    for d in view.drops.iter().filter(|d| !d.is_noise).filter(at_socket) {
+        let found = Conclusion::of_drop("cgroup-bpf-drop", d, format!("{what}: {}", total("packet")));
+        let found = found.confidence(95).severity(outage(view, &d.flow));
+        let found = found.although("a filter that the socket itself asked for would look the same", 20);
+        findings.add(found.felt_by(view));
+    }
 }
 
 fn socket_filter(view: &View, findings: &mut Findings) {
     each(view, findings, "socket-filter-drop", "the filter that a socket asked for drops", |d| {
-        d.is(&["SOCKET_FILTER"]) && d.flow.proto != 6 && !has_many_ports(view, d)
+        d.is(&["SOCKET_FILTER"]) && d.flow.proto != TCP && !has_many_ports(view, d)
     });
 }
 
@@ -82,8 +95,23 @@ fn qdisc(view: &View, findings: &mut Findings) {
         if let Some(amount) = counted {
             found = found.rose("the drop counter of the queueing discipline", amount);
         }
+        let sent = view.rise(dropped.entity, counter::QDISC_SENT);
+        let again = |what: &What| matches!(what, What::Retransmit { why: WHY_SYN | WHY_RTO });
+        if dropped_by(view, dropped, &reasons) * SHARE < sent && view.count_on(&dropped.flow, again) == 0 {
+            found = found.severity(INFO).because(
+                "metric",
+                format!("{sent} bytes were sent through it; TCP takes so few drops for a sign to slow down"),
+                dropped.amount.last,
+            );
+        }
         findings.add(found.felt_by(view));
     }
+}
+
+/// Bytes dropped in an entity for one of some reasons.
+fn dropped_by(view: &View, dropped: &Dropped, reasons: &[&str]) -> u64 {
+    let same = view.drops.iter().filter(|d| d.entity == dropped.entity && d.is(reasons));
+    same.map(|d| d.amount.total).sum()
 }
 
 fn device(view: &View, findings: &mut Findings) {

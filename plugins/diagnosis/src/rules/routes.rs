@@ -181,7 +181,11 @@ fn reverse_path(view: &View, findings: &mut Findings) {
 fn martian(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| is_martian(view, d)) {
         let packets = total("packet");
-        let title = format!("packets from the impossible address {}: {packets}", d.flow.source());
+        let title = if d.is(&["IP_LOCALNET"]) && d.flow.destination().is_loopback() {
+            format!("packets for the host's own {} came over a network: {packets}", d.flow.destination())
+        } else {
+            format!("packets from the impossible address {}: {packets}", d.flow.source())
+        };
         conclude(view, findings, "martian-source", d, title, 90);
     }
 }

@@ -8,7 +8,8 @@ use inspector_sdk::probes::tcp_retransmit::{WHY_FAST, WHY_LOSS, WHY_RTO, WHY_SYN
 use crate::fact::{Amount, Flow, What};
 use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
-use crate::view::View;
+use crate::rules::firewall::outage;
+use crate::view::{ResetSent, View};
 
 const ETIMEDOUT: u32 = 110;
 const SYN_SENT: u8 = 2;
@@ -18,8 +19,14 @@ const LOSS: u64 = 5;
 /// Timeouts in a row on one connection before its peer is called silent.
 const TIMEOUTS: u64 = 3;
 
+/// Connections that went well, for each attempt without an answer, that make a remark of it.
+const MANY: u64 = 10;
+/// Time between a reset's sending and its coming, on one node.
+const ON_ITS_WAY_NS: u64 = 100_000_000;
+
 /// The rules.
 pub const RULES: &[Rule] = &[
+    Rule { name: "what nobody answers went to another host", judge: misdirected },
     Rule { name: "a peer does not answer", judge: unresponsive },
     Rule { name: "segments get lost elsewhere", judge: loss },
     Rule { name: "a peer resets", judge: reset_by_peer },
@@ -37,6 +44,26 @@ fn add(sums: &mut BTreeMap<(EntityId, [u8; 16], u16), Sum>, entity: EntityId, fl
     flows.push(flow);
 }
 
+/// Frames for others are normal on a flooded or promiscuous link; not so if nobody answers what is in
+/// them, and the host that they should have reached is here and saw nothing.
+fn misdirected(view: &View, findings: &mut Findings) {
+    for d in view.drops.iter().filter(|d| d.is(&["OTHERHOST"]) && !d.drop.to_many) {
+        let meant: Vec<_> = view.owners(d.flow.destination()).collect();
+        let is_missed = !meant.is_empty() && meant.iter().all(|owner| !view.saw(*owner, &d.flow));
+        let is_symptom = |what: &What| matches!(what, What::Retransmit { .. } | What::ConnectFailed { .. });
+        if !is_missed || view.count_on(&d.flow, is_symptom) == 0 || findings.explain(&d.flow) {
+            continue;
+        }
+        let title = format!(
+            "packets for {} come here, in frames that are for no address of this host: a forwarding or neighbour entry is out of date; {}",
+            d.flow.destination(),
+            total("packet")
+        );
+        let found = Conclusion::of_drop("wrong-destination-mac", d, title);
+        findings.add(found.confidence(75).severity(outage(view, &d.flow)).felt_by(view));
+    }
+}
+
 fn unresponsive(view: &View, findings: &mut Findings) {
     let mut silent = BTreeMap::new();
     let gave_up = |what: &What| {
@@ -47,7 +74,7 @@ fn unresponsive(view: &View, findings: &mut Findings) {
                 | What::Closed { error: ETIMEDOUT }
         )
     };
-    for (key, amount) in view.of(gave_up).filter(|(key, _)| !findings.explain(&key.flow)) {
+    for (key, amount) in view.of(gave_up).filter(|(key, _)| !findings.explain_symptom(key)) {
         add(&mut silent, key.entity, key.flow, *amount);
     }
     for (key, amount) in view.of(|what| *what == What::Retransmit { why: WHY_RTO }) {
@@ -58,10 +85,14 @@ fn unresponsive(view: &View, findings: &mut Findings) {
     for ((entity, _, port), (amount, flows)) in silent {
         let flow = flows[0];
         let title = format!("{} port {port} does not answer: {}", flow.destination(), total("attempt"));
-        let severity = if view.count_on(&flow.of_service(), |what| *what == What::Connected) == 0 {
-            CRITICAL
-        } else {
-            WARNING
+        let opened = || view.of(|what| *what == What::Connected);
+        let opened = || opened().filter(|(key, _)| key.flow.meets(&flow.of_service()));
+        let well: u64 = opened().map(|(_, amount)| amount.count).sum();
+        let is_over = opened().map(|(_, a)| a.last).max() > Some(amount.last);
+        let severity = match well {
+            0 => CRITICAL,
+            _ if is_over && well >= MANY * amount.count => INFO,
+            _ => WARNING,
         };
         let confidence = if view.is_local(flow.destination()) { 60 } else { 75 };
         let mut found = Conclusion::new("peer-unresponsive", entity, amount, title)
@@ -106,7 +137,11 @@ fn loss(view: &View, findings: &mut Findings) {
 fn reset_by_peer(view: &View, findings: &mut Findings) {
     let sent_here = |flow: &Flow| view.resets.iter().any(|r| r.flow.meets(flow));
     for (key, amount) in view.of(|what| matches!(what, What::ResetReceived { .. })) {
-        if findings.explain(&key.flow) || sent_here(&key.flow) {
+        if findings.explain_symptom(key) || sent_here(&key.flow) {
+            continue;
+        }
+        let sent = view.resets.iter().find(|r| may_be_translated(r, &key.flow, amount));
+        if sent.is_some_and(|r| findings.blame(&r.flow, key, *amount, view)) {
             continue;
         }
         let What::ResetReceived { state } = key.what else { continue };
@@ -136,6 +171,16 @@ fn reset_by_peer(view: &View, findings: &mut Findings) {
             .because("text", "nothing on this node sent it", 0);
         findings.add(found);
     }
+}
+
+/// Whether a reset can have been sent to another address and port, which were translated on the way
+/// (NAT): it comes from the same end, and at the same time.
+fn may_be_translated(sent: &ResetSent, received: &Flow, amount: &Amount) -> bool {
+    let (peer, sender) = (received.back(), sent.flow);
+    let from = |flow: &Flow| (flow.from, flow.sport, flow.proto);
+    let is_within = sent.amount.first <= amount.last.saturating_add(ON_ITS_WAY_NS)
+        && amount.first <= sent.amount.last.saturating_add(ON_ITS_WAY_NS);
+    from(&peer) == from(&sender) && is_within
 }
 
 /// Reasons that follow from something else, or that traffic makes without a fault.

@@ -130,6 +130,11 @@ pub const GROUPS: &[Group] = &[
     ("baselines", healthy::services::CASES),
     ("baselines", healthy::datagrams::CASES),
     ("baselines", healthy::networks::CASES),
+    ("baselines", healthy::pods::CASES),
+    ("baselines", healthy::transfers::CASES),
+    ("baselines", healthy::exchanges::CASES),
+    ("baselines", healthy::watchers::CASES),
+    ("baselines", healthy::operators::CASES),
     ("listening", listening::CASES),
     ("queues", queues::CASES),
     ("resets", resets::CASES),
@@ -160,6 +165,7 @@ pub const GROUPS: &[Group] = &[
     ("variations", variations::blind::processes::CASES),
     ("variations", variations::blind::datagrams::CASES),
     ("variations", variations::together::CASES),
+    ("variations", variations::mixed::CASES),
 ];
 
 const fn at(at: Place, code: &'static str) -> Expected {
