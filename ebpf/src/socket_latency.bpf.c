@@ -50,6 +50,12 @@ struct {
 	__type(value, struct waiting);
 } waiting SEC(".maps");
 
+/* Another CPU may set a start while this one ends what began before: that took no time. */
+static __always_inline __u64 elapsed(__u64 since, __u64 now)
+{
+	return now > since ? now - since : 0;
+}
+
 static __always_inline int timed(const struct sock *sk, __u16 kind, __u64 latency, __u32 bytes, __u32 left)
 {
 	__u64 netns = socket_net(sk);
@@ -128,7 +134,7 @@ int BPF_PROG(sock_recv_length, struct sock *sk, int result, int flags)
 
 	const struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	__u64 now = bpf_ktime_get_boot_ns();
-	__u64 latency = now - mine->ready_ns;
+	__u64 latency = elapsed(mine->ready_ns, now);
 	__u32 left = unread(sk, tp);
 
 	mine->ready_ns = left ? now : 0;
@@ -160,7 +166,7 @@ int BPF_PROG(sock_send_length, struct sock *sk, int result)
 	if (!mine || !mine->send_ns)
 		return 0;
 
-	__u64 latency = bpf_ktime_get_boot_ns() - mine->send_ns;
+	__u64 latency = elapsed(mine->send_ns, bpf_ktime_get_boot_ns());
 
 	mine->send_ns = 0;
 	return timed(sk, KIND_SEND, latency, result > 0 ? result : 0, 0);

@@ -60,6 +60,7 @@ const SYMBOLS: &[&str] = &[
     "udp_queue_rcv_one_skb",
     "some_function",
     "ip_rcv_finish_core",
+    "br_dev_queue_push_xmit",
 ];
 const RESETS: &[&str] =
     &["NOT_SPECIFIED", "NO_SOCKET", "TCP_ABORT_ON_CLOSE", "TCP_TIMEWAIT_SOCKET", "TCP_KEEPALIVE_TIMEOUT"];
@@ -294,6 +295,63 @@ fn the_other_end_of_a_link_is_down_or_takes_smaller_packets() {
     };
     case(1_500).concludes("link-mtu-mismatch", CLIENT);
     case(60).concludes("link-down", CLIENT);
+}
+
+#[test]
+fn a_bridge_with_a_narrow_port_drops_what_is_large() {
+    Case::new()
+        .dropped_as(SERVER, A, B, "NOT_SPECIFIED", "br_dev_queue_push_xmit", |d| d.length = 1_400)
+        .concludes("link-mtu-mismatch", SERVER);
+}
+
+#[test]
+fn a_drop_behind_a_translation_explains_the_connect_before_it() {
+    let service = "10.96.0.10:443";
+    let again = tcp_retransmit::WHY_SYN;
+    Case::new()
+        .dropped(SERVER, A, B, "NETFILTER_DROP", "nft_do_chain")
+        .sent_again(A, service, again, 2)
+        .concludes("firewall-drop", SERVER);
+    // Another port of the client is another connection.
+    let found = Case::new()
+        .dropped(SERVER, A, B, "NETFILTER_DROP", "nft_do_chain")
+        .sent_again("10.9.0.1:40001", service, again, 2)
+        .found();
+    assert!(found.iter().any(|f| f.0 == "peer-unresponsive"), "{found:?}");
+}
+
+#[test]
+fn a_reset_that_came_from_a_translated_address_was_sent_here() {
+    let reset = |case: Case, sender| {
+        case.reset(SERVER, sender, "10.9.0.99:1025", "NO_SOCKET", |r| {
+            (r.has_segment, r.tcp_flags) = (1, ACK);
+        })
+        .reset_received(CLIENT, A, B, 1)
+        .found()
+    };
+    let own = |found: &[(String, u32, u8)]| found.iter().any(|f| f.0 == "reset-by-peer");
+    let found = reset(Case::new(), B);
+    assert!(found[0].0 == "stale-connection" && !own(&found), "{found:?}");
+    let found = reset(Case::new(), "10.9.0.2:81");
+    assert!(own(&found), "another port is another service: {found:?}");
+}
+
+#[test]
+fn frames_for_others_are_no_fault_unless_somebody_misses_them() {
+    let case = || Case::new().dropped(CLIENT, A, B, "OTHERHOST", "ip_rcv_core");
+    case().warns_of_nothing();
+    case().sent_again(A, B, tcp_retransmit::WHY_SYN, 2).concludes("wrong-destination-mac", CLIENT);
+}
+
+#[test]
+fn strangers_that_try_every_port_are_background_unless_they_insist() {
+    let knock = |case: Case, n: u16| {
+        let (from, to) = (format!("198.51.100.{n}:{}", 40_000 + n), format!("10.9.0.2:{}", 1_000 + n));
+        case.dropped(SERVER, &from, &to, "NETFILTER_DROP", "nft_do_chain")
+    };
+    let scan = || (1..=6).fold(Case::new(), knock);
+    scan().warns_of_nothing();
+    knock(scan(), 1).concludes("firewall-drop", SERVER);
 }
 
 #[test]

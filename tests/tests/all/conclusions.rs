@@ -14,6 +14,7 @@ const CASES: &[&str] = &[
     "baseline",
     "baseline_dns_search",
     "baseline_health_checks",
+    "baseline_noise_kept_out",
     "tcp_closed_port/6",
     "listen_overflow",
     "app_close_unread/6",
@@ -28,6 +29,8 @@ const CASES: &[&str] = &[
     "dns_servfail",
     "var_unsigned_peer",
     "var_overlay_wrong_port/6",
+    "var_hairpin",
+    "var_narrow_bridge/6",
 ];
 
 #[test]

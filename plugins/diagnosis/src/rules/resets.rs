@@ -9,10 +9,6 @@ const ESTABLISHED: u8 = 1;
 const CLOSE: u8 = 7;
 const ETIMEDOUT: u32 = 110;
 
-/// Connections for each that is reset after its end, that make a remark of it: whoever gives up
-/// waiting closes, and the answer still comes.
-const OF_THESE: u64 = 5;
-
 /// The rules.
 pub const RULES: &[Rule] = &[
     Rule { name: "an application resets its connection", judge: by_application },
@@ -84,12 +80,8 @@ fn after_close(view: &View, findings: &mut Findings) {
             total("segment")
         );
         let found = conclude("reset-after-close", r, title).confidence(85).felt_by(view);
-        let all = view.resets.iter().filter(closing).filter(|o| o.entity == r.entity);
-        let resets: u64 = all.map(|o| o.amount.count).sum();
-        let opened = view.count_on(&Flow { sport: 0, dport: 0, ..r.flow }, |what| *what == What::Connected);
-        findings.add(if opened >= OF_THESE * resets {
-            let well = format!("one of {opened} connections between the two, or a few");
-            found.severity(INFO).because("text", well, 0)
+        findings.add(if is_by_client(view, r) {
+            found.severity(INFO).because("text", "who gives up waiting closes, and the answer still comes", 0)
         } else {
             found
         });

@@ -64,6 +64,32 @@ fn a_reader_that_comes_late_is_slow_by_the_time_that_data_waited() -> Result<()>
     Ok(())
 }
 
+/// Data becomes ready on one CPU while a read ends on another: the time between is no less than 0.
+#[test]
+fn data_that_comes_while_a_read_ends_has_not_waited_for_ever() -> Result<()> {
+    const BYTES: u64 = 500 << 20;
+
+    let (pair, mut observer) = (Pair::new()?, observer()?);
+    let server = pair.server.cookie()?;
+    let started = Instant::now();
+    for family in Family::BOTH {
+        let Connection { mut client, mut server, .. } = Connection::open(&pair, family)?;
+        let writer = thread::spawn(move || std::io::copy(&mut std::io::repeat(0).take(BYTES), &mut client));
+        // Small reads, so that many end while more comes.
+        let mut buffer = [0; 4096];
+        while server.read(&mut buffer)? > 0 {}
+        assert_eq!(writer.join().expect("writing does not panic")?, BYTES);
+    }
+    observer.unload();
+    let took = started.elapsed();
+    let reads: Vec<_> =
+        observer.records::<SocketLatency>().into_iter().filter(|l| l.head.netns == server).collect();
+    assert!(reads.iter().any(|l| l.head.kind == KIND_READS), "no read was timed");
+    let longest = reads.iter().filter(|l| l.head.kind == KIND_READ).map(|l| l.latency_ns).max();
+    assert!(longest.is_none_or(|ns| u128::from(ns) <= took.as_nanos()), "{longest:?} ns of {took:?}");
+    Ok(())
+}
+
 #[test]
 fn an_idle_connection_is_no_slow_reader() -> Result<()> {
     let (pair, observer) = (Pair::new()?, observer()?);

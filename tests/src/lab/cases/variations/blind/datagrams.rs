@@ -14,7 +14,7 @@ use crate::lab::{Held, Scene, Topology, faults, run};
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "blind_damaging_router",
+        name: "var_damaging_router",
         made: "the router changes a word of each datagram and leaves the checksum alone",
         topology: Topology::Routed,
         expect: &[server("checksum-error"), router("checksum-error")],
@@ -37,14 +37,14 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_first_resolver_gone",
+        name: "var_first_resolver_gone",
         made: "a client asks two name servers in turn, of which the first does not exist any more",
         expect: &[client("neighbour-unresolved"), client("dns-timeout")],
         run: first_resolver_gone,
         ..FAULT
     },
     Case {
-        name: "blind_last_fragment_lost",
+        name: "var_last_fragment_lost",
         made: "large datagrams over a cable that loses the last fragment of each",
         topology: Topology::Cabled,
         expect: &[server("reassembly-failure")],

@@ -22,14 +22,14 @@ const BRIDGED: Case = Case { topology: Topology::Bridged, ..FAULT };
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "blind_macvlan_host",
+        name: "var_macvlan_host",
         made: "the server connects to its own container, which has a macvlan of the server's link",
         expect: &[server("neighbour-unresolved")],
         run: macvlan,
         ..FAULT
     },
     Case {
-        name: "blind_old_source",
+        name: "var_old_source",
         made: "the client's route prefers an address of a former net, to which the router has no way back",
         expect: &[router("route-missing")],
         run: |scene| {
@@ -46,7 +46,7 @@ pub const CASES: &[Case] = &[
         ..ROUTED
     },
     Case {
-        name: "blind_rogue_router",
+        name: "var_rogue_router",
         made: "a third host that does not forward announces itself as everybody's router",
         families: &[Family::V6],
         expect: &[at(Place::Third, "forwarding-disabled")],
@@ -54,7 +54,7 @@ pub const CASES: &[Case] = &[
         ..BRIDGED
     },
     Case {
-        name: "blind_download_too_big",
+        name: "var_download_too_big",
         made: "the router's link to the client is narrow, and the server's iptables drops what says so",
         expect: &[router("pmtu-blackhole"), server("pmtu-blackhole")],
         run: |scene| {
@@ -76,7 +76,7 @@ pub const CASES: &[Case] = &[
         ..ROUTED
     },
     Case {
-        name: "blind_moved_in_overlay",
+        name: "var_moved_in_overlay",
         made: "the client's overlay still sends to the node that a pod has left, which is in the overlay too",
         expect: &[
             at(Place::Third, "wrong-destination-mac"),
@@ -87,7 +87,7 @@ pub const CASES: &[Case] = &[
         ..BRIDGED
     },
     Case {
-        name: "blind_vpn_ended",
+        name: "var_vpn_ended",
         made: "the program behind the client's tunnel device has ended, and its routes are still there",
         expect: &[client("link-down")],
         run: |scene| {
@@ -101,7 +101,7 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_narrow_bridge",
+        name: "var_narrow_bridge",
         made: "datagrams for a virtual machine, whose link to the server's bridge is narrow",
         expect: &[server("link-mtu-mismatch"), server("pmtu-blackhole")],
         run: narrow_bridge,

@@ -20,14 +20,14 @@ use crate::lab::{Actor, Connection, Held, Namespace, Scene, Topology, faults};
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "blind_accepts_and_sleeps",
+        name: "var_accepts_and_sleeps",
         made: "a server that accepts and never reads; its clients have said hello (as TLS does) and wait",
         expect: &[server("socket-read-slow"), server("receiver-not-reading")],
         run: sleeper,
         ..FAULT
     },
     Case {
-        name: "blind_keepalive_finds_out",
+        name: "var_keepalive_finds_out",
         made: "a cable is cut under an idle connection, whose keepalive notices",
         topology: Topology::Cabled,
         expect: &[client("reset-keepalive-timeout"), client("peer-unresponsive")],
@@ -35,7 +35,7 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_both_write",
+        name: "var_both_write",
         made: "two programs that each write all they have before they read what the other wrote",
         expect: &[client("receiver-not-reading"), server("receiver-not-reading")],
         also: &[client("receiver-not-reading"), server("receiver-not-reading")],
@@ -55,7 +55,7 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_stuck_datagram_worker",
+        name: "var_stuck_datagram_worker",
         made: "one of two workers that share a port for datagrams (SO_REUSEPORT) reads no more",
         expect: &[server("socket-receive-buffer-full"), server("socket-read-slow")],
         run: stuck_worker,

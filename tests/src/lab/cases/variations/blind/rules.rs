@@ -14,7 +14,7 @@ use crate::lab::{Connection, Held, Scene, Topology, faults, run};
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "blind_spoof_filter",
+        name: "var_spoof_filter",
         made: "ebtables at the server's bridge drops what its virtual machine sends, whose card was replaced",
         expect: &[server("firewall-drop")],
         run: |scene| {
@@ -29,7 +29,7 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_loopback_forgotten",
+        name: "var_loopback_forgotten",
         made: "the client's firewall lets in what comes from its link, and forgets what it says to itself",
         expect: &[client("firewall-drop")],
         run: |scene| {
@@ -45,7 +45,7 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_small_burst",
+        name: "var_small_burst",
         made: "the shaper of the router's link allows bursts that are smaller than a full packet",
         topology: Topology::Routed,
         expect: &[router("qdisc-drop")],
@@ -53,14 +53,14 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_ingress_shaper",
+        name: "var_ingress_shaper",
         made: "what comes in at the server is shaped by way of an IFB device, and a burst comes",
         expect: &[server("qdisc-drop")],
         run: ingress_shaper,
         ..FAULT
     },
     Case {
-        name: "blind_listener_filter",
+        name: "var_listener_filter",
         made: "a server that has a socket filter at its listener, which wants nobody's SYN",
         expect: &[server("socket-filter-drop")],
         run: |scene| {

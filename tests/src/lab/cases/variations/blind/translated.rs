@@ -17,7 +17,7 @@ const ROUTED: Case = Case { topology: Topology::Routed, ..FAULT };
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "blind_hairpin",
+        name: "var_hairpin",
         made: "a client comes back to itself through a service's address, and the router masquerades nothing",
         families: V4,
         expect: &[client("martian-source")],
@@ -25,21 +25,21 @@ pub const CASES: &[Case] = &[
         ..ROUTED
     },
     Case {
-        name: "blind_idle_translation",
+        name: "var_idle_translation",
         made: "the router's translation of an idle connection expires, and the next one has another port",
         expect: &[router("stale-connection"), server("stale-connection")],
         run: idle,
         ..ROUTED
     },
     Case {
-        name: "blind_replaced_endpoint",
+        name: "var_replaced_endpoint",
         made: "a service's endpoint moved to another port, and tracked datagrams still go to the old one",
         expect: &[server("port-not-listening"), router("stale-connection")],
         run: replaced,
         ..ROUTED
     },
     Case {
-        name: "blind_one_way_tracking",
+        name: "var_one_way_tracking",
         made: "a third host forwards one direction only, and its firewall drops what it takes for invalid",
         topology: Topology::Bridged,
         expect: &[at(Place::Third, "firewall-drop")],
@@ -47,7 +47,7 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_loopback_host_port",
+        name: "var_loopback_host_port",
         made: "a port of the server is translated to its loopback address, which is closed to others",
         families: V4,
         expect: &[server("martian-source")],
@@ -63,7 +63,7 @@ pub const CASES: &[Case] = &[
         ..FAULT
     },
     Case {
-        name: "blind_sessions_cut",
+        name: "var_sessions_cut",
         made: "the router's firewall gets a rule that resets a service's connections, which are in use",
         expect: &[router("firewall-reject")],
         run: cut,
