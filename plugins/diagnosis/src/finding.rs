@@ -175,6 +175,9 @@ impl Conclusion {
         if !self.felt.contains(&key.entity) {
             self.felt.push(key.entity);
         }
+        if self.evidence.len() >= EVIDENCE {
+            return;
+        }
         let summary = format!("{}: {}", view.name(key.entity), symptom(&key.what, amount.count, &key.flow));
         self.evidence.push(Evidence {
             kind: "event".to_owned(),

@@ -74,8 +74,8 @@ fn server(view: &View, findings: &mut Findings) {
         tally.flow.get_or_insert(d.flow.back());
     }
     for ((entity, server), tally) in &servers {
-        let others = servers.iter().filter(|((at, ip), _)| at == entity && ip != server);
-        let is_race = others.into_iter().any(|(_, other)| {
+        let mut others = servers.iter().filter(|((at, ip), _)| at == entity && ip != server);
+        let is_race = others.any(|(_, other)| {
             other.first.abs_diff(tally.first) <= AT_ONCE_NS && other.answers >= tally.queries
         });
         judge_one(view, findings, *entity, *server, tally, is_race);

@@ -1,7 +1,8 @@
 //! Netfilter: rules that drop, rules that refuse, and a full connection-tracking table.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
+use inspector_sdk::EntityId;
 use inspector_sdk::flow::TCP;
 
 use crate::counters::{counter, gauge};
@@ -22,13 +23,14 @@ const MANY_PORTS: usize = 5;
 const QUEUES: &[&str] = &["nf_queue", "nfqnl_", "nf_reinject"];
 
 fn netfilter(view: &View, findings: &mut Findings) {
+    let strangers = strangers(view);
     for dropped in view.drops.iter().filter(|d| is_by_rule(d) && !d.is_noise) {
         findings.add(if is_table_full(view, dropped) {
             table_full(view, dropped)
         } else {
             match refusal(view, &dropped.flow, dropped) {
                 Some(how) => rejected(view, dropped, &how),
-                None => dropped_silently(view, dropped),
+                None => dropped_silently(view, dropped, is_background(view, dropped, &strangers)),
             }
         });
     }
@@ -100,7 +102,7 @@ fn rejected(view: &View, dropped: &Dropped, how: &str) -> Conclusion {
 
 /// A reset that does not get through leaves the other side in its belief, which is told where that
 /// shows.
-fn dropped_silently(view: &View, dropped: &Dropped) -> Conclusion {
+fn dropped_silently(view: &View, dropped: &Dropped, is_background: bool) -> Conclusion {
     if dropped.drop.segment == Segment::Rst {
         let title = format!("a firewall rule drops resets: {}", total("packet"));
         let found = Conclusion::new("firewall-drop", dropped.entity, dropped.amount, title);
@@ -114,26 +116,37 @@ fn dropped_silently(view: &View, dropped: &Dropped) -> Conclusion {
             found.because("text", "/proc/net/netfilter/nfnetlink_queue lists the queues that are served", 0);
     }
     let found = with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view);
-    if is_background(view, dropped) {
+    if is_background {
         return found.severity(INFO).because("text", "strangers try many ports, each once", 0);
     }
     found
 }
 
-/// What everybody meets who has a public address: packets from elsewhere to one port after the other,
-/// and none comes again, as it would if somebody missed the answer.
-fn is_background(view: &View, dropped: &Dropped) -> bool {
-    let is_single = |d: &&Dropped| {
-        d.entity == dropped.entity
-            && d.is(&["NETFILTER_DROP"])
-            && d.amount.count == 1
-            && matches!(d.drop.segment, Segment::Syn | Segment::None)
-            && !view.is_local(d.flow.source())
-    };
-    let singles = || view.drops.iter().filter(is_single);
-    let ports: BTreeSet<_> = singles().map(|d| d.flow.dport).collect();
-    let same = singles().filter(|d| d.flow.to == dropped.flow.to && d.flow.dport == dropped.flow.dport);
-    is_single(&dropped) && ports.len() >= MANY_PORTS && same.count() < ports.len()
+/// Packets from elsewhere that came once and not again, as they would if somebody missed the answer:
+/// how many, by where they were dropped and the port that they were for.
+type Strangers = BTreeMap<EntityId, BTreeMap<u16, usize>>;
+
+fn strangers(view: &View) -> Strangers {
+    let mut strangers = Strangers::new();
+    for d in view.drops.iter().filter(|d| is_stranger(view, d)) {
+        *strangers.entry(d.entity).or_default().entry(d.flow.dport).or_default() += 1;
+    }
+    strangers
+}
+
+fn is_stranger(view: &View, d: &Dropped) -> bool {
+    d.amount.count == 1
+        && matches!(d.drop.segment, Segment::Syn | Segment::None)
+        && d.is(&["NETFILTER_DROP"])
+        && !view.is_local(d.flow.source())
+}
+
+/// What everybody meets who has a public address: strangers at one port after the other, and no more
+/// of them at this one than at others.
+fn is_background(view: &View, dropped: &Dropped, strangers: &Strangers) -> bool {
+    let Some(ports) = strangers.get(&dropped.entity) else { return false };
+    let at_it = ports.get(&dropped.flow.dport).copied().unwrap_or(0);
+    is_stranger(view, dropped) && ports.len() >= MANY_PORTS && at_it < ports.len()
 }
 
 fn with_chains(found: Conclusion, dropped: &Dropped) -> Conclusion {

@@ -1,7 +1,8 @@
 //! What people attached to the kernel: tc, XDP, cgroup and socket programs, queueing disciplines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use inspector_sdk::EntityId;
 use inspector_sdk::flow::TCP;
 use inspector_sdk::probes::tcp_retransmit::{WHY_RTO, WHY_SYN};
 
@@ -52,8 +53,9 @@ fn xdp(view: &View, findings: &mut Findings) {
 fn cgroup(view: &View, findings: &mut Findings) {
     let what = "a cgroup eBPF program drops";
     each(view, findings, "cgroup-bpf-drop", what, |d| d.is(&["BPF_CGROUP_EGRESS"]));
+    let many = of_many_ports(view);
     let at_socket =
-        |d: &&Dropped| d.is(&["SOCKET_FILTER"]) && (d.flow.proto == TCP || has_many_ports(view, d));
+        |d: &&Dropped| d.is(&["SOCKET_FILTER"]) && (d.flow.proto == TCP || many.contains(&d.entity));
     for d in view.drops.iter().filter(|d| !d.is_noise).filter(at_socket) {
         let found = Conclusion::of_drop("cgroup-bpf-drop", d, format!("{what}: {}", total("packet")));
         let found = found.confidence(95).severity(outage(view, &d.flow));
@@ -63,14 +65,19 @@ fn cgroup(view: &View, findings: &mut Findings) {
 }
 
 fn socket_filter(view: &View, findings: &mut Findings) {
+    let many = of_many_ports(view);
     each(view, findings, "socket-filter-drop", "the filter that a socket asked for drops", |d| {
-        d.is(&["SOCKET_FILTER"]) && d.flow.proto != TCP && !has_many_ports(view, d)
+        d.is(&["SOCKET_FILTER"]) && d.flow.proto != TCP && !many.contains(&d.entity)
     });
 }
 
-fn has_many_ports(view: &View, dropped: &Dropped) -> bool {
-    let same = view.drops.iter().filter(|d| d.is(&["SOCKET_FILTER"]) && d.entity == dropped.entity);
-    same.map(|d| (d.flow.proto, d.flow.dport)).collect::<BTreeSet<_>>().len() > 1
+/// Where programs dropped at more than one port.
+fn of_many_ports(view: &View) -> BTreeSet<EntityId> {
+    let mut ports = BTreeMap::<_, BTreeSet<_>>::new();
+    for d in view.drops.iter().filter(|d| d.is(&["SOCKET_FILTER"])) {
+        ports.entry(d.entity).or_default().insert((d.flow.proto, d.flow.dport));
+    }
+    ports.into_iter().filter(|(_, ports)| ports.len() > 1).map(|(entity, _)| entity).collect()
 }
 
 /// A link without carrier drops in the same place, but its discipline counts nothing.
@@ -85,7 +92,10 @@ fn qdisc(view: &View, findings: &mut Findings) {
         "CAKE_FLOOD",
         "DUALPI2_STEP_DROP",
     ];
-    for dropped in view.drops.iter().filter(|d| !d.is_noise && d.is(&reasons)) {
+    let all = || view.drops.iter().filter(|d| !d.is_noise && d.is(&reasons));
+    let mut bytes = BTreeMap::<_, u64>::new();
+    all().for_each(|d| *bytes.entry(d.entity).or_default() += d.amount.total);
+    for dropped in all() {
         let counted = view.counter(dropped.entity, counter::QDISC_DROPS);
         if dropped.is(&["QDISC_DROP"]) && counted.is_none() {
             continue;
@@ -97,7 +107,7 @@ fn qdisc(view: &View, findings: &mut Findings) {
         }
         let sent = view.rise(dropped.entity, counter::QDISC_SENT);
         let again = |what: &What| matches!(what, What::Retransmit { why: WHY_SYN | WHY_RTO });
-        if dropped_by(view, dropped, &reasons) * SHARE < sent && view.count_on(&dropped.flow, again) == 0 {
+        if bytes[&dropped.entity].saturating_mul(SHARE) < sent && view.count_on(&dropped.flow, again) == 0 {
             found = found.severity(INFO).because(
                 "metric",
                 format!("{sent} bytes were sent through it; TCP takes so few drops for a sign to slow down"),
@@ -106,12 +116,6 @@ fn qdisc(view: &View, findings: &mut Findings) {
         }
         findings.add(found.felt_by(view));
     }
-}
-
-/// Bytes dropped in an entity for one of some reasons.
-fn dropped_by(view: &View, dropped: &Dropped, reasons: &[&str]) -> u64 {
-    let same = view.drops.iter().filter(|d| d.entity == dropped.entity && d.is(reasons));
-    same.map(|d| d.amount.total).sum()
 }
 
 fn device(view: &View, findings: &mut Findings) {
