@@ -1,5 +1,7 @@
 //! Resets: who sent them, and why.
 
+use std::collections::BTreeMap;
+
 use crate::fact::{Flow, Segment, What};
 use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
@@ -8,6 +10,9 @@ use crate::view::{Dropped, ResetSent, View};
 const ESTABLISHED: u8 = 1;
 const CLOSE: u8 = 7;
 const ETIMEDOUT: u32 = 110;
+
+/// Connections between two hosts, for each in which data came after the end, that make a remark of it.
+const MANY: u64 = 5;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
@@ -74,17 +79,25 @@ fn after_close(view: &View, findings: &mut Findings) {
         matches!(&*r.reason, "TCP_TIMEWAIT_SOCKET" | "TCP_ABORT_ON_DATA")
             || (late && matches!(&*r.reason, "" | "TCP_STATE"))
     };
-    for r in view.resets.iter().filter(closing) {
+    let mut resets = BTreeMap::<_, u64>::new();
+    let all = || view.resets.iter().filter(closing);
+    all().for_each(|r| *resets.entry(r.entity).or_default() += r.amount.count);
+    for r in all() {
         let title = format!(
             "data came for connections that were already closed: {} answered with a reset",
             total("segment")
         );
         let found = conclude("reset-after-close", r, title).confidence(85).felt_by(view);
-        findings.add(if is_by_client(view, r) {
-            found.severity(INFO).because("text", "who gives up waiting closes, and the answer still comes", 0)
+        let opened = view.count_on(&Flow { sport: 0, dport: 0, ..r.flow }, |what| *what == What::Connected);
+        let found = if is_by_client(view, r) {
+            let text = "who gives up waiting closes, and the answer still comes";
+            found.severity(INFO).because("text", text, 0)
+        } else if opened >= MANY * resets[&r.entity] {
+            found.severity(INFO).because("text", format!("few of {opened} connections between the two"), 0)
         } else {
             found
-        });
+        };
+        findings.add(found);
     }
 }
 
