@@ -98,9 +98,9 @@ pub enum What {
         /// It waited.
         waited: bool,
     },
-    /// A kernel counter rose by this; an index of [`crate::counters::COLUMNS`].
+    /// A kernel counter rose by this; an index of [`crate::counters::counter::ALL`].
     Counter(u16),
-    /// What a table said last; an index of [`crate::counters::GAUGES`].
+    /// What a table said last; an index of [`crate::counters::gauge::ALL`].
     Gauge(u16),
 }
 
