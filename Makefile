@@ -55,7 +55,8 @@ setup: ## install what building and testing needs (Debian packages, the wasm tar
 
 build: ## release binary target/release/inspector and components target/plugins/*.wasm
 	cargo build --release
-	$(COMPONENT_PROFILE) cargo build --release --target wasm32-wasip2 $(addprefix -p ,$(PLUGINS))
+	@# One at a time: cargo sets the crate type of one package only.
+	@for p in $(PLUGINS); do $(COMPONENT_PROFILE) cargo rustc --quiet --release --target wasm32-wasip2 -p $$p --crate-type cdylib; done
 	@mkdir -p target/release target/plugins
 	@objcopy --strip-debug $(CARGO_DIR)/$(TRIPLE)/release/inspector target/inspector.stripped
 	@$(call put,target/inspector.stripped,target/release/inspector)
