@@ -22,6 +22,7 @@ mod pods;
 mod prometheus;
 mod replay;
 mod sources;
+mod verdict;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
