@@ -8,8 +8,8 @@
 //! - [`advice`]: what the kernel's reasons mean to people.
 //! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
-//! - [`question`], [`report`], [`blind_spots`], [`cluster`]: what users ask, what plugins conclude,
-//!   what could not be seen, and one answer of several nodes.
+//! - [`question`], [`report`], [`needs`], [`blind_spots`], [`cluster`]: what users ask, what plugins
+//!   conclude, what has to be seen for that, what could not be, and one answer of several nodes.
 //! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
 //! - [`bell`], [`clock`]: how one thread waits for another, and what time it is.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
@@ -49,6 +49,7 @@ pub mod identity;
 pub mod loss;
 pub mod metrics;
 pub mod names;
+pub mod needs;
 pub mod netns;
 pub mod plugin;
 pub mod probe;

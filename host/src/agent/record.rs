@@ -105,6 +105,10 @@ pub fn run(
     if let Some(unknown) = options.probes.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(Error::NoSuchProbe(unknown.clone()));
     }
+    // Here and not by each probe: it is said once, and no empty file is left.
+    if let Some(missing) = probe::missing_privileges() {
+        return Err(Error::NoProbe(missing));
+    }
     let all = || known.iter().map(|name| (*name).to_owned()).collect();
     let wanted: BTreeSet<String> = if options.probes.is_empty() { all() } else { options.probes.clone() };
     let mut recorder = Recorder::new(config, options)?;

@@ -42,7 +42,8 @@ Exit status:
   0  done; or the reader of the output closed the pipe
   1  it failed: the message says why
   2  wrong usage, or a refused configuration: nothing was started
-  3  diagnose --fail-on: there is a finding of that severity";
+  3  diagnose --fail-on: there is a finding of that severity
+  4  diagnose --fail-on: there is none, but too little was seen for that to mean anything";
 
 /// Tells why the network failed: kernel events, analyzed on the node.
 #[derive(Debug, Parser)]

@@ -175,8 +175,14 @@ pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status
         n if n < hooks.len() => "partial",
         _ => "up",
     };
-    let reasons = hooks.iter().filter(|hook| hook.state != "attached").map(|hook| hook.reason.as_str());
-    let reason = reasons.collect::<Vec<_>>().join("; ");
+    let mut reasons: Vec<&str> = Vec::new();
+    for hook in hooks.iter().filter(|hook| hook.state != "attached") {
+        // One cause may take several hooks.
+        if !reasons.contains(&hook.reason.as_str()) {
+            reasons.push(&hook.reason);
+        }
+    }
+    let reason = reasons.join("; ");
     show(probe, state, reason, hooks, status);
 }
 

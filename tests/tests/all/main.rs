@@ -23,6 +23,7 @@ mod prometheus;
 mod readme;
 mod replay;
 mod sources;
+mod verdict;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
