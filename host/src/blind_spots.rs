@@ -129,6 +129,7 @@ mod tests {
             reason: reason.into(),
             schema: 1,
             produced: 0,
+            folded: 0,
             events: 0,
             lost: 0,
             hooks: vec![missing],

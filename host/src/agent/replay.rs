@@ -366,6 +366,7 @@ fn probe_status(probe: &trace::Probe) -> (String, ProbeStatus) {
         reason: probe.reason.clone(),
         schema,
         produced: 0,
+        folded: 0,
         events: 0,
         lost: 0,
         hooks: Vec::new(),
