@@ -21,6 +21,7 @@ mod plugins;
 mod pods;
 mod prometheus;
 mod replay;
+mod signals;
 mod sources;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -11,7 +11,7 @@ use crate::advice::Advice;
 use crate::cli::table::Table;
 use crate::cli::terminal::{self, Colour, Style};
 use crate::config::{Config, Plugins};
-use crate::plugin::{self, Look};
+use crate::plugin::{self, Described, Look};
 use crate::{cause, http};
 
 /// One thing that the configuration names.
@@ -84,7 +84,10 @@ fn plugins(config: &Plugins) -> anyhow::Result<Vec<Row>> {
     });
     let mut rows: Vec<_> = empty.collect();
     rows.extend(looks.into_iter().map(|Look { path, found }| {
-        let found = found.map(|described| format!("{} {}", described.name, described.version));
+        let found = found.map(|Described { name, version }| {
+            let disabled = if config.disabled.contains(&name) { ", disabled" } else { "" };
+            format!("{name} {version}{disabled}")
+        });
         Row::new("plugins.directories", path.display(), found)
     }));
     rows.extend(config.strangers(&names).map(|stranger| {
