@@ -11,7 +11,7 @@
 //! - [`question`], [`report`], [`needs`], [`blind_spots`], [`cluster`]: what users ask, what plugins
 //!   conclude, what has to be seen for that, what could not be, and one answer of several nodes.
 //! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
-//! - [`bell`], [`clock`]: how one thread waits for another, and what time it is.
+//! - [`bell`], [`clock`], [`cause`]: how one thread waits for another, what time it is, why it failed.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
 //! - [`netns`], [`watch`]: stands in a namespace, tells when a directory changed.
@@ -31,6 +31,7 @@ pub mod agent;
 pub mod batch;
 pub mod bell;
 pub mod blind_spots;
+pub mod cause;
 pub mod check;
 pub mod cli;
 pub mod clock;

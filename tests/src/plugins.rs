@@ -23,6 +23,8 @@ pub enum TestPlugin {
     Concluding,
     /// Answers questions as badly as it can.
     Lying,
+    /// Says of itself and of its failure far more than anybody reads.
+    Wordy,
 }
 
 impl TestPlugin {
@@ -39,6 +41,7 @@ impl TestPlugin {
             Self::Looping => "looping.wasm",
             Self::Concluding => "concluding.wasm",
             Self::Lying => "lying.wasm",
+            Self::Wordy => "wordy.wasm",
         };
         Ok(std::fs::read(built.join(file))?)
     }
@@ -117,7 +120,7 @@ fn build() -> Result<TempDir> {
         std::fs::copy(&from, dir.path().join(to)).with_context(|| from.display().to_string())?;
         Ok(())
     };
-    for name in ["trapping", "looping", "concluding", "lying"] {
+    for name in ["trapping", "looping", "concluding", "lying", "wordy"] {
         component(name, &[])?;
         copy(name, &format!("{name}.wasm"))?;
     }

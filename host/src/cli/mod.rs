@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::address::{Address, AddressError};
-use crate::config;
+use crate::{cause, config};
 
 mod diagnose;
 mod doctor;
@@ -105,7 +105,7 @@ fn fail(err: &anyhow::Error) -> ExitCode {
     if err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    terminal::complain(&format!("error: {err:#}"));
+    terminal::complain(&format!("error: {}", cause::chain(err.as_ref())));
     ExitCode::from(if err.is::<config::Error>() || err.is::<serve::ConfigFile>() { 2 } else { 1 })
 }
 

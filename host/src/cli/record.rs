@@ -52,7 +52,7 @@ pub struct Args {
     node_name: Option<String>,
 }
 
-/// Records until SIGINT, SIGTERM or the end of the time.
+/// Records until SIGINT, SIGTERM, SIGHUP or the end of the time.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), serve::read_config)?;
     if let Some(interval) = args.interval {
@@ -81,6 +81,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn record(config: Config, options: Options, time: Option<Duration>) -> anyhow::Result<Progress> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    // A terminal that is closed is no reason for a trace that is cut.
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let stop = Arc::new(Bell::default());
     let until = Arc::clone(&stop);
     let started = Instant::now();
@@ -110,6 +112,7 @@ async fn record(config: Config, options: Options, time: Option<Duration>) -> any
         ended = &mut recording => return Ok(ended??),
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
         () = time_is_up => {}
     }
     stop.close();

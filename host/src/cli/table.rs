@@ -1,7 +1,10 @@
 //! Aligned columns for people.
 
 use super::terminal::{Colour, Style};
-use crate::escape::visible;
+use crate::escape::{cut, visible};
+
+/// At most so many bytes has a cell: a table is for people, and one cell widens every row.
+const MAX_CELL: usize = 4096;
 
 /// Rows under a heading. Cells are escaped here, so that no caller can forget it.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ impl Table {
 
     /// Adds a row; it may have fewer cells than there are headings.
     pub fn row<const N: usize>(&mut self, cells: [&str; N]) {
-        self.rows.push(cells.iter().map(|cell| visible(cell).into_owned()).collect());
+        self.rows.push(cells.iter().map(|cell| shown(cell)).collect());
     }
 
     /// The lines, cut where the terminal ends.
@@ -61,9 +64,15 @@ struct Column {
 
 impl Column {
     fn pad(&self, cell: &str) -> String {
-        let width = self.width;
-        if self.numbers { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        // Not by a width of `format!`, which panics above 65 535.
+        let blanks = " ".repeat(self.width.saturating_sub(cell.chars().count()));
+        if self.numbers { blanks + cell } else { cell.to_owned() + &blanks }
     }
+}
+
+fn shown(cell: &str) -> String {
+    let whole = visible(cut(cell, MAX_CELL));
+    if cell.len() <= MAX_CELL { whole.into_owned() } else { format!("{whole}…") }
 }
 
 fn line(row: &[String], columns: &[Column], style: Style) -> String {
@@ -119,6 +128,17 @@ mod tests {
         table.row(["0123456789"]);
         assert_eq!(lines(&table, Some(10))[1], "0123456789");
         assert_eq!(lines(&table, Some(5))[1], "0123…");
+    }
+
+    #[test]
+    fn a_cell_of_a_megabyte_is_cut_and_shown() {
+        let mut table = Table::new(&["name", "events", "why"]);
+        table.row(["a", "1", &"x".repeat(1 << 20)]);
+        table.row(["b", "2", &"\u{1b}".repeat(1 << 20)]);
+        table.row(["c", "3", "\u{e9}"]);
+        let lines = lines(&table, None);
+        assert!(lines[1].ends_with("xx…") && lines[1].len() < 2 * MAX_CELL, "{}", lines[1].len());
+        assert_eq!(lines[3], "c          3  \u{e9}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::Bound;
 use super::body::{self, Body, error};
+use super::connections::Connections;
 use super::diagnose::{self, Desk};
 use super::events;
 use super::query::EventQuery;
@@ -31,10 +32,11 @@ pub async fn serve_events(
     answerer: Answerer,
     shutdown: impl Future<Output = ()>,
 ) {
+    let connections = Connections::new("events", MAX_CONNECTIONS, &view.status);
     let (streams, desk) = (Arc::new(Semaphore::new(MAX_STREAMS)), Desk::new(answerer));
     let api = Arc::new(Api { view, streams, desk });
     let handler = move |request| Arc::clone(&api).answer(request);
-    server::serve(listeners, MAX_CONNECTIONS, handler, shutdown).await;
+    server::serve(listeners, connections, handler, shutdown).await;
 }
 
 struct Api {

@@ -45,6 +45,7 @@ use self::btf::Btf;
 use self::load::{Loader, Tunables};
 use self::reader::{Command, Reader};
 use crate::batch::Batch;
+use crate::cause::chain as with_causes;
 use crate::entities::Entities;
 use crate::loss::Loss;
 use crate::needs;
@@ -338,19 +339,4 @@ fn return_memory() {
     unsafe {
         nix::libc::malloc_trim(0);
     }
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Some errors repeat their cause.
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -22,6 +22,7 @@ mod pods;
 mod prometheus;
 mod readme;
 mod replay;
+mod signals;
 mod sources;
 mod verdict;
 

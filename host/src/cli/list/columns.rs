@@ -173,6 +173,7 @@ mod tests {
             schema: 1,
             events: 12,
             produced: 12,
+            folded: 0,
             lost: 0,
             hooks: vec![hook],
         };
