@@ -8,9 +8,11 @@
 //! - [`advice`]: what the kernel's reasons mean to people.
 //! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
+//! - [`event_filter`], [`event_fold`], [`similar`]: what of it somebody wants to see, what of it is
+//!   one fault, and which name is meant.
 //! - [`question`], [`report`], [`blind_spots`], [`cluster`]: what users ask, what plugins conclude,
 //!   what could not be seen, and one answer of several nodes.
-//! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
+//! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`], [`causes`]: how all of it is shown.
 //! - [`bell`], [`clock`]: how one thread waits for another, and what time it is.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
@@ -31,6 +33,7 @@ pub mod agent;
 pub mod batch;
 pub mod bell;
 pub mod blind_spots;
+pub mod causes;
 pub mod check;
 pub mod cli;
 pub mod clock;
@@ -40,6 +43,8 @@ pub mod declaration;
 pub mod discover;
 pub mod entities;
 pub mod escape;
+pub mod event_filter;
+pub mod event_fold;
 pub mod event_line;
 pub mod events;
 pub mod exposition;
@@ -56,6 +61,7 @@ pub mod question;
 pub mod report;
 pub mod selfmetrics;
 pub mod series;
+pub mod similar;
 pub mod source;
 pub mod status;
 pub mod symbols;

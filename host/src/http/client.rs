@@ -19,6 +19,8 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::causes::causes;
+
 /// At most so many bytes has a line of a stream.
 pub const MAX_LINE: usize = 64 << 10;
 /// At most so many bytes has an answer that is not a stream.
@@ -211,8 +213,7 @@ async fn collect(body: Incoming, max: usize) -> Result<Bytes, Error> {
 
 /// An error with its causes, on one line.
 pub fn chain(error: &Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    causes(error)
 }
 
 /// What an error answer says: the text behind `error`, or all of it.

@@ -176,7 +176,14 @@ pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status
         _ => "up",
     };
     let reasons = hooks.iter().filter(|hook| hook.state != "attached").map(|hook| hook.reason.as_str());
-    let reason = reasons.collect::<Vec<_>>().join("; ");
+    // Several hooks that miss the same thing are one reason.
+    let mut said: Vec<&str> = Vec::new();
+    reasons.for_each(|reason| {
+        if !said.contains(&reason) {
+            said.push(reason);
+        }
+    });
+    let reason = said.join("; ");
     show(probe, state, reason, hooks, status);
 }
 

@@ -94,8 +94,7 @@ impl Scene<'_> {
         let before = self.agent.scrape()?;
         faults::connect_to_closed_port(&pair.client, to)?;
         self.said(&["TCPRESET_NOSOCK", self.server, "reason=NO_SOCKET"])?;
-        self.said(&["PACKETLOSS", self.server, "NO_SOCKET"])?;
-        self.said(&["TCPRESET_RECEIVE", self.client])?;
+        self.said(&["TCPCONNECT_FAILED", self.client, "ECONNREFUSED"])?;
         self.moved(&before, "inspector_pod_tcpoutrsts", &[("pod", self.server)])?;
         self.moved(&before, "inspector_pod_tcpattemptfails", &[("pod", self.client)])?;
         self.moved(&before, "inspector_drops_total", &[("pod", self.server), ("reason", "NO_SOCKET")])

@@ -21,7 +21,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         case: "closed-port",
         title: "A closed port: the client connects to 10.9.0.2:9, where nobody listens",
-        events: &["TCPRESET_NOSOCK", "PACKETLOSS", "TCPRESET_RECEIVE"],
+        events: &["TCPRESET_NOSOCK", "TCPCONNECT_FAILED"],
         metrics: &["inspector_pod_tcpoutrsts", "inspector_pod_tcpattemptfails", "inspector_drops_total"],
     },
     Fault {
@@ -80,8 +80,9 @@ pub fn demo(style: Style, obstacle: &str) -> Result<()> {
 
 fn replay(case: &str) -> Result<String> {
     let trace = workspace().join("tests/replay").join(case).join("trace");
-    let output =
-        Command::new(binary()?).arg("replay").arg(&trace).arg("--plugin-dir").arg(built_in()?).output()?;
+    let mut command = Command::new(binary()?);
+    command.arg("replay").arg(&trace).arg("--plugin-dir").arg(built_in()?).args(["--time", "none"]);
+    let output = command.output()?;
     ensure!(output.status.success(), "replay of {case}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).context("the output is UTF-8")
 }
