@@ -49,6 +49,9 @@ impl Address {
     /// If the text is neither a host nor a host and a port.
     pub fn with_default_port(text: &str, port: u16) -> Result<Self, AddressError> {
         let err = |reason| AddressError::of(text, reason);
+        if text.is_empty() {
+            return Err(err("it is empty"));
+        }
         let (host, rest) = match text.strip_prefix('[') {
             Some(bracketed) => bracketed.split_once(']').ok_or_else(|| err("a `]` is missing"))?,
             // Two colons and no brackets: an IPv6 address without a port.
@@ -146,6 +149,6 @@ mod tests {
         assert_eq!(shown("fe80::1").as_deref(), Ok("[fe80::1]:19102"));
         assert_eq!(shown("[fe80::1]").as_deref(), Ok("[fe80::1]:19102"));
         assert_eq!(shown("node-1:80").as_deref(), Ok("node-1:80"));
-        assert!(shown("[::1]x").is_err());
+        assert!(shown("[::1]x").is_err() && shown("").is_err());
     }
 }

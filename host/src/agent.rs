@@ -70,11 +70,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         |bound: &[http::Bound]| bound.iter().map(|b| b.address().to_string()).collect::<Vec<_>>().join(",");
     let (web_addresses, stream_addresses) = (addresses(&web), addresses(&streams));
 
+    let listening = web.iter().chain(&streams).map(http::Bound::address).collect();
+
     let started = tokio::task::spawn_blocking({
         let config = config.clone();
         move || Core::start(&config)
     });
     let core = started.await.expect("starting does not panic and is not cancelled")?;
+    core.view.events.listens_on(listening);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let until_stopped = || {
         let mut stopped = stopped.clone();

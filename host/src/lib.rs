@@ -8,6 +8,8 @@
 //! - [`advice`]: what the kernel's reasons mean to people.
 //! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
+//! - [`event_filter`], [`event_fold`], [`similar`]: what of it somebody wants to see, what of it is
+//!   one fault, and which name is meant.
 //! - [`question`], [`report`], [`needs`], [`blind_spots`], [`cluster`]: what users ask, what plugins
 //!   conclude, what has to be seen for that, what could not be, and one answer of several nodes.
 //! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
@@ -41,6 +43,8 @@ pub mod declaration;
 pub mod discover;
 pub mod entities;
 pub mod escape;
+pub mod event_filter;
+pub mod event_fold;
 pub mod event_line;
 pub mod events;
 pub mod exposition;
@@ -58,6 +62,7 @@ pub mod question;
 pub mod report;
 pub mod selfmetrics;
 pub mod series;
+pub mod similar;
 pub mod source;
 pub mod status;
 pub mod symbols;

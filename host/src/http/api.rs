@@ -82,6 +82,11 @@ impl Api {
             Ok(query) => query,
             Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.to_string()),
         };
+        // Analyzers that are still being compiled have not declared theirs.
+        let types = self.view.status.update().ready.then(|| self.view.events.types());
+        if let Some(Err(wrong)) = types.map(|types| query.check_types(&types)) {
+            return error(StatusCode::BAD_REQUEST, &wrong.to_string());
+        }
         match Arc::clone(&self.streams).try_acquire_owned() {
             Ok(permit) => {
                 let lines = events::stream(Arc::clone(&self.view.events), query, permit);

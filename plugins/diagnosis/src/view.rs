@@ -12,18 +12,6 @@ use inspector_sdk::{EntityId, Timestamp, kernel, noise};
 
 use crate::fact::{Amount, Drop, Flow, Key, Reset, What};
 
-/// Reasons for which multicast is dropped while a link comes up or goes down, by everybody's kernel.
-const WITHOUT_A_WAY: [&str; 8] = [
-    "NOT_SPECIFIED",
-    "IP_INNOROUTES",
-    "IP_OUTNOROUTES",
-    "QDISC_DROP",
-    "NO_TX_TARGET",
-    "NEIGH_FAILED",
-    "DEV_READY",
-    "IPV6DISABLED",
-];
-
 /// The facts of a window.
 #[derive(Debug)]
 pub struct View {
@@ -251,7 +239,7 @@ impl Dropped {
         let reason = kernel::drop_reason(drop.reason);
         let symbol = kernel::symbol_at(drop.location).name.clone();
         let is_noise = noise::rule(&reason, &symbol, drop.with_socket).is_some()
-            || (flow.destination().is_multicast() && WITHOUT_A_WAY.contains(&&*reason));
+            || (flow.destination().is_multicast() && noise::is_without_a_way(&reason));
         Self { reason, symbol, entity, flow, amount, drop, is_noise }
     }
 

@@ -7,6 +7,7 @@ mod bad_input;
 mod catalog;
 mod churn;
 mod clients;
+mod command_line;
 mod conclusions;
 mod diagnose;
 mod entities;

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// One report of all agents that answer; of this node's if none is named.
 pub async fn all(mut servers: Vec<Address>, question: &Question) -> anyhow::Result<Report> {
     if servers.is_empty() {
-        servers.push(server_address("")?);
+        servers.push(server_address("127.0.0.1")?);
     }
     let names: Vec<_> = servers.iter().map(Address::to_string).collect();
     let waiting = |passed: Duration| format!("waiting for {} ({} s)", names.join(", "), passed.as_secs());

@@ -19,7 +19,7 @@ mod ask;
 mod html;
 mod local;
 mod markdown;
-mod progress;
+pub mod progress;
 mod text;
 
 pub use text::text;

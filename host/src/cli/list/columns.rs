@@ -34,7 +34,10 @@ pub fn probes(probes: &[ProbeStatus]) -> Table {
         let (events, lost) = (probe.events.to_string(), probe.lost.to_string());
         table.row([&probe.name, &probe.state, &events, &lost, &probe.reason]);
         for hook in &probe.hooks {
-            table.row([&format!("  {}", hook.hook), &hook.state, "", "", &hook.reason]);
+            // What the probe says already is not said once more by each of its hooks.
+            let why =
+                if probe.reason.split("; ").any(|said| said == hook.reason) { "" } else { &hook.reason };
+            table.row([&format!("  {}", hook.hook), &hook.state, "", "", why]);
         }
     }
     table
@@ -153,6 +156,28 @@ mod tests {
                 "web/shop-1  pod   10.0.0.7,fd00::7  4026532000    4242  7:ngi\\u{1b}[2Jnx  /kubepods/pod1  2023-11-14T22:13:20Z",
             ]
         );
+    }
+
+    #[test]
+    fn what_a_probe_says_is_not_repeated_by_its_hooks() {
+        let why = "loading eBPF programs needs CAP_BPF";
+        let hook = |hook: &str| HookStatus {
+            hook: hook.into(),
+            program: String::new(),
+            state: "failed".into(),
+            reason: why.into(),
+            run_count: 0,
+            run_time_ns: 0,
+            missed: 0,
+        };
+        let probe = ProbeStatus {
+            name: "icmp".into(),
+            state: "down".into(),
+            reason: why.into(),
+            hooks: vec![hook("a"), hook("b")],
+            ..ProbeStatus::default()
+        };
+        assert_eq!(shown(&probes(&[probe])).iter().filter(|line| line.contains(why)).count(), 1);
     }
 
     #[test]

@@ -22,7 +22,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         case: "closed-port",
         title: "A closed port: the client connects to 10.9.0.2:9, where nobody listens",
-        events: &["TCPRESET_NOSOCK", "PACKETLOSS", "TCPRESET_RECEIVE"],
+        events: &["TCPRESET_NOSOCK", "TCPCONNECT_FAILED"],
         metrics: &["inspector_pod_tcpoutrsts", "inspector_pod_tcpattemptfails", "inspector_drops_total"],
     },
     Fault {
