@@ -2,11 +2,13 @@
 //! no warning. Some quick cases of the lab; all of them are `make lab`'s.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use inspector_tests::agent::Settings;
 use inspector_tests::exam::score::Mark;
 use inspector_tests::exam::{Exam, Examiner, Manner};
+use inspector_tests::lab::cases::Ongoing;
 use inspector_tests::wait;
 
 /// Of different families, none of which changes a setting of the machine.
@@ -47,6 +49,19 @@ fn a_fault_is_concluded_and_healthy_traffic_is_not() -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+#[test]
+fn every_fault_has_an_ongoing_form_or_says_why_not() {
+    let faults = Exam::all().filter(|exam| !exam.case.expect.is_empty());
+    let (without, with): (Vec<_>, Vec<_>) =
+        faults.partition(|exam| matches!(exam.case.ongoing, Ongoing::Never(_)));
+    let silent = without.iter().filter(|exam| exam.case.ongoing == Ongoing::Never(""));
+    assert_eq!(silent.count(), 0);
+    let lasting: Vec<_> = Exam::ongoing(Duration::from_secs(1)).map(|exam| exam.name()).collect();
+    assert_eq!(lasting.len(), with.len());
+    assert!(lasting.contains(&"nft_drop_in/6~1s".to_owned()), "{lasting:?}");
+    assert!(lasting.contains(&"dns_timeout~".to_owned()), "{lasting:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Case, FAULT, client, server};
+use super::{Case, FAULT, Ongoing, client, server};
 use crate::lab::counters::{counted, counter};
 use crate::lab::sockets::{fill, listener, set_option};
 use crate::lab::wire::Wire;
@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
         name: "udp_rcvbuf_overflow",
         made: "200 datagrams to a small socket that nobody reads",
         expect: &[server("socket-receive-buffer-full")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let socket = receiver(scene)?;
             setsockopt(&socket, sockopt::RcvBuf, &4096)?;
@@ -32,6 +33,7 @@ pub const CASES: &[Case] = &[
         name: "tcp_zero_window",
         made: "an upload to a server that accepts and never reads",
         expect: &[server("receiver-not-reading")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             scene.server().sysctl("net/ipv4/tcp_rmem", "4096 4096 4096")?;
             let connection = Connection::open(&scene.pair, scene.family)?;
@@ -52,6 +54,7 @@ pub const CASES: &[Case] = &[
         name: "sock_filter_drop",
         made: "datagrams to a socket whose own filter wants none",
         expect: &[server("socket-filter-drop")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let socket = receiver(scene)?;
             want_nothing(&socket)?;
@@ -65,6 +68,7 @@ pub const CASES: &[Case] = &[
         name: "memcg_tcp_limit",
         made: "a server whose cgroup may hold 32 kB of TCP memory and that never reads",
         expect: &[server("socket-memory-pressure")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             let limit = Cgroup::of("memory")?;
             limit.set("memory.kmem.tcp.limit_in_bytes", "32768")?;
@@ -82,6 +86,7 @@ pub const CASES: &[Case] = &[
         name: "socket_read_slow",
         made: "a server that lets requests wait for half a second",
         expect: &[server("socket-read-slow")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let mut connection = Connection::open(&scene.pair, scene.family)?;
             for _ in 0..4 {
@@ -97,6 +102,7 @@ pub const CASES: &[Case] = &[
         name: "capture_overflow",
         made: "a packet capture that nobody reads, beside healthy traffic",
         expect: &[server("capture-overflow").info()],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let capture = Wire::open(scene.server(), "eth0")?;
             capture.hold_little()?;
@@ -127,9 +133,12 @@ fn small_sender(scene: &Scene) -> Result<Held> {
     let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
     setsockopt(&socket, sockopt::SndBuf, &4096)?;
     socket.set_nonblocking(true)?;
-    // Full is what is wanted.
-    (0..100).for_each(|_| drop(socket.send_to(&[0; 1000], to)));
+    let sender = scene.repeat(scene.client(), 1, move || {
+        // Full is what is wanted.
+        (0..100).for_each(|_| drop(socket.send_to(&[0; 1000], to)));
+        Ok(())
+    })?;
     let errors = scene.by_family("UdpSndbufErrors", "Udp6SndbufErrors");
     ensure!(counter(scene.client(), errors)? > 50, "the buffer was not full");
-    Ok(Box::new((socket, sink)))
+    Ok(Box::new((sender, sink)))
 }
