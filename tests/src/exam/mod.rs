@@ -77,7 +77,7 @@ impl Exam {
         };
         let form = match (self.ongoing, self.case.ongoing) {
             (None, _) => String::new(),
-            (Some(patience), Ongoing::Clients) => format!("~{}", humantime::format_duration(patience)),
+            (Some(patience), Ongoing::Clients) => format!("~{patience:?}"),
             (Some(_), _) => "~".to_owned(),
         };
         format!("{}{family}{form}", self.case.name)

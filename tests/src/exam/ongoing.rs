@@ -32,38 +32,29 @@ impl Exam {
         ask: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
         let make = || (self.case.run)(scene).context("the case did not happen");
-        let after = |settle| {
+        let form = self.ongoing.map(|_| self.case.ongoing);
+        let settle = if form.is_some() { settle.max(AMID) } else { settle };
+        let ask = || {
             sleep(settle);
             ask()
         };
-        match (self.ongoing, self.case.ongoing) {
-            (None, _) => {
-                let _held = make()?;
-                after(settle)
-            }
-            (Some(_), Ongoing::Clients) => while_clients_go_on(scene, make, || after(settle.max(AMID))),
-            (Some(_), Ongoing::Again) => while_made_again(make, || after(settle.max(AMID))),
-            (Some(_), Ongoing::ByItself | Ongoing::Never(_)) => {
-                let _held = make()?;
-                after(settle.max(AMID))
-            }
+        if form == Some(Ongoing::Again) {
+            return while_made_again(make, ask);
         }
+        let held = make()?;
+        let outcome = if form == Some(Ongoing::Clients) { while_clients_go_on(scene, ask) } else { ask() };
+        // At once, so that what is held does not wait for one after the other.
+        scene.attempts.end();
+        drop(held);
+        outcome
     }
 }
 
-fn while_clients_go_on<T>(
-    scene: &Scene,
-    make: impl Fn() -> Result<Held>,
-    ask: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let _held = make()?;
-    let outcome = scene.attempts.go_on(1).and_then(|()| ask()).and_then(|answer| {
-        scene.attempts.go_on(1)?;
-        Ok(answer)
-    });
-    // Before the first of them is waited for.
-    scene.attempts.end();
-    outcome.context("its clients")
+fn while_clients_go_on<T>(scene: &Scene, ask: impl FnOnce() -> Result<T>) -> Result<T> {
+    scene.attempts.go_on(1).context("before the question")?;
+    let answer = ask()?;
+    scene.attempts.go_on(1).context("after the question")?;
+    Ok(answer)
 }
 
 fn while_made_again<T>(make: impl Fn() -> Result<Held> + Sync, ask: impl FnOnce() -> Result<T>) -> Result<T> {

@@ -84,16 +84,16 @@ impl Scene {
         }
     }
 
-    /// Waits until what [`Scene::connect`] started at a host has proved to be in vain: nobody answers
-    /// a patient client's SYN, or impatient ones have given up.
+    /// Waits until so many connects that [`Scene::connect`] started at a host have proved to be in
+    /// vain: nobody answers a patient client's SYN, or impatient ones have given up.
     ///
     /// # Errors
     /// If they are answered.
-    pub fn in_vain(&self, from: &Namespace) -> Result<()> {
+    pub fn in_vain(&self, from: &Namespace, connects: u64) -> Result<()> {
         match self.pace {
             // Where the host's own output is dropped, no segment counts as sent again.
-            Pace::Once => counted(from, "TcpExtTCPTimeouts", 1),
-            Pace::Again(_) => self.attempts.go_on(3),
+            Pace::Once => counted(from, "TcpExtTCPTimeouts", connects),
+            Pace::Again(_) => self.attempts.go_on(connects),
         }
     }
 

@@ -35,13 +35,43 @@ const CASES: &[&str] = &[
     "var_narrow_bridge/6",
 ];
 
+/// What goes on while the question is asked, by clients that wait for less than a SYN is repeated
+/// after, and by patient ones.
+const ONGOING: &[&str] = &[
+    "ongoing_impatient_checks",
+    "ongoing_health_checks/6",
+    "ongoing_servfail/6",
+    "ongoing_slow_server",
+    "ongoing_search_lists",
+    "listen_overflow/6~",
+    "route_blackhole_forward~300ms",
+    "arp_fail/6~800ms",
+    "app_linger0~",
+    "ipt_reject_icmp~2.5s",
+];
+
 #[test]
 fn a_fault_is_concluded_and_healthy_traffic_is_not() -> Result<()> {
+    examine(CASES)
+}
+
+#[test]
+fn a_fault_is_concluded_while_it_lasts_and_its_clients_go_on() -> Result<()> {
+    examine(ONGOING)
+}
+
+/// Every form in which a case is made.
+fn forms() -> impl Iterator<Item = Exam> {
+    let patience = [300, 800, 2500].map(Duration::from_millis);
+    Exam::all().chain(patience.into_iter().flat_map(Exam::ongoing))
+}
+
+fn examine(names: &[&'static str]) -> Result<()> {
     let _turn = crate::heavy();
     let examiner = Examiner::start(&Settings::default(), wait::PATIENCE, Manner::default())?;
     let mut wrong = Vec::new();
-    for name in CASES {
-        let exam = Exam::all().find(|exam| exam.name() == *name).context(*name)?;
+    for name in names {
+        let exam = forms().find(|exam| exam.name() == *name).context(*name)?;
         let row = examiner.examine(exam);
         if row.mark != Mark::Right {
             wrong.push(format!("{name}: {:?} {} {:#?}", row.mark, row.error, row.findings));

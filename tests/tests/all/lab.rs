@@ -61,7 +61,7 @@ fn clients_of_an_ongoing_form_go_on_until_they_end_and_wait_no_longer_than_they_
     let (wall, open) = (scene.server_at(80), scene.server_at(81));
     faults::drop_incoming(scene.server(), "tcp", wall.port())?;
     let knocking = scene.connect(scene.client(), wall)?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 3)?;
     // Who gives up within a second has repeated no SYN.
     ensure!(counter(scene.client(), "TcpExtTCPSynRetrans")? == 0, "a client was patient");
     drop(knocking);

@@ -40,7 +40,7 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             iptables(scene, scene.client(), "nft", "-A OUTPUT -p tcp --dport 80 -j DROP")?;
             let connecting = scene.connect(scene.client(), scene.server_at(PORT))?;
-            scene.in_vain(scene.client())?;
+            scene.in_vain(scene.client(), 1)?;
             Ok(connecting)
         },
         ..FAULT
@@ -135,6 +135,6 @@ fn full_table(scene: &Scene) -> Result<Held> {
     let maximum = Global::set("/proc/sys/net/netfilter/nf_conntrack_max", "4")?;
     let to = open[0].server_at;
     let late = (0..10).map(|_| scene.connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 3)?;
     Ok(Box::new((late, open, maximum)))
 }

@@ -209,7 +209,7 @@ const fn router(code: &'static str) -> Expected {
 /// A connect that nobody answers: it goes on as long as what is returned.
 fn unanswered(scene: &Scene, to: std::net::SocketAddr) -> Result<Held> {
     let connecting = scene.connect(scene.client(), to)?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 1)?;
     Ok(connecting)
 }
 

@@ -70,7 +70,7 @@ fn refused_by_cgroup(scene: &Scene, direction: Direction) -> Result<Held> {
     let program = drop_at_cgroup(&cgroup, direction)?;
     let connecting =
         Actor::start(scene.client(), &[&cgroup], &format!("connect {}", listener.local_addr()?))?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 1)?;
     // The process ends before its cgroup does.
     Ok(Box::new((connecting, program, cgroup, listener)))
 }

@@ -77,7 +77,7 @@ pub const CASES: &[Case] = &[
 fn overflow(scene: &Scene) -> Result<Held> {
     let full = faults::fill_accept_queue(&scene.pair, scene.family)?;
     counted(scene.server(), "TcpExtListenOverflows", 4)?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 1)?;
     Ok(Box::new(full))
 }
 

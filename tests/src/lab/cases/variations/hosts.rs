@@ -123,7 +123,7 @@ fn stopped(scene: &Scene) -> Result<Held> {
     actor.signal(Signal::SIGSTOP)?;
     let waiting: Vec<Held> = (0..8).map(|_| scene.connect(scene.client(), at)).collect::<Result<_>>()?;
     counted(scene.server(), "TcpExtListenOverflows", 4)?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 1)?;
     Ok(Box::new((waiting, first, actor)))
 }
 

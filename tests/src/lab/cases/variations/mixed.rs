@@ -136,7 +136,7 @@ fn wall_amid_scan(scene: &Scene) -> Result<Held> {
         faults::connect_to_closed_port(scene.third()?, scene.server_at(port))?;
         sleep(Duration::from_millis(80));
     }
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 1)?;
     ensure!(load.done() > 40, "only {} connections", load.done());
     Ok(Box::new((connecting, load)))
 }
@@ -158,7 +158,7 @@ fn full_amid_cancels(scene: &Scene) -> Result<Held> {
         }
     }
     counted(scene.server(), "TcpExtListenOverflows", 4)?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 1)?;
     Ok(Box::new(full))
 }
 

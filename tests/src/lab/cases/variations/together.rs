@@ -152,7 +152,7 @@ fn limited(scene: &Scene) -> Result<Held> {
         to.port()
     ))?;
     let connecting = (0..12).map(|_| scene.connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 5)?;
     load.carries(200)?;
     Ok(Box::new((connecting, listener, load)))
 }

@@ -137,7 +137,7 @@ pub const CASES: &[Case] = &[
             scene.client().tc("qdisc add dev eth0 clsact")?;
             scene.client().tc("filter add dev eth0 egress bpf da bytecode '1,6 0 0 2,'")?;
             let connecting = scene.connect(scene.client(), scene.server_at(80))?;
-            scene.in_vain(scene.client())?;
+            scene.in_vain(scene.client(), 1)?;
             Ok(connecting)
         },
         ..FAULT

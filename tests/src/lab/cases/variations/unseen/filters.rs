@@ -132,7 +132,7 @@ pub const CASES: &[Case] = &[
             scene.client().tc("filter add dev eth0 egress protocol all u32 match u32 0 0 \
                  action mirred egress redirect dev side0")?;
             let connecting = scene.connect(scene.client(), scene.server_at(80))?;
-            scene.in_vain(scene.client())?;
+            scene.in_vain(scene.client(), 1)?;
             Ok(connecting)
         },
         ..FAULT

@@ -31,7 +31,7 @@ pub const CASES: &[Case] = &[
             let waiting = (0..8).map(|_| scene.connect(scene.client(), to));
             let waiting = waiting.collect::<Result<Vec<_>>>()?;
             counted(scene.server(), "TcpExtListenOverflows", 4)?;
-            scene.in_vain(scene.client())?;
+            scene.in_vain(scene.client(), 1)?;
             Ok(Box::new((waiting, listener)))
         },
         ..FAULT
@@ -156,7 +156,7 @@ fn stalled_worker(scene: &Scene) -> Result<Held> {
     let (stalled, healthy) = (shared_listener(scene, at, 1)?, shared_listener(scene, at, 128)?);
     let clients = (0..32).map(|_| scene.connect(scene.client(), at)).collect::<Result<Vec<_>>>()?;
     counted(scene.server(), "TcpExtListenOverflows", 4)?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 1)?;
     Ok(Box::new((healthy.accept()?, clients, stalled, healthy)))
 }
 

@@ -134,6 +134,6 @@ fn used_up(scene: &Scene) -> Result<Held> {
     let open = (0..2).map(|_| scene.client().run(|| Ok(TcpStream::connect(to)?)));
     let open = open.collect::<Result<Vec<_>>>()?;
     let late = (0..5).map(|_| scene.connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
-    scene.in_vain(scene.client())?;
+    scene.in_vain(scene.client(), 5)?;
     Ok(Box::new((late, open, listener)))
 }
