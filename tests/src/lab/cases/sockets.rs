@@ -12,20 +12,19 @@ use super::{Case, FAULT, Ongoing, client, server};
 use crate::lab::counters::{counted, counter};
 use crate::lab::sockets::{fill, listener, set_option};
 use crate::lab::wire::Wire;
-use crate::lab::{Actor, Cgroup, Connection, Held, Scene, delays, faults};
+use crate::lab::{Actor, Cgroup, Connection, Held, Scene, delays};
 
 pub const CASES: &[Case] = &[
     Case {
         name: "udp_rcvbuf_overflow",
         made: "200 datagrams to a small socket that nobody reads",
         expect: &[server("socket-receive-buffer-full")],
-        ongoing: Ongoing::Again,
         run: |scene| {
             let socket = receiver(scene)?;
             setsockopt(&socket, sockopt::RcvBuf, &4096)?;
-            faults::send_udp(scene.client(), socket.local_addr()?, 200, 500)?;
+            let sender = scene.datagrams(socket.local_addr()?, 200, 500)?;
             counted(scene.server(), scene.by_family("UdpRcvbufErrors", "Udp6RcvbufErrors"), 100)?;
-            Ok(Box::new(socket))
+            Ok(Box::new((sender, socket)))
         },
         ..FAULT
     },
@@ -54,13 +53,12 @@ pub const CASES: &[Case] = &[
         name: "sock_filter_drop",
         made: "datagrams to a socket whose own filter wants none",
         expect: &[server("socket-filter-drop")],
-        ongoing: Ongoing::Again,
         run: |scene| {
             let socket = receiver(scene)?;
             want_nothing(&socket)?;
-            faults::send_udp(scene.client(), socket.local_addr()?, 5, 100)?;
+            let sender = scene.datagrams(socket.local_addr()?, 5, 100)?;
             counted(scene.server(), scene.by_family("UdpInErrors", "Udp6InErrors"), 5)?;
-            Ok(Box::new(socket))
+            Ok(Box::new((sender, socket)))
         },
         ..FAULT
     },

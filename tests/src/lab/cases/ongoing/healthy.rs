@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::{BRIDGED, GOES_ON, PATIENCE, SEEN, Service, answer, answer_after, ask, ask_on, seen_well};
 use crate::lab::background::Background;
 use crate::lab::cases::Case;
-use crate::lab::cases::healthy::watchers::{keep_out_all_but, kept_out_so_far, knock};
+use crate::lab::cases::healthy::watchers::{STRANGERS, keep_out_all_but, kept_out_so_far, knock};
 use crate::lab::counters::counter;
 use crate::lab::injector::Injector;
 use crate::lab::sockets::listener;
@@ -118,12 +118,12 @@ pub const CASES: &[Case] = &[
     },
     Case {
         name: "ongoing_noise_kept_out",
-        made: "a firewall drops what strangers try again and again, and its service is well",
+        made: "a firewall drops what one stranger after the other tries once, and its service is well",
         run: |scene| {
             let load = Background::start(scene, 6000)?;
             keep_out_all_but(scene.server(), load.server_at())?;
             let strangers = Injector::new(&scene.pair)?;
-            (0..4).try_for_each(|_| knock(scene, &strangers))?;
+            (0..4).try_for_each(|round| knock(scene, &strangers, 1 + round * STRANGERS))?;
             ensure!(kept_out_so_far(scene.server())? >= 60, "the strangers did not come");
             ensure!(load.done() > 100, "only {} connections", load.done());
             Ok(Box::new(load))

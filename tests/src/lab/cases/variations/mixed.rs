@@ -251,7 +251,7 @@ fn narrow(scene: &Scene) -> Result<Held> {
     // What comes from strangers comes by way of the router.
     let mut strangers = Injector::new(&scene.pair)?;
     strangers.server = Wire::open(router, "eth0")?.mac;
-    knock(scene, &strangers)?;
+    knock(scene, &strangers, 1)?;
     ensure!(kept_out_so_far(scene.server())? >= 12, "the strangers did not come");
     Ok(Box::new(reader))
 }
