@@ -95,7 +95,7 @@ record-cases: build ## record the faults of the replay tests anew (root); CASES=
 	@$(call install,$(LAB_PACKAGES))
 	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/record-cases $(CASES)
 
-lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs some
+lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs some, ARGS='--ongoing dns' asks while they last
 	@$(call install,$(LAB_PACKAGES))
 	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/lab $(ARGS)
 
