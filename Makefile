@@ -79,7 +79,7 @@ test: setup build ## every test, with real packets in network namespaces (root)
 record-cases: build ## record the faults of the replay tests anew (root); CASES=... names some
 	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/record-cases $(CASES)
 
-lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs some
+lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs some, ARGS='--ongoing dns' asks while they last
 	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/lab $(ARGS)
 
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
