@@ -10,6 +10,7 @@ use inspector_sdk::entities::{self, Entity};
 use inspector_sdk::map::Map;
 use inspector_sdk::{EntityId, Timestamp, kernel, noise};
 
+use crate::command::word;
 use crate::fact::{Amount, Drop, Flow, Key, Reset, What};
 
 /// The facts of a window.
@@ -220,13 +221,11 @@ impl View {
     /// What stands before a command that is to run in its namespace.
     pub fn inside(&self, id: EntityId) -> String {
         match self.entities.get(&id) {
-            Some(entity) if entity.kind == "netns" => format!("ip netns exec {} ", entity.name),
+            Some(entity) if entity.kind == "netns" => format!("ip netns exec {} ", word(&entity.name)),
             Some(entity) if entity.kind == "host" => String::new(),
             Some(entity) if entity.kind == "pod" => {
-                format!(
-                    "kubectl debug -n {} {} --image=nicolaka/netshoot -it -- ",
-                    entity.namespace, entity.name
-                )
+                let (namespace, name) = (word(&entity.namespace), word(&entity.name));
+                format!("kubectl debug -n {namespace} {name} --image=nicolaka/netshoot -it -- ")
             }
             Some(_) => "nsenter --net=/proc/PID/ns/net ".to_owned(),
             None => String::new(),
