@@ -10,8 +10,8 @@ use inspector_ebpf::{PROBES, Probe};
 
 use crate::escape::admit;
 use crate::loss::Stage;
-use crate::needs::{Needs, is_blind};
-use crate::report::{Answered, BlindSpot};
+use crate::needs::{Needs, is_blind, is_detail};
+use crate::report::{Answered, BlindSpot, join};
 use crate::status::{Board, PluginStatus, ProbeStatus};
 
 /// An analyzer that knows all of the window but for so much is not worth a word.
@@ -96,12 +96,9 @@ fn of_reason(reason: &str, names: &[&str], needed: &BTreeSet<&str>) -> BlindSpot
     let is_down = |probe: &&Probe| names.contains(&probe.name);
     let casts_doubt = names.iter().any(|name| needed.contains(name));
     let shown = PROBES.iter().filter(is_down).filter(|probe| !casts_doubt || needed.contains(probe.name));
+    let hooks = shown.flat_map(|probe| probe.hooks).filter(|hook| !casts_doubt || !is_detail(&hook.name()));
     let mut gives: Vec<&str> = Vec::new();
-    for hook in shown.flat_map(|probe| probe.hooks) {
-        if !gives.contains(&hook.gives) {
-            gives.push(hook.gives);
-        }
-    }
+    join(&mut gives, hooks.map(|hook| hook.gives).collect());
     let text = format!("{} are not seen ({}: {reason})", gives.join(", "), are_down(names));
     BlindSpot { text, casts_doubt }
 }
@@ -115,15 +112,27 @@ fn are_down(probes: &[&str]) -> String {
 
 /// An analyzer that does not run. If it is asked, its missing answer tells of it already.
 fn of_plugin(plugin: &PluginStatus, asked: &Asked<'_>) -> Option<BlindSpot> {
-    let PluginStatus { name, file, reason, rejected, .. } = plugin;
-    let text = match plugin.state.as_str() {
-        "quarantined" if !asked.has(name) => format!("analyzer {name} is in quarantine: {reason}"),
-        "backoff" if !asked.has(name) => format!("analyzer {name} failed and is restarted soon: {reason}"),
+    let (file, rejected) = (&plugin.file, &plugin.rejected);
+    match why_idle(plugin) {
+        Some(why) if !asked.has(&plugin.name) => Some(BlindSpot::detail(why)),
+        None if !rejected.is_empty() => {
+            Some(BlindSpot::detail(admit(format!("a new {file} is refused: {rejected}"), MAX_TEXT)))
+        }
+        _ => None,
+    }
+}
+
+/// Why a plugin does not run, if it is meant to and does not.
+pub fn why_idle(plugin: &PluginStatus) -> Option<String> {
+    let PluginStatus { name, file, reason, .. } = plugin;
+    let why = match plugin.state.as_str() {
+        "quarantined" => format!("analyzer {name} is in quarantine: {reason}"),
+        "backoff" => format!("analyzer {name} failed and is restarted soon: {reason}"),
+        "refused" if reason.contains(file.as_str()) => reason.clone(),
         "refused" => format!("{file} is refused: {reason}"),
-        _ if !rejected.is_empty() => format!("a new {file} is refused: {rejected}"),
         _ => return None,
     };
-    Some(BlindSpot::detail(admit(text, MAX_TEXT)))
+    Some(admit(why, MAX_TEXT))
 }
 
 /// Events of the window that did not reach the asked analyzers; `seen` = how much did.

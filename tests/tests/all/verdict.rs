@@ -183,3 +183,30 @@ fn an_analyzer_that_does_not_run_and_a_file_that_is_refused_are_in_every_report(
     assert!(!report["doubts"].to_string().contains("trapping"), "{report:#}");
     Ok(())
 }
+
+#[test]
+fn where_no_analyzer_runs_one_line_says_why() -> Result<()> {
+    let dir = PluginDir::new()?;
+    let empty = dir.path().to_str().context("UTF-8")?.to_owned();
+    let ask = |dir: &str| -> Result<(Option<i32>, String)> {
+        let args = ["diagnose", "--for", "1s", "--plugin-dir", dir];
+        let output = Command::new(binary()?).args(args).stdin(Stdio::null()).output()?;
+        Ok((output.status.code(), told(&output).1))
+    };
+    let (none, absent) = (ask(&empty)?, ask("/nonexistent/plugins")?);
+    dir.put("garbage.wasm", b"no component")?;
+    let garbage = ask(&empty)?;
+    for ((status, text), why) in [
+        (none, "there is none in the plugins folders"),
+        (
+            absent,
+            "cannot read plugins directory /nonexistent/plugins: No such file or directory (os error 2)",
+        ),
+        (garbage, "garbage.wasm is refused: not a WebAssembly component"),
+    ] {
+        assert_eq!((status, text.lines().count()), (Some(1), 1), "{text}");
+        assert!(text.starts_with("error: no analyzer answers questions: ") && text.contains(why), "{text}");
+        assert!(text.contains("--plugin-dir"), "{text}");
+    }
+    Ok(())
+}
