@@ -69,12 +69,12 @@ pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
 }
 
 fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>, needed: &BTreeSet<&str>) -> Vec<BlindSpot> {
-    let mut down: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut down: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut spots = Vec::new();
     for probe in probes {
         match probe.state.as_str() {
             // Mostly one reason, such as a missing capability, takes them all.
-            "down" => down.entry(&probe.reason).or_default().push(&probe.name),
+            "down" => down.entry(probe.cause()).or_default().push(&probe.name),
             "partial" => {
                 let casts_doubt = needed.contains(probe.name.as_str()) && is_blind(probe);
                 let missing = probe.hooks.iter().filter(|hook| hook.state != "attached");
@@ -86,20 +86,20 @@ fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>, needed: &BTreeSe
             _ => {}
         }
     }
-    spots.extend(down.into_iter().map(|(reason, names)| of_reason(reason, &names, needed)));
+    spots.extend(down.iter().map(|(cause, names)| of_cause(cause, names, needed)));
     spots
 }
 
-/// What all probes that are down for one reason would show; if the question rests on some of them,
+/// What all probes that are down for one cause would show; if the question rests on some of them,
 /// what those would.
-fn of_reason(reason: &str, names: &[&str], needed: &BTreeSet<&str>) -> BlindSpot {
+fn of_cause(cause: &str, names: &[&str], needed: &BTreeSet<&str>) -> BlindSpot {
     let is_down = |probe: &&Probe| names.contains(&probe.name);
     let casts_doubt = names.iter().any(|name| needed.contains(name));
     let shown = PROBES.iter().filter(is_down).filter(|probe| !casts_doubt || needed.contains(probe.name));
     let hooks = shown.flat_map(|probe| probe.hooks).filter(|hook| !casts_doubt || !is_detail(&hook.name()));
     let mut gives: Vec<&str> = Vec::new();
     join(&mut gives, hooks.map(|hook| hook.gives).collect());
-    let text = format!("{} are not seen ({}: {reason})", gives.join(", "), are_down(names));
+    let text = format!("{} are not seen ({}: {cause})", gives.join(", "), are_down(names));
     BlindSpot { text, casts_doubt }
 }
 
@@ -198,8 +198,9 @@ mod tests {
             reason: "this kernel has no tracepoint x; without it: no resets sent".into(),
             ..HookStatus::default()
         };
+        let hooks = if state == "partial" { vec![missing] } else { Vec::new() };
         let (name, state, reason) = (name.into(), state.into(), reason.into());
-        ProbeStatus { name, state, reason, hooks: vec![missing], ..ProbeStatus::default() }
+        ProbeStatus { name, state, reason, hooks, ..ProbeStatus::default() }
     }
 
     fn plugin() -> PluginStatus {
