@@ -10,8 +10,8 @@ use inspector_ebpf::{PROBES, Probe};
 
 use crate::escape::admit;
 use crate::loss::Stage;
-use crate::needs::{Needs, is_blind};
-use crate::report::{Answered, BlindSpot};
+use crate::needs::{Needs, is_blind, is_detail};
+use crate::report::{Answered, BlindSpot, join};
 use crate::status::{Board, PluginStatus, ProbeStatus};
 
 /// An analyzer that knows all of the window but for so much is not worth a word.
@@ -69,12 +69,12 @@ pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
 }
 
 fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>, needed: &BTreeSet<&str>) -> Vec<BlindSpot> {
-    let mut down: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut down: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut spots = Vec::new();
     for probe in probes {
         match probe.state.as_str() {
             // Mostly one reason, such as a missing capability, takes them all.
-            "down" => down.entry(&probe.reason).or_default().push(&probe.name),
+            "down" => down.entry(probe.cause()).or_default().push(&probe.name),
             "partial" => {
                 let casts_doubt = needed.contains(probe.name.as_str()) && is_blind(probe);
                 let missing = probe.hooks.iter().filter(|hook| hook.state != "attached");
@@ -86,23 +86,20 @@ fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>, needed: &BTreeSe
             _ => {}
         }
     }
-    spots.extend(down.into_iter().map(|(reason, names)| of_reason(reason, &names, needed)));
+    spots.extend(down.iter().map(|(cause, names)| of_cause(cause, names, needed)));
     spots
 }
 
-/// What all probes that are down for one reason would show; if the question rests on some of them,
+/// What all probes that are down for one cause would show; if the question rests on some of them,
 /// what those would.
-fn of_reason(reason: &str, names: &[&str], needed: &BTreeSet<&str>) -> BlindSpot {
+fn of_cause(cause: &str, names: &[&str], needed: &BTreeSet<&str>) -> BlindSpot {
     let is_down = |probe: &&Probe| names.contains(&probe.name);
     let casts_doubt = names.iter().any(|name| needed.contains(name));
     let shown = PROBES.iter().filter(is_down).filter(|probe| !casts_doubt || needed.contains(probe.name));
+    let hooks = shown.flat_map(|probe| probe.hooks).filter(|hook| !casts_doubt || !is_detail(&hook.name()));
     let mut gives: Vec<&str> = Vec::new();
-    for hook in shown.flat_map(|probe| probe.hooks) {
-        if !gives.contains(&hook.gives) {
-            gives.push(hook.gives);
-        }
-    }
-    let text = format!("{} are not seen ({}: {reason})", gives.join(", "), are_down(names));
+    join(&mut gives, hooks.map(|hook| hook.gives).collect());
+    let text = format!("{} are not seen ({}: {cause})", gives.join(", "), are_down(names));
     BlindSpot { text, casts_doubt }
 }
 
@@ -115,15 +112,27 @@ fn are_down(probes: &[&str]) -> String {
 
 /// An analyzer that does not run. If it is asked, its missing answer tells of it already.
 fn of_plugin(plugin: &PluginStatus, asked: &Asked<'_>) -> Option<BlindSpot> {
-    let PluginStatus { name, file, reason, rejected, .. } = plugin;
-    let text = match plugin.state.as_str() {
-        "quarantined" if !asked.has(name) => format!("analyzer {name} is in quarantine: {reason}"),
-        "backoff" if !asked.has(name) => format!("analyzer {name} failed and is restarted soon: {reason}"),
+    let (file, rejected) = (&plugin.file, &plugin.rejected);
+    match why_idle(plugin) {
+        Some(why) if !asked.has(&plugin.name) => Some(BlindSpot::detail(why)),
+        None if !rejected.is_empty() => {
+            Some(BlindSpot::detail(admit(format!("a new {file} is refused: {rejected}"), MAX_TEXT)))
+        }
+        _ => None,
+    }
+}
+
+/// Why a plugin does not run, if it is meant to and does not.
+pub fn why_idle(plugin: &PluginStatus) -> Option<String> {
+    let PluginStatus { name, file, reason, .. } = plugin;
+    let why = match plugin.state.as_str() {
+        "quarantined" => format!("analyzer {name} is in quarantine: {reason}"),
+        "backoff" => format!("analyzer {name} failed and is restarted soon: {reason}"),
+        "refused" if reason.contains(file.as_str()) => reason.clone(),
         "refused" => format!("{file} is refused: {reason}"),
-        _ if !rejected.is_empty() => format!("a new {file} is refused: {rejected}"),
         _ => return None,
     };
-    Some(BlindSpot::detail(admit(text, MAX_TEXT)))
+    Some(admit(why, MAX_TEXT))
 }
 
 /// Events of the window that did not reach the asked analyzers; `seen` = how much did.
@@ -189,8 +198,9 @@ mod tests {
             reason: "this kernel has no tracepoint x; without it: no resets sent".into(),
             ..HookStatus::default()
         };
+        let hooks = if state == "partial" { vec![missing] } else { Vec::new() };
         let (name, state, reason) = (name.into(), state.into(), reason.into());
-        ProbeStatus { name, state, reason, hooks: vec![missing], ..ProbeStatus::default() }
+        ProbeStatus { name, state, reason, hooks, ..ProbeStatus::default() }
     }
 
     fn plugin() -> PluginStatus {

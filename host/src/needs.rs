@@ -86,15 +86,14 @@ impl<'a> Needs<'a> {
 }
 
 fn of_analyzer<'a>(scenario: &str, analyzer: &'a PluginStatus) -> (Vec<&'a str>, Vec<&'a str>) {
-    let (no_probes, no_sources) = (Vec::new(), Vec::new());
-    let known = KNOWN.iter().find(|known| known.scenario == scenario);
-    let (probes, sources) = known.map_or((no_probes, no_sources), |known| {
-        (among(&analyzer.probes, known.probes), among(&analyzer.sources, known.sources))
-    });
-    match probes.is_empty() && sources.is_empty() {
-        true => (names(&analyzer.probes), names(&analyzer.sources)),
-        false => (probes, sources),
+    if let Some(known) = KNOWN.iter().find(|known| known.scenario == scenario) {
+        let probes = among(&analyzer.probes, known.probes);
+        let sources = among(&analyzer.sources, known.sources);
+        if !probes.is_empty() || !sources.is_empty() {
+            return (probes, sources);
+        }
     }
+    (names(&analyzer.probes), names(&analyzer.sources))
 }
 
 fn among<'a>(declared: &'a [String], known: &[&str]) -> Vec<&'a str> {
@@ -110,9 +109,14 @@ pub fn matters(probe: &str) -> bool {
     KNOWN.iter().any(|known| known.probes.contains(&probe))
 }
 
+/// Whether a hook shows no more than a detail.
+pub fn is_detail(hook: &str) -> bool {
+    DETAILS.contains(&hook)
+}
+
 /// Whether a probe shows too little for a question that rests on it.
 pub fn is_blind(probe: &ProbeStatus) -> bool {
-    let lacks = |hook: &HookStatus| hook.state != "attached" && !DETAILS.contains(&hook.hook.as_str());
+    let lacks = |hook: &HookStatus| hook.state != "attached" && !is_detail(&hook.hook);
     match probe.state.as_str() {
         "down" => true,
         "partial" => probe.hooks.iter().any(lacks),

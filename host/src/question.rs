@@ -50,8 +50,14 @@ impl Question {
 /// Why a question is not answered; each says what could be asked instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// No analyzer answers anything.
+    #[error("no analyzer answers questions: {}", whys.join("; "))]
+    NoAnalyzer {
+        /// What became of each plugin that does not run; if there is none, that none was found.
+        whys: Vec<String>,
+    },
     /// No analyzer declares the scenario.
-    #[error("there is no scenario {asked:?}; {}", list("there are", known, "no analyzer declares one"))]
+    #[error("there is no scenario {asked:?}; there are {}", few(known))]
     Scenario {
         /// What was asked for.
         asked: String,
@@ -59,7 +65,7 @@ pub enum Refusal {
         known: Vec<String>,
     },
     /// Nobody is called so.
-    #[error("there is no entity {asked:?}; {}", list("there are", known, "there is none at all"))]
+    #[error("there is no entity {asked:?}; {}", there_are(known))]
     Entity {
         /// Who was asked for.
         asked: String,
@@ -80,19 +86,22 @@ impl Refusal {
         match self {
             Self::Scenario { known, .. } => Some(("scenarios", known)),
             Self::Entity { known, .. } => Some(("entities", known)),
-            Self::TooMany(_) | Self::NoWindow => None,
+            Self::NoAnalyzer { .. } | Self::TooMany(_) | Self::NoWindow => None,
         }
     }
 }
 
-fn list(words: &str, known: &[String], none: &str) -> String {
+fn there_are(known: &[String]) -> String {
+    if known.is_empty() { "there is none at all".to_owned() } else { format!("there are {}", few(known)) }
+}
+
+fn few(known: &[String]) -> String {
     /// More names than this are no help in a message; the JSON has them all.
     const SHOWN: usize = 40;
-    let shown: Vec<_> = known.iter().take(SHOWN).map(String::as_str).collect();
+    let shown = known.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
     match known.len().saturating_sub(SHOWN) {
-        _ if known.is_empty() => none.to_owned(),
-        0 => format!("{words} {}", shown.join(", ")),
-        more => format!("{words} {} and {more} more", shown.join(", ")),
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 
@@ -117,5 +126,7 @@ mod tests {
         let known = (0..50).map(|n| format!("e{n}")).collect();
         let refusal = Refusal::Entity { asked: "x".into(), known };
         assert!(refusal.to_string().ends_with("e39 and 10 more"), "{refusal}");
+        let refusal = Refusal::NoAnalyzer { whys: vec!["a.wasm is refused: b".into(), "c".into()] };
+        assert_eq!(refusal.to_string(), "no analyzer answers questions: a.wasm is refused: b; c");
     }
 }

@@ -54,6 +54,27 @@ pub struct ProbeStatus {
     pub hooks: Vec<HookStatus>,
 }
 
+impl ProbeStatus {
+    /// Why it is not up, without what that costs at each hook: the same text for all that one cause
+    /// takes. What this kernel lacks anyway is no cause where something else is.
+    pub fn cause(&self) -> String {
+        let [failed, missing] = ["failed", "missing"].map(|state| self.causes_of(state));
+        let causes = if failed.is_empty() { missing } else { failed };
+        if causes.is_empty() { self.reason.clone() } else { causes.join("; ") }
+    }
+
+    fn causes_of(&self, state: &str) -> Vec<&str> {
+        let mut causes = Vec::new();
+        for hook in self.hooks.iter().filter(|hook| hook.state == state) {
+            let cause = hook.reason.split("; without it: ").next().unwrap_or_default();
+            if !causes.contains(&cause) {
+                causes.push(cause);
+            }
+        }
+        causes
+    }
+}
+
 /// State of one source of counter tables.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SourceStatus {
@@ -204,5 +225,24 @@ impl Status {
     /// A copy of everything.
     pub fn snapshot(&self) -> Board {
         self.update().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_cause_reads_the_same_whatever_it_costs() {
+        let hook = |state: &str, reason: &str| HookStatus {
+            state: state.to_owned(),
+            reason: format!("{reason}; without it: no x"),
+            ..HookStatus::default()
+        };
+        let of = |hooks| ProbeStatus { reason: "a; b".to_owned(), hooks, ..ProbeStatus::default() }.cause();
+        assert_eq!(of(vec![hook("failed", "refused"), hook("failed", "refused")]), "refused");
+        assert_eq!(of(vec![hook("missing", "absent"), hook("failed", "refused")]), "refused");
+        assert_eq!(of(vec![hook("missing", "absent"), hook("missing", "older")]), "absent; older");
+        assert_eq!(of(Vec::new()), "a; b");
     }
 }

@@ -14,7 +14,7 @@ use crate::loss::History;
 use crate::plugin::{self, Plugins};
 use crate::question::{MAX_ENTITIES, Question, Refusal};
 use crate::report::{Answered, BlindSpot, Report, seen};
-use crate::status::PluginStatus;
+use crate::status::{Board, PluginStatus};
 use crate::table::{Columns, Snapshot};
 use crate::view::View;
 
@@ -93,6 +93,9 @@ impl Desk {
         if board.answering(&question.scenario).next().is_none() {
             let mut known: Vec<_> = board.scenarios().into_iter().map(|row| row.name).collect();
             known.dedup();
+            if known.is_empty() {
+                return Err(Refusal::NoAnalyzer { whys: why_none_answers(&board) });
+            }
             return Err(Refusal::Scenario { asked: question.scenario.clone(), known });
         }
         if question.window_ms == 0 {
@@ -151,6 +154,16 @@ struct AskedAbout {
     ids: Vec<EntityId>,
     /// A sentence for each that vanished.
     gone: Vec<String>,
+}
+
+/// What became of each plugin that does not run.
+fn why_none_answers(board: &Board) -> Vec<String> {
+    let whys: Vec<_> = board.plugins.values().filter_map(blind_spots::why_idle).collect();
+    match (whys.is_empty(), board.plugins.is_empty()) {
+        (true, true) => vec!["there is none in the plugins folders".to_owned()],
+        (true, false) => vec!["none of those that run declares one".to_owned()],
+        _ => whys,
+    }
 }
 
 /// Whether there is no table of a source for somebody asked about; for some of all, it is taken for

@@ -112,5 +112,10 @@ fn refused(refusal: &Refusal) -> Response<Body> {
     if let Some((name, known)) = refusal.known() {
         answer[name] = json!(known);
     }
-    body::json(StatusCode::BAD_REQUEST, &answer)
+    let status = match refusal {
+        // Nothing is wrong with the question.
+        Refusal::NoAnalyzer { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    body::json(status, &answer)
 }

@@ -331,7 +331,7 @@ impl Plugins {
         loaded: &Loaded,
         present: &mut BTreeMap<PathBuf, folder::Stamp>,
     ) {
-        tracing::error!(error = %error, "no plugins are loaded from there");
+        tracing::warn!(error = %error, "no plugins are loaded from there");
         let key = directory.display().to_string();
         let status = PluginStatus {
             name: key.clone(),

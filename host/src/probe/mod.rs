@@ -253,14 +253,15 @@ impl Probes {
     /// Logs what is not all there: a line for each cause, and only what was not told before.
     fn tell_missing(&self, probes: &[&'static Probe], told: &mut BTreeMap<&'static str, String>) {
         let board = self.status.snapshot();
-        let mut causes: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        let mut causes: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
         for probe in probes {
             let Some(status) = board.probes.get(probe.name).filter(|status| !status.reason.is_empty()) else {
                 told.remove(probe.name);
                 continue;
             };
-            if told.insert(probe.name, status.reason.clone()).as_ref() != Some(&status.reason) {
-                causes.entry((&status.state, &status.reason)).or_default().push(probe.name);
+            let cause = status.cause();
+            if told.insert(probe.name, cause.clone()).as_ref() != Some(&cause) {
+                causes.entry((&status.state, cause)).or_default().push(probe.name);
             }
         }
         for ((state, reason), probes) in causes {

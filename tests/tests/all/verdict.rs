@@ -134,10 +134,12 @@ fn ask_without(capability: &str, more: &[&str]) -> Result<Value> {
 fn a_missing_capability_takes_the_questions_that_rest_on_it_and_no_others() -> Result<()> {
     let _pair = Pair::new()?;
     let doubts = |report: &Value| report["doubts"].to_string();
-    // Programs on the cgroup tree need it, and so does the table of connections.
-    let dns = ask_without("net_admin", &["dns", "--entity", "host"])?;
+    // Programs on the cgroup tree need one of both, tracepoints neither.
+    let neither = "net_admin,-sys_admin";
+    let dns = ask_without(neither, &["dns", "--entity", "host"])?;
+    assert_eq!(dns["verdict"], "inconclusive", "{dns:#}");
     assert!(doubts(&dns).contains("DNS queries, DNS answers are not seen"), "{dns:#}");
-    let reset = ask_without("net_admin", &["reset", "--entity", "host"])?;
+    let reset = ask_without(neither, &["reset", "--entity", "host"])?;
     assert_eq!(reset["doubts"], json!([]), "{reset:#}");
     // Other namespaces cannot be entered, the own one need not be.
     let connect = ask_without("sys_admin", &["connect"])?;
@@ -181,5 +183,32 @@ fn an_analyzer_that_does_not_run_and_a_file_that_is_refused_are_in_every_report(
     })?;
     // Neither is asked, so neither casts doubt.
     assert!(!report["doubts"].to_string().contains("trapping"), "{report:#}");
+    Ok(())
+}
+
+#[test]
+fn where_no_analyzer_runs_one_line_says_why() -> Result<()> {
+    let dir = PluginDir::new()?;
+    let empty = dir.path().to_str().context("UTF-8")?.to_owned();
+    let ask = |dir: &str| -> Result<(Option<i32>, String)> {
+        let args = ["diagnose", "--for", "1s", "--plugin-dir", dir];
+        let output = Command::new(binary()?).args(args).stdin(Stdio::null()).output()?;
+        Ok((output.status.code(), told(&output).1))
+    };
+    let (none, absent) = (ask(&empty)?, ask("/nonexistent/plugins")?);
+    dir.put("garbage.wasm", b"no component")?;
+    let garbage = ask(&empty)?;
+    for ((status, text), why) in [
+        (none, "there is none in the plugins folders"),
+        (
+            absent,
+            "cannot read plugins directory /nonexistent/plugins: No such file or directory (os error 2)",
+        ),
+        (garbage, "garbage.wasm is refused: not a WebAssembly component"),
+    ] {
+        assert_eq!((status, text.lines().count()), (Some(1), 1), "{text}");
+        assert!(text.starts_with("error: no analyzer answers questions: ") && text.contains(why), "{text}");
+        assert!(text.contains("--plugin-dir"), "{text}");
+    }
     Ok(())
 }

@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress;
 use crate::agent::diagnose;
 use crate::bell::Bell;
-use crate::cli::{log, serve};
+use crate::cli::{log, serve, terminal};
 use crate::config::{Config, LogLevel};
-use crate::question::Question;
+use crate::probe;
+use crate::question::{Question, Refusal};
 use crate::report::Report;
 
 /// The configuration of an agent, with the flags over it.
@@ -27,14 +28,20 @@ pub fn config(
         config.plugins.directories = plugin_dirs;
     }
     serve::name_node(&mut config, node_name)?;
-    // What matters of it is among the blind spots.
-    config.log.level = config.log.level.min(LogLevel::Warn);
+    // What matters of it is in the answer, or is why there is none.
+    config.log.level = config.log.level.min(LogLevel::Error);
     log::start(&config.log);
     Ok(config)
 }
 
 /// Looks for that long, or until it is interrupted, and answers.
 pub async fn diagnose(config: Config, question: Question, time: Duration) -> anyhow::Result<Report> {
+    if let Some(missing) = probe::missing_privileges() {
+        // Now and not with the answer, for whoever would not wait for that.
+        terminal::complain(&format!(
+            "{missing}: the kernel's events are not seen, only its counters; run it as root"
+        ));
+    }
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let stop = Arc::new(Bell::default());
     let started = Instant::now();
@@ -62,5 +69,9 @@ pub async fn diagnose(config: Config, question: Question, time: Duration) -> any
         }
         looking.await
     };
-    Ok(progress::shown(progress, work).await???)
+    let answer = progress::shown(progress, work).await??;
+    answer.map_err(|refusal| match refusal {
+        Refusal::NoAnalyzer { .. } => anyhow!("{refusal} (--plugin-dir names the folder of analyzers)"),
+        refusal => refusal.into(),
+    })
 }
