@@ -1,5 +1,8 @@
 //! Conclusions on their way to a report: one per code and entity, with what speaks for and against
 //! it, and the conversations it explains.
+//!
+//! Longer than other files, because it is one thing in its three stages: said by a rule, joined with
+//! what other rules say of the same, and worded for the contract.
 
 use std::fmt::Display;
 
@@ -9,6 +12,7 @@ use inspector_sdk::{EntityId, Timestamp, attr};
 
 use crate::codes;
 use crate::command::Words;
+use crate::evidence::{LINES, Line, fold, symptom};
 use crate::fact::{Amount, Flow, Key, What};
 use crate::view::{Dropped, View};
 
@@ -16,8 +20,6 @@ use crate::view::{Dropped, View};
 const SHOWN_FLOWS: usize = 4;
 /// Conversations that one finding remembers to explain.
 const FLOWS: usize = 256;
-/// Lines of evidence.
-const EVIDENCE: usize = 16;
 
 /// Nothing is wrong, but worth knowing.
 pub const INFO: u8 = 0;
@@ -51,13 +53,6 @@ pub struct Conclusion {
     /// Values for the gaps of suggested commands.
     values: Vec<(&'static str, String)>,
     checks: Vec<Check>,
-}
-
-/// A line of evidence, and how often it was found.
-#[derive(Debug, Clone)]
-struct Line {
-    evidence: Evidence,
-    times: u64,
 }
 
 /// The same of another protocol: IP's number, the title, how often.
@@ -124,7 +119,7 @@ impl Conclusion {
             at: (at > 0).then_some(at),
             attrs: Vec::new(),
         };
-        self.evidence.push(Line { evidence, times: 1 });
+        self.evidence.push(Line::once(evidence));
         self
     }
 
@@ -208,7 +203,7 @@ impl Conclusion {
         if !self.felt.contains(&key.entity) {
             self.felt.push(key.entity);
         }
-        if self.evidence.len() >= EVIDENCE {
+        if self.evidence.len() >= LINES {
             return;
         }
         let summary = format!("{}: {}", view.name(key.entity), symptom(&key.what, &amount, &key.flow));
@@ -218,7 +213,7 @@ impl Conclusion {
             at: (amount.last > 0).then_some(amount.last),
             attrs: vec![attr("flow", key.flow.canonical()), attr("role", "symptom")],
         };
-        self.evidence.push(Line { evidence, times: 1 });
+        self.evidence.push(Line::once(evidence));
     }
 
     /// What happened, with how often.
@@ -324,30 +319,6 @@ impl Conclusion {
     }
 }
 
-impl Line {
-    fn shown(self) -> Evidence {
-        let mut evidence = self.evidence;
-        if self.times > 1 {
-            evidence.summary.push_str(&format!(" ({} times)", self.times));
-        }
-        evidence
-    }
-}
-
-/// Adds a line, unless a person would read the same twice.
-fn fold(lines: &mut Vec<Line>, line: Line) {
-    let text = |line: &Line| (line.evidence.kind.clone(), line.evidence.summary.clone());
-    let is_full = lines.len() >= EVIDENCE;
-    match lines.iter_mut().find(|known| text(known) == text(&line)) {
-        Some(known) => {
-            known.times += if known.evidence.at == line.evidence.at { 0 } else { line.times };
-            known.evidence.at = known.evidence.at.max(line.evidence.at);
-        }
-        None if is_full => {}
-        None => lines.push(line),
-    }
-}
-
 /// Adds what is not there yet, up to a limit.
 fn join<T: PartialEq>(known: &mut Vec<T>, more: Vec<T>, limit: usize) {
     for item in more {
@@ -440,29 +411,5 @@ fn filled(title: &str, count: u64) -> String {
     match (parts.next(), parts.next(), parts.next()) {
         (Some(before), Some(noun), Some(after)) => format!("{before}{}{after}", plural(count, noun)),
         _ => title.to_owned(),
-    }
-}
-
-/// What somebody felt, in words.
-pub fn symptom(what: &What, amount: &Amount, flow: &Flow) -> String {
-    use inspector_sdk::errno;
-    let (flow, count) = (flow.show(), amount.count);
-    match what {
-        What::Retransmit { .. } => format!("sent again {}, {flow}", plural(count, "time")),
-        What::ConnectFailed { error: 0, .. } => {
-            let waited = amount.most / 1_000_000;
-            format!("{} given up after {waited} ms without an answer, {flow}", plural(count, "connect"))
-        }
-        What::ConnectFailed { error, .. } => {
-            format!("{} failed ({}), {flow}", plural(count, "connect"), errno::name(*error))
-        }
-        What::ResetReceived { .. } => format!("received {}, {flow}", plural(count, "reset")),
-        What::SocketError { error } => {
-            format!("was told {} {}, {flow}", errno::name(*error), plural(count, "time"))
-        }
-        What::Closed { error } => {
-            format!("{} ended with {}, {flow}", plural(count, "connection"), errno::name(*error))
-        }
-        _ => flow,
     }
 }

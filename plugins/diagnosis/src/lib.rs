@@ -4,7 +4,8 @@
 //! - [`intake`], [`counters`], [`queries`]: records of probes, kernel counters and what waits for an
 //!   answer, as facts.
 //! - [`view`]: the facts of a window with the kernel's names.
-//! - [`rules`]: what is concluded from them; [`finding`], [`codes`], [`command`]: how it is said.
+//! - [`rules`]: what is concluded from them; [`finding`], [`evidence`], [`codes`],
+//!   [`command`]: how it is said.
 //! - [`live`]: findings as metrics and events while they last.
 //!
 //! One analyzer for all scenarios: they ask different questions of the same facts, and a cause can
@@ -14,6 +15,7 @@
 pub mod codes;
 pub mod command;
 pub mod counters;
+pub mod evidence;
 pub mod fact;
 pub mod finding;
 pub mod intake;

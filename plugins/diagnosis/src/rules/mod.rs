@@ -3,7 +3,8 @@
 //!
 //! - [`listening`], [`queues`]: services that are not there or cannot keep up.
 //! - [`firewall`], [`programs`]: what people told the kernel to drop.
-//! - [`routes`], [`link`], [`packets`]: the way, the wire, and what is wrong with the packet itself.
+//! - [`routes`], [`link`], [`neighbours`], [`packets`]: the way, the wire, who is at it, and what is
+//!   wrong with the packet itself.
 //! - [`sockets`], [`resets`]: ends of connections.
 //! - [`latency`], [`dns`]: what is slow, and names.
 //! - [`silence`]: the symptoms.
@@ -13,6 +14,7 @@ pub mod firewall;
 pub mod latency;
 pub mod link;
 pub mod listening;
+pub mod neighbours;
 pub mod packets;
 pub mod programs;
 pub mod queues;
@@ -40,6 +42,7 @@ pub const CAUSES: &[&[Rule]] = &[
     queues::RULES,
     routes::RULES,
     link::RULES,
+    neighbours::RULES,
     packets::RULES,
     sockets::RULES,
     resets::RULES,

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use inspector_sdk::probes::tcp_retransmit::{WHY_FAST, WHY_LOSS, WHY_RTO};
 use inspector_sdk::{EntityId, Timestamp, errno};
 
+use crate::evidence::symptom;
 use crate::fact::{Amount, ETIMEDOUT, Flow, Key, Segment, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, symptom, total};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
-use crate::rules::link::is_lookup_lost;
+use crate::rules::neighbours::is_lookup_lost;
 use crate::view::{ResetSent, View};
 
 const SYN_SENT: u8 = 2;

@@ -183,6 +183,18 @@ fn a_neighbour_is_missed_before_the_kernel_gives_it_up() {
 }
 
 #[test]
+fn a_router_that_nobody_finds_is_named_and_not_who_is_behind_it() {
+    let (behind, mut router) = ("192.0.2.7:443", asked_in_vain());
+    Case::new().give(router).give(gives_up(1, behind, 800)).concludes("neighbour-unresolved", CLIENT);
+    router.head.kind = neighbour::KIND_FAILED;
+    let failed = Case::new().give(router).give(gives_up(1, behind, 800));
+    let failed = failed.dropped(CLIENT, A, behind, "NEIGH_FAILED", "neigh_invalidate");
+    let report = failed.report("connect", &[]);
+    let [finding] = &report.findings[..] else { panic!("{:?}", report.findings) };
+    assert!(finding.title.contains("10.9.0.99, on the way to 192.0.2.7, does not"), "{}", finding.title);
+}
+
+#[test]
 fn a_filter_of_what_asks_for_a_neighbour_is_the_cause_of_the_silence() {
     let arp = |d: &mut SkbDrop| {
         (d.ethertype, d.head.proto, d.tcp_flags, d.pkt_type) = (0x0806, 0, 0, 1);

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use anyhow::{Context, Result};
 use inspector::probe::Options;
 use inspector_ebpf::neighbour::{
-    KIND_CHANGED, KIND_CLAIMED, KIND_FAILED, NUD_FAILED, NUD_INCOMPLETE, NUD_PROBE,
+    KIND_CHANGED, KIND_CLAIMED, KIND_FAILED, KIND_UNANSWERED, NUD_FAILED, NUD_INCOMPLETE, NUD_PROBE,
 };
 use inspector_ebpf::record::FLAG_DEVICE;
 use inspector_ebpf::{Head, Neighbour};
@@ -19,6 +19,8 @@ use nix::sys::socket::{
 use super::eth0;
 use crate::observer::Observer;
 
+/// The kernel repeats a request after a second (`retrans_time_ms`), three times in all.
+const SECOND_NS: u64 = 1_000_000_000;
 const NOBODY_V4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 99);
 const NOBODY_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 0x99);
 
@@ -59,8 +61,13 @@ fn a_host_that_never_answers_fails_after_its_probes() -> Result<()> {
         send(&pair.client, nobody)?;
     }
     for nobody in [IpAddr::from(NOBODY_V4), NOBODY_V6.into()] {
+        let asked = observer
+            .wait_for::<Neighbour>("a request in vain", |n| is(&n.head, KIND_UNANSWERED, client, nobody))?;
+        assert_eq!((asked.old_state, asked.new_state), (NUD_INCOMPLETE, NUD_INCOMPLETE));
         let failed =
             observer.wait_for::<Neighbour>("the failure", |n| is(&n.head, KIND_FAILED, client, nobody))?;
+        let waited = failed.head.ts_ns - asked.head.ts_ns;
+        assert!(waited >= SECOND_NS, "it failed {waited} ns after the first request in vain");
         assert_eq!((failed.head.flags, failed.head.saddr), (FLAG_DEVICE, [0; 16]));
         assert_eq!(failed.ifindex, eth0(&pair.client)?);
         assert_eq!(failed.probes, 3 + 3, "mcast_solicit of them sent, counted from ucast_solicit");
