@@ -6,12 +6,16 @@
 //! - [`walls`]: firewalls before which nobody waits;
 //! - [`servers`]: applications that do not keep up;
 //! - [`ways`]: routes, neighbours, cables and what is translated;
+//! - [`retries`]: clients that have something else to try;
 //! - [`healthy`]: clients and servers that are busy;
-//! - [`quiet`]: those that mostly wait.
+//! - [`quiet`]: those that mostly wait;
+//! - [`daily`]: what a node does all day.
 
+pub mod daily;
 pub mod healthy;
 pub mod names;
 pub mod quiet;
+pub mod retries;
 pub mod servers;
 pub mod walls;
 pub mod ways;

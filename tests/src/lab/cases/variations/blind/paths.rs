@@ -52,6 +52,8 @@ pub const CASES: &[Case] = &[
         made: "a third host that does not forward announces itself as everybody's router",
         families: &[Family::V6],
         expect: &[at(Place::Third, "forwarding-disabled")],
+        // New connections soon take the other router; the one that has begun goes on.
+        ongoing: Ongoing::ByItself,
         run: rogue_router,
         ..BRIDGED
     },

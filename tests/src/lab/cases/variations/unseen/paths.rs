@@ -175,6 +175,9 @@ fn dead_next_hop(scene: &Scene) -> Result<Held> {
     scene.ip(scene.client(), &format!("route add default nexthop via {alive} nexthop via {gone}"))?;
     let listener = listener(scene.server(), scene.server_ip())?;
     let to = listener.local_addr()?;
+    let serving = listener.try_clone()?;
+    // Those that find the way are not kept waiting.
+    std::thread::spawn(move || while serving.accept().is_ok() {});
     let all = (0..16).map(|_| scene.connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
     counted(scene.server(), "TcpPassiveOpens", 1)?;
     gives_up_neighbour(scene.client())?;
