@@ -59,7 +59,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(Box<serve::Args>),
-    Watch(watch::Args),
+    Watch(Box<watch::Args>),
     List(list::Args),
     Diagnose(Box<diagnose::Args>),
     Explain(explain::Args),
@@ -81,7 +81,7 @@ enum Output {
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(args) => serve::run(*args),
-        Command::Watch(args) => watch::run(args),
+        Command::Watch(args) => watch::run(*args),
         Command::List(args) => list::run(&args),
         Command::Diagnose(args) => diagnose::run(*args),
         Command::Explain(args) => explain::run(&args),

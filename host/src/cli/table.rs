@@ -42,7 +42,9 @@ impl Table {
     pub fn lines(&self, style: Style) -> impl Iterator<Item = String> {
         let mut columns = self.columns();
         if let Some(room) = style.width {
-            fit(&mut columns, room);
+            fit(&mut columns, room, |column| column.word.max(NARROWEST));
+            // Only if that is not enough, words are cut.
+            fit(&mut columns, room, |_| NARROWEST);
         }
         self.rows.iter().flat_map(move |row| row_lines(row, &columns, style))
     }
@@ -53,6 +55,7 @@ impl Table {
             let cells = || rows.iter().filter_map(move |row| row.get(at));
             Column {
                 width: cells().chain([heading]).map(|cell| cell.chars().count()).max().unwrap_or(0),
+                word: cells().map(|cell| longest_word(cell)).max().unwrap_or(0),
                 numbers: cells().all(|cell| is_number(cell)),
                 state: heading == "STATE",
             }
@@ -75,6 +78,8 @@ pub fn colour_of_state(state: &str) -> Option<Colour> {
 #[derive(Debug)]
 struct Column {
     width: usize,
+    /// Length of the longest word in it.
+    word: usize,
     /// Only numbers stand below the heading: they are compared at their right end.
     numbers: bool,
     state: bool,
@@ -82,8 +87,8 @@ struct Column {
 
 impl Column {
     /// Numbers and states stay whole: half of one is another one.
-    fn can_wrap(&self) -> bool {
-        !self.numbers && !self.state && self.width > NARROWEST
+    fn can_wrap(&self, least: usize) -> bool {
+        !self.numbers && !self.state && self.width > least
     }
 }
 
@@ -92,19 +97,18 @@ const NARROWEST: usize = 12;
 /// Between two columns.
 const GAP: usize = 2;
 
-/// Makes the widest texts narrower, as evenly as needed, until the row fits.
-fn fit(columns: &mut [Column], room: usize) {
+/// Makes the widest texts narrower, as evenly as needed and down to their `least`, until the row fits.
+fn fit(columns: &mut [Column], room: usize, least: impl Fn(&Column) -> usize) {
     let gaps = GAP * columns.len().saturating_sub(1);
     loop {
         let width: usize = columns.iter().map(|column| column.width).sum::<usize>() + gaps;
         let Some(surplus) = width.checked_sub(room).filter(|surplus| *surplus > 0) else { return };
-        let mut texts: Vec<_> = columns.iter_mut().filter(|column| column.can_wrap()).collect();
+        let mut texts: Vec<_> = columns.iter_mut().filter(|column| column.can_wrap(least(column))).collect();
         texts.sort_by_key(|column| column.width);
         let Some(widest) = texts.pop() else { return };
         // Down to the next one's width, so that the widest two share what is left of it.
-        let next = texts.last().map_or(NARROWEST, |column| column.width);
-        let least = if next == widest.width { widest.width - 1 } else { next };
-        widest.width = (widest.width.saturating_sub(surplus)).max(least).max(NARROWEST);
+        let next = texts.last().map_or(0, |column| column.width).min(widest.width - 1);
+        widest.width = (widest.width.saturating_sub(surplus)).max(next).max(least(widest));
     }
 }
 
@@ -161,6 +165,13 @@ fn line(cells: &[&str], columns: &[Column], style: Style) -> String {
     line
 }
 
+/// Blanks in front of a cell keep its first word company.
+fn longest_word(cell: &str) -> usize {
+    let indent = cell.len() - cell.trim_start().len();
+    let words = cell.split_inclusive([' ', ',']).map(|word| word.trim_end().chars().count());
+    indent + words.max().unwrap_or(0)
+}
+
 fn is_number(cell: &str) -> bool {
     cell.is_empty() || cell == "-" || cell.parse::<f64>().is_ok()
 }
@@ -211,6 +222,15 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert_eq!(lines[1], "a-name-of-its-own  10.0.0.1,10.0.0.2,    one two three four");
         assert_eq!(lines[2], "                   10.0.0.3              five six");
+    }
+
+    #[test]
+    fn words_stay_whole_as_long_as_there_is_room() {
+        let mut table = Table::new(&["name", "why"]);
+        table.row(["  kprobe/virtnet_send_command", "this kernel has no kprobes at all"]);
+        let lines = lines(&table, Some(50));
+        assert_eq!(lines[1], "  kprobe/virtnet_send_command  this kernel has no");
+        assert_eq!(lines[2], format!("{}kprobes at all", " ".repeat(31)));
     }
 
     #[test]

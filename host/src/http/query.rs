@@ -13,7 +13,7 @@
 //! | `noise` | `false`: not what is the normal course of things, nor the agent's own traffic | `true` |
 //! | `since` | a duration back from now, or a time in RFC 3339 | |
 //! | `until` | the same; the stream ends when that is over | never |
-//! | `backlog` | at most so many of the events that are kept | all with `since` or without `follow`, else 0 |
+//! | `backlog` | at most so many of the events that are kept | all with `since`, with an `until` that is over, or without `follow`; else 0 |
 //! | `follow` | `true` or `false`: go on with new events | `true` |
 //!
 //! A value behind a `!` is excluded; see [`Filter`]. A type that no running analyzer declares is an
@@ -87,7 +87,8 @@ impl EventQuery {
                 _ => return Err(QueryError::Unknown(escape::admit(name.to_owned(), 64))),
             }
         }
-        let all = query.since_ns > 0 || !query.follow;
+        let is_over = Duration::from_nanos(query.until_ns) <= now;
+        let all = query.since_ns > 0 || is_over || !query.follow;
         query.backlog = backlog.unwrap_or(if all { usize::MAX } else { 0 });
         Ok(query)
     }
@@ -212,5 +213,6 @@ mod tests {
     fn a_window_that_is_over_ends_with_its_last_event() {
         let query = EventQuery::parse("since=10m&until=5m", NOW).expect("valid");
         assert_eq!((query.since_ns, query.until_ns), (999_400_000_000_000, 999_700_000_000_000));
+        assert_eq!(EventQuery::parse("until=5m", NOW).expect("valid").backlog, usize::MAX);
     }
 }

@@ -237,6 +237,26 @@ async fn a_client_that_never_finishes_its_request_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_stream_ends_when_its_window_is_over() {
+    let server = events_server();
+    server.emit("A", "a");
+    let mut lines = server.follow("until=0s").await;
+    assert_eq!(next_event(&mut lines).await.0, "A");
+    let end = timeout(DEADLINE, lines.next()).await.expect("in time").expect("a sound stream");
+    assert_eq!(end, None);
+}
+
+#[tokio::test]
+async fn a_type_that_nobody_declares_is_refused_once_all_analyzers_are_known() {
+    let server = events_server();
+    let ask = || client::lines(&server.address, "/api/v1/events?type=NOSUCH");
+    ask().await.expect("an analyzer that is still being compiled may declare it");
+    server.view.status.update().ready = true;
+    let refused = ask().await.expect_err("nobody declares it");
+    assert!(refused.is_refusal() && refused.to_string().contains("\"NOSUCH\""), "{refused}");
+}
+
+#[tokio::test]
 async fn shutdown_does_not_wait_for_those_who_follow() {
     let ((bound, address), view) = (listeners(), View::test());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

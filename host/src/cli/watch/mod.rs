@@ -7,29 +7,30 @@
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep};
 
-use super::moment::{TimeForm, Times};
-use super::terminal::{self, Style};
-use super::{Output, WRONG_USAGE, server_address};
+use super::moment::TimeForm;
+use super::{Output, WRONG_USAGE, server_address, terminal};
 use crate::address::Address;
-use crate::event_fold::{self, Fold, Told};
+use crate::event_fold;
 use filter::Filter;
 use follow::{Follower, Message};
-use line::Event;
+use screen::{Form, Screen};
 
 mod doubt;
 mod filter;
 mod follow;
 mod line;
+mod screen;
 
 pub use line::text;
 
+/// As shells report a program that SIGINT ended.
+const INTERRUPTED: u8 = 130;
 /// Lines that wait between the connections and the terminal. Beyond them the servers wait, and
 /// what a server cannot keep for so long it reports as lost.
 const WAITING_LINES: usize = 1024;
@@ -108,136 +109,84 @@ async fn watch(mut args: Args) -> anyhow::Result<ExitCode> {
     }
     // The channel ends when the last follower has ended.
     drop(sender);
-    let mut screen = Screen::new(&args, is_json);
-    let mut status = ExitCode::SUCCESS;
-    // Servers that have not answered yet.
-    let mut silent: BTreeSet<_> = args.servers.iter().map(Address::to_string).collect();
+    let mut watch = Watch::new(&args, is_json);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut look = interval(Duration::from_secs(1));
-    let end = async {
-        match args.duration {
-            Some(duration) => sleep(duration).await,
-            None => std::future::pending().await,
-        }
-    };
+    let end = sleep(args.duration.unwrap_or(Duration::MAX));
     tokio::pin!(end);
-    loop {
-        let message = tokio::select! {
-            message = messages.recv() => message,
-            () = &mut end => None,
+    while !watch.screen.is_full() {
+        tokio::select! {
+            message = messages.recv() => match message {
+                Some((server, message)) => watch.take(&server, message)?,
+                None => break,
+            },
+            () = sleep(event_fold::PATIENCE), if watch.screen.is_waiting() => watch.screen.show_due()?,
+            () = &mut end => break,
             _ = interrupt.recv() => {
-                screen.finish()?;
+                watch.screen.finish()?;
                 return Ok(ExitCode::from(INTERRUPTED));
             }
-            () = sleep(event_fold::PATIENCE), if screen.is_waiting() => {
-                screen.show_due()?;
-                continue;
-            }
-            _ = look.tick() => match terminal::is_output_closed() {
-                true => return Ok(ExitCode::SUCCESS),
-                false => continue,
+            _ = look.tick() => if terminal::is_output_closed() {
+                return Ok(ExitCode::SUCCESS);
             },
+        }
+    }
+    watch.screen.finish()?;
+    Ok(watch.status())
+}
+
+/// What is shown, and how it went so far.
+struct Watch {
+    screen: Screen,
+    is_verbose: bool,
+    /// Servers that have not answered yet.
+    silent: BTreeSet<String>,
+    /// The exit status, if no server stays silent.
+    status: ExitCode,
+}
+
+impl Watch {
+    fn new(args: &Args, is_json: bool) -> Self {
+        let form = match (is_json, args.filter.all) {
+            (true, _) => Form::Json,
+            (false, true) => Form::Events,
+            (false, false) => Form::Faults,
         };
-        let Some((server, message)) = message else {
-            screen.finish()?;
-            return Ok(if silent.is_empty() { status } else { ExitCode::FAILURE });
-        };
+        Self {
+            screen: Screen::new(form, args.time, args.count),
+            is_verbose: args.debug,
+            silent: args.servers.iter().map(Address::to_string).collect(),
+            status: ExitCode::SUCCESS,
+        }
+    }
+
+    fn take(&mut self, server: &str, message: Message) -> io::Result<()> {
         match message {
-            Message::Event(event) => screen.take(*event)?,
+            Message::Event(event) => return self.screen.take(*event),
             Message::Connected => {
-                silent.remove(server.as_ref());
-                if args.debug {
-                    complain(&server, "connected");
+                self.silent.remove(server);
+                if self.is_verbose {
+                    complain(server, "connected");
                 }
             }
             Message::Refused(why, is_wrong) => {
-                complain(&server, &why);
-                silent.remove(server.as_ref());
-                status = if is_wrong { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE };
+                self.silent.remove(server);
+                self.status = if is_wrong { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE };
+                complain(server, &why);
             }
-            state => complain(&server, &state.to_string()),
-        }
-        if screen.is_full() {
-            return Ok(ExitCode::SUCCESS);
-        }
-    }
-}
-
-/// As shells report a program that SIGINT ended.
-const INTERRUPTED: u8 = 130;
-
-/// What prints events, in one of the forms.
-struct Screen {
-    is_json: bool,
-    is_folded: bool,
-    fold: Fold,
-    times: Times,
-    style: Style,
-    started: Instant,
-    /// Lines that may still be printed.
-    left: u64,
-}
-
-impl Screen {
-    fn new(args: &Args, is_json: bool) -> Self {
-        Self {
-            is_json,
-            is_folded: !args.filter.all,
-            fold: Fold::default(),
-            times: Times::new(args.time),
-            style: Style::of_stdout(),
-            started: Instant::now(),
-            left: args.count.unwrap_or(u64::MAX),
-        }
-    }
-
-    fn take(&mut self, event: Event) -> io::Result<()> {
-        if self.is_json {
-            return self.print(&event.json());
-        }
-        self.fold.push(event.fields, self.started.elapsed());
-        if self.is_folded { self.show_due() } else { self.finish() }
-    }
-
-    fn show_due(&mut self) -> io::Result<()> {
-        let due = self.fold.due(self.started.elapsed());
-        self.show(due)
-    }
-
-    /// Shows what still waits for others of its fault.
-    fn finish(&mut self) -> io::Result<()> {
-        let rest = self.fold.rest();
-        self.show(rest)
-    }
-
-    fn show(&mut self, lines: Vec<Told>) -> io::Result<()> {
-        for told in lines {
-            let line = text(&told, &mut self.times, self.style);
-            self.print(&line)?;
+            state => complain(server, &state.to_string()),
         }
         Ok(())
     }
 
-    fn print(&mut self, line: &str) -> io::Result<()> {
-        if self.is_full() {
-            return Ok(());
-        }
-        self.left -= 1;
-        terminal::print_line(line)
-    }
-
-    fn is_waiting(&self) -> bool {
-        !self.fold.is_empty()
-    }
-
-    fn is_full(&self) -> bool {
-        self.left == 0
+    fn status(&self) -> ExitCode {
+        if self.silent.is_empty() { self.status } else { ExitCode::FAILURE }
     }
 }
 
 /// Says something about a server, which most errors of a connection name themselves.
-fn complain(server: &Arc<str>, text: &str) {
-    if text.contains(server.as_ref()) {
+fn complain(server: &str, text: &str) {
+    if text.contains(server) {
         terminal::complain(text);
     } else {
         terminal::complain(&format!("{server}: {text}"));
