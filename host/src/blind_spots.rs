@@ -10,7 +10,7 @@ use inspector_ebpf::PROBES;
 
 use crate::loss::Stage;
 use crate::report::Answered;
-use crate::status::{Board, PluginStatus, ProbeStatus};
+use crate::status::{Board, Gap, PluginStatus, ProbeStatus};
 
 /// An analyzer that knows all of the window but for so much is not worth a word.
 const SLACK: Duration = Duration::from_secs(1);
@@ -25,6 +25,7 @@ pub fn of_board(board: &Board, asked: &[&PluginStatus]) -> Vec<String> {
         .extend(wanted.map(|source| {
             format!("counters of {} are {}: {}", source.name, source.state, source.last_error)
         }));
+    spots.extend(board.gaps.values().flatten().map(Gap::sentence));
     spots
 }
 

@@ -160,6 +160,8 @@ impl<'a> Lines<'a> {
 
     fn push(&self, out: &mut Vec<u8>, identity: &str, labels: &str, value: &Value) {
         match value {
+            // Not known now.
+            Value::Number(number) if number.is_nan() => {}
             Value::Number(number) => {
                 self.begin(out, "", identity, labels);
                 end(out, *number);

@@ -14,6 +14,7 @@
 //! - [`bell`], [`clock`]: how one thread waits for another, and what time it is.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
+//! - [`privilege`]: what this process may do, for doors that are refused.
 //! - [`netns`], [`watch`]: stands in a namespace, tells when a directory changed.
 //! - [`source`]: reads counter tables in each namespace (/proc).
 //! - [`discover`]: finds namespaces and their names.
@@ -51,6 +52,7 @@ pub mod metrics;
 pub mod names;
 pub mod netns;
 pub mod plugin;
+pub mod privilege;
 pub mod probe;
 pub mod question;
 pub mod report;

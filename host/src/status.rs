@@ -63,8 +63,17 @@ pub struct SourceStatus {
     pub errors: u64,
     /// Intervals in which it was not read in time.
     pub late: u64,
-    /// Why it is not up; empty if it is.
+    /// Why it is not up, with an entity where it could not be read; empty if it is up.
     pub last_error: String,
+    /// The reason alone, in the same words as long as it is the same.
+    #[serde(skip)]
+    pub cause: String,
+    /// Entities that it was read for in the last interval.
+    #[serde(default)]
+    pub entities_read: u64,
+    /// Entities that it could not be read for in the last interval: they have no values.
+    #[serde(default)]
+    pub entities_failed: u64,
     /// Seconds that reading it took in the last interval, over all entities.
     pub last_seconds: f64,
     /// Seconds spent reading it since start.
@@ -131,6 +140,44 @@ pub struct ScenarioRow {
     pub help: String,
 }
 
+/// Something that the agent does not see at all, for want of a privilege or of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// What is not seen, e.g. `5 of 6 network namespaces cannot be entered`.
+    pub lost: String,
+    /// Why, in the same words as long as the reason is the same.
+    pub cause: String,
+}
+
+impl Gap {
+    /// Both in one sentence.
+    pub fn sentence(&self) -> String {
+        format!("{}: {}", self.lost, self.cause)
+    }
+}
+
+/// What gaps are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sight {
+    /// The network namespaces of the node.
+    Namespaces,
+    /// The processes of the machine.
+    Processes,
+    /// Names of code addresses.
+    Symbols,
+}
+
+impl Sight {
+    /// As in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Processes => "processes",
+            Self::Symbols => "symbols",
+        }
+    }
+}
+
 /// The agent's state board.
 #[derive(Debug, Default)]
 pub struct Status {
@@ -146,6 +193,8 @@ pub struct Board {
     pub sources: BTreeMap<String, SourceStatus>,
     /// By file stem until the plugin has told its name, by name from then on.
     pub plugins: BTreeMap<String, PluginStatus>,
+    /// What is not seen at all.
+    pub gaps: BTreeMap<Sight, Vec<Gap>>,
     /// Probes have settled and the first entity scan is done.
     pub ready: bool,
 }
@@ -181,6 +230,14 @@ impl Status {
     /// Locks the board for an update; never held across a call into another part.
     pub fn update(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces the gaps of one kind and returns those whose cause was not there before.
+    pub fn set_gaps(&self, of: Sight, gaps: Vec<Gap>) -> Vec<Gap> {
+        let mut board = self.update();
+        let before = board.gaps.insert(of, gaps.clone()).unwrap_or_default();
+        let is_known = |gap: &Gap| before.iter().any(|known| known.cause == gap.cause);
+        gaps.into_iter().filter(|gap| !is_known(gap)).collect()
     }
 
     /// A copy of everything.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use inspector_ebpf::PROBES;
 
 use super::namespaces::{SCAN_PAUSE, YOUNG, calmer};
-use super::{kernel_release, now_ns, probe_options};
+use super::{gaps, kernel_release, now_ns, probe_options};
 use crate::batch::Batch;
 use crate::bell::{Bell, Wake};
 use crate::config::Config;
@@ -209,7 +209,7 @@ impl Recorder {
     }
 
     fn begin(&mut self, config: &Config, wanted: &BTreeSet<String>) -> Result<(), Error> {
-        self.names.symbols.wait();
+        gaps::tell_of_symbols(&self.status, &*self.names.symbols);
         let board = self.status.snapshot();
         let probes = board.probes.values().filter(|probe| wanted.contains(&probe.name));
         let columns = self.tables.columns().all();
@@ -260,7 +260,10 @@ impl Recorder {
     fn scan(&mut self) -> Result<(), Error> {
         self.scanned = Instant::now();
         let changes = match discover::scan(&self.places) {
-            Ok(scan) => self.entities.seen(scan, now_ns(), self.scanned),
+            Ok(scan) => {
+                gaps::tell_of_scan(&self.status, &scan);
+                self.entities.seen(scan.sightings, now_ns(), self.scanned)
+            }
             Err(error) => {
                 tracing::error!(path = %self.places.proc.display(), %error, "cannot look for namespaces");
                 Changes::default()

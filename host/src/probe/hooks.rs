@@ -5,6 +5,7 @@ use inspector_ebpf::{Attach, Hook, Probe};
 
 use super::btf::Btf;
 use super::{cgroup, kprobe};
+use crate::privilege::{self, Capability, Obstacle};
 use crate::status::HookStatus;
 
 /// Name of the program for `hook` on this machine.
@@ -41,6 +42,24 @@ pub fn unloaded(probe: &'static Probe, kernel: Option<&Btf<'_>>, obstacle: Optio
         None => status(hook, "", "missing", "the kernel does not describe its tracepoints (no BTF)"),
     };
     probe.hooks.iter().map(one).collect()
+}
+
+/// The state of a hook whose program the kernel refuses to load or to attach.
+pub fn refused(hook: &'static Hook, program: &str, why: &str) -> HookStatus {
+    let because = match privilege::first_obstacle(needs(hook)) {
+        // If it has all it takes, the kernel's own words have to do.
+        Obstacle::Other(_) | Obstacle::Seccomp(_) => String::new(),
+        obstacle => format!(": {}", obstacle.why()),
+    };
+    status(hook, program, "failed", &format!("{why}{because}; without it: no {}", hook.gives))
+}
+
+/// What attaching a hook takes.
+pub fn needs(hook: &Hook) -> &'static [Capability] {
+    match hook.attach {
+        Attach::TpBtf { .. } | Attach::KProbe { .. } => &[Capability::Bpf, Capability::Perfmon],
+        Attach::CgroupSkb { .. } => &[Capability::Bpf, Capability::NetAdmin],
+    }
 }
 
 /// A hook's line on the board.

@@ -75,6 +75,11 @@ impl<L: Labels> Family<L> {
         });
     }
 
+    /// Whether there is such a series.
+    pub(crate) fn is_known(&self, entity: EntityId, labels: &L) -> bool {
+        self.known.contains_key(&(entity, labels.clone()))
+    }
+
     fn forget(&mut self, world: &World) {
         if self.epoch != world.epoch || self.known.len() >= SERIES {
             self.known.clear();

@@ -19,6 +19,7 @@ mod layout;
 mod observer;
 mod plugins;
 mod pods;
+mod privileges;
 mod prometheus;
 mod replay;
 mod sources;
