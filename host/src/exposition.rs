@@ -308,6 +308,20 @@ mod tests {
     }
 
     #[test]
+    fn a_gauge_that_is_not_known_now_is_not_shown() {
+        let view = View::test();
+        let series =
+            view.metrics.register("p", &[Decl::test("depth", MetricKind::Gauge, &[])]).expect("valid");
+        let entity = view.test_entity(1, "web");
+        let id = series.series(0, entity, vec![]).expect("room");
+        let shown = |value| {
+            series.apply(&[id], &[value]);
+            read(&scrape(&view, Format::Text)).into_iter().filter(|(name, ..)| name == "depth").count()
+        };
+        assert_eq!([shown(3.0), shown(f64::NAN), shown(4.0)], [1, 0, 1]);
+    }
+
+    #[test]
     fn arbitrary_label_values_and_names_are_read_back() {
         let view = View::test();
         let decl = Decl::test("x_total", MetricKind::Counter, &["a", "b"]);

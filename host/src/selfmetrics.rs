@@ -98,7 +98,9 @@ impl Snapshot {
         let gaps =
             self.board.gaps.iter().map(|(sight, gaps)| ([("of", sight.as_str())], Int(gaps.len() as u64)));
         let help = "Causes for which something is not seen at all; the log and diagnoses name them.";
-        to.family("inspector_gaps", help, Gauge, gaps)
+        to.family("inspector_gaps", help, Gauge, gaps)?;
+        let help = "Processes that are protected from everybody, and in no sum over processes (fd, io).";
+        to.family("inspector_left_out_processes", help, Gauge, [([], Int(self.board.left_out_processes))])
     }
 
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {

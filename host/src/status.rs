@@ -195,6 +195,8 @@ pub struct Board {
     pub plugins: BTreeMap<String, PluginStatus>,
     /// What is not seen at all.
     pub gaps: BTreeMap<Sight, Vec<Gap>>,
+    /// Processes that are protected from everybody, and in no sum over processes.
+    pub left_out_processes: u64,
     /// Probes have settled and the first entity scan is done.
     pub ready: bool,
 }
@@ -243,5 +245,21 @@ impl Status {
     /// A copy of everything.
     pub fn snapshot(&self) -> Board {
         self.update().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_is_news_when_its_cause_is_and_not_when_its_extent_is() {
+        let gap = |lost: &str, cause: &str| Gap { lost: lost.to_owned(), cause: cause.to_owned() };
+        let status = Status::default();
+        let set = |gaps: &[Gap]| status.set_gaps(Sight::Namespaces, gaps.to_vec()).len();
+        assert_eq!(set(&[gap("5 of 6", "no setns")]), 1);
+        assert_eq!(set(&[gap("6 of 7", "no setns"), gap("1 of 7", "no ptrace")]), 1);
+        assert_eq!(set(&[]), 0);
+        assert_eq!(set(&[gap("5 of 6", "no setns")]), 1, "it was mended in between");
     }
 }

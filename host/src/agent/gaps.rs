@@ -17,6 +17,11 @@ fn tell(status: &Status, of: Sight, gaps: Vec<Gap>) {
 pub(super) fn tell_of_scan(status: &Status, scan: &Scan) {
     tell(status, Sight::Namespaces, scan.closed_namespaces());
     tell(status, Sight::Processes, scan.hidden_processes());
+    let left_out = u64::from(scan.is_init_left_out);
+    let before = std::mem::replace(&mut status.update().left_out_processes, left_out);
+    if before < left_out {
+        tracing::info!("process 1 is protected from everybody: fd and io leave it out");
+    }
 }
 
 /// Waits for the kernel's symbols, and tells if it hides them.

@@ -6,6 +6,7 @@
 //! every few seconds. This door keeps no state: who vanished is for `entities.rs` to conclude.
 
 mod cgroup;
+mod evidence;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -16,10 +17,12 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
-use crate::entities::{Kind, MAX_PIDS, Process, Sighting, Unentered};
+use crate::entities::{Kind, Sighting, Unentered};
 use crate::netns;
 use crate::privilege::{self, Capability};
 use crate::status::Gap;
+
+use evidence::Evidence;
 
 /// Where namespaces are looked for.
 #[derive(Debug, Clone)]
@@ -40,17 +43,8 @@ pub struct Scan {
     pub unentered: Vec<Unentered>,
     /// Why there may be processes, and so namespaces, that do not show at all; empty if all do.
     pub hidden: String,
-}
-
-/// What points at one namespace, before it was entered.
-#[derive(Debug, Default)]
-struct Evidence {
-    path: PathBuf,
-    netns_name: Option<String>,
-    pids: Vec<Process>,
-    cgroup: String,
-    container: Option<cgroup::Container>,
-    host: bool,
+    /// Init is protected even from those who may look at everybody.
+    pub is_init_left_out: bool,
 }
 
 /// All evidence of one scan.
@@ -62,6 +56,7 @@ struct Found {
     /// Why they may not.
     refusal: String,
     hidden: String,
+    is_init_left_out: bool,
 }
 
 /// Finds every namespace; blocking, and moves the calling thread about.
@@ -163,7 +158,7 @@ impl Found {
                 continue;
             };
             let process = entry.path();
-            let Some(evidence) = self.evidence_of(&process, &host) else { continue };
+            let Some(evidence) = self.evidence_of(pid, &process, &host) else { continue };
             if evidence.path.as_os_str().is_empty() {
                 evidence.path = process.join("ns/net");
             }
@@ -176,7 +171,7 @@ impl Found {
     }
 
     /// The evidence that a process adds to; `None` if it ended, or shows nothing at all.
-    fn evidence_of(&mut self, process: &Path, host: &Host) -> Option<&mut Evidence> {
+    fn evidence_of(&mut self, pid: i32, process: &Path, host: &Host) -> Option<&mut Evidence> {
         let refused = match netns::of_process(process) {
             Ok(inode) => {
                 let evidence = self.by_inode.entry(inode).or_default();
@@ -186,6 +181,7 @@ impl Found {
             Err(e) if netns::ended(&e) => return None,
             Err(e) => e,
         };
+        self.is_init_left_out |= privilege::is_left_out(pid);
         if self.refusal.is_empty() {
             self.refusal = privilege::explained(&refused, Capability::SysPtrace);
         }
@@ -206,7 +202,8 @@ impl Found {
     /// Enters each namespace for its cookie and its addresses. Who stands in it knows as well which
     /// of the processes that may not be looked at are there.
     fn visit(mut self) -> Scan {
-        let mut scan = Scan { hidden: self.hidden, ..Scan::default() };
+        let is_init_left_out = self.is_init_left_out;
+        let mut scan = Scan { hidden: self.hidden, is_init_left_out, ..Scan::default() };
         for (inode, mut evidence) in self.by_inode {
             match visit(inode, &evidence) {
                 Ok(None) => {}
@@ -243,80 +240,11 @@ fn host(proc: &Path) -> Host {
     Host { inode: inode.or_else(own_inode), fingerprint }
 }
 
-/// What a process calls itself, which may be any bytes but a line feed at the end.
-fn command(process: &Path) -> String {
-    text(&process.join("comm")).trim_end_matches('\n').to_owned()
-}
-
-/// A file as text; empty if it vanished. What is no UTF-8 shows as U+FFFD.
-fn text(file: &Path) -> String {
-    fs::read(file).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
-}
-
 /// Enters the namespace and tells its cookie; `None` if another one is there by now: the process
 /// behind the path died and its number went to a new one.
 fn visit(inode: u64, evidence: &Evidence) -> io::Result<Option<u64>> {
     let (cookie, entered) = netns::enter(&evidence.path)?;
     Ok((entered == inode).then_some(cookie))
-}
-
-impl Evidence {
-    fn add(&mut self, pid: i32, process: &Path) {
-        if self.pids.len() < MAX_PIDS {
-            self.pids.push(Process { pid, name: command(process) });
-        }
-        if self.container.is_none() {
-            let text = text(&process.join("cgroup"));
-            self.container = cgroup::container(&text);
-            if self.container.is_some() || self.cgroup.is_empty() {
-                self.cgroup = cgroup::path(&text);
-            }
-        }
-    }
-
-    /// Adds what other processes of the same namespace tell.
-    fn extend(&mut self, other: Self) {
-        self.host |= other.host;
-        if self.host {
-            return;
-        }
-        let room = MAX_PIDS - self.pids.len();
-        self.pids.extend(other.pids.into_iter().take(room));
-        if self.container.is_none() && (other.container.is_some() || self.cgroup.is_empty()) {
-            (self.container, self.cgroup) = (other.container, other.cgroup);
-        }
-    }
-
-    fn sighting(self, cookie: u64, inode: u64, ips: Vec<IpAddr>) -> Sighting {
-        let (kind, name) = self.identity(&format!("netns-{cookie}"));
-        let Self { pids, cgroup, path, .. } = self;
-        Sighting { cookie, inode, kind, namespace: String::new(), name, ips, pids, cgroup, path }
-    }
-
-    /// `inode` is 0 if only processes are known.
-    fn unentered(self, inode: u64, why: String) -> Unentered {
-        let process = || self.pids.first().map(|process| format!("netns of {}", process.name));
-        let nameless = match inode {
-            0 => process().unwrap_or_default(),
-            inode => format!("netns:{inode}"),
-        };
-        let (kind, name) = self.identity(&nameless);
-        Unentered { kind, name, inode, pids: self.pids, cgroup: self.cgroup, why }
-    }
-
-    /// A pod's namespace usually has a file in `/run/netns` too (`cni-…`), and a container's may:
-    /// what runs inside says more than what the file is called, unless a person named it.
-    fn identity(&self, nameless: &str) -> (Kind, String) {
-        if self.host {
-            return (Kind::Host, String::new());
-        }
-        match (&self.container, &self.netns_name) {
-            (Some(cgroup::Container::Pod { uid }), _) => (Kind::Pod, uid.clone()),
-            (_, Some(name)) => (Kind::Netns, name.clone()),
-            (Some(cgroup::Container::Plain { id }), None) => (Kind::Container, id.clone()),
-            (None, None) => (Kind::Anonymous, nameless.to_owned()),
-        }
-    }
 }
 
 /// Addresses in the namespace of the calling thread, without loopback.
@@ -333,4 +261,38 @@ fn addresses() -> Vec<IpAddr> {
     ips.sort_unstable();
     ips.dedup();
     ips
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unentered(kind: Kind, name: &str, why: &str) -> Unentered {
+        let (pids, cgroup) = (Vec::new(), String::new());
+        Unentered { kind, name: name.to_owned(), inode: 7, pids, cgroup, why: why.to_owned() }
+    }
+
+    #[test]
+    fn namespaces_that_cannot_be_entered_are_told_once_for_each_cause() {
+        let netns = |name| unentered(Kind::Netns, name, "no setns");
+        let scan = Scan {
+            unentered: vec![
+                unentered(Kind::Host, "", "no ptrace"),
+                netns("a"),
+                netns("b"),
+                netns("c"),
+                netns("d"),
+            ],
+            ..Scan::default()
+        };
+        let said: Vec<_> = scan.closed_namespaces().iter().map(Gap::sentence).collect();
+        assert_eq!(
+            said,
+            [
+                "1 of 5 network namespaces cannot be entered (host): no ptrace",
+                "4 of 5 network namespaces cannot be entered (a, b, c, 1 more): no setns",
+            ]
+        );
+        assert!(scan.hidden_processes().is_empty());
+    }
 }

@@ -164,6 +164,12 @@ fn grant(needed: Capability) -> String {
     )
 }
 
+/// Whether a process that may not be looked at is left out of sums instead of making them impossible:
+/// init alone, which some systems protect from everybody, and only where nothing is lacking.
+pub fn is_left_out(pid: i32) -> bool {
+    pid == 1 && Own::read().is_some_and(|own| own.has(Capability::SysPtrace) && !own.in_user_namespace)
+}
+
 /// What loading a probe lacks; `None` if it lacks nothing.
 pub fn missing_for_probes() -> Option<String> {
     Own::read()?.missing_for_probes()

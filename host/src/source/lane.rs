@@ -328,3 +328,41 @@ impl Pass {
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> Reading {
+        Reading { table: Err(io::Error::new(io::ErrorKind::PermissionDenied, "no ptrace")), seconds: 0.0 }
+    }
+
+    fn absent() -> Reading {
+        Reading { table: Err(io::Error::new(io::ErrorKind::NotFound, "no module")), seconds: 0.0 }
+    }
+
+    fn entity(name: &str) -> Entity {
+        let listed = entities::Listed::from(entities::Unentered {
+            kind: entities::Kind::Netns,
+            name: name.to_owned(),
+            inode: 7,
+            pids: vec![],
+            cgroup: String::new(),
+            why: String::new(),
+        });
+        listed.entity
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_one_entity_and_a_count_and_its_cause_without() {
+        let sources: Vec<_> = Kind::Conntrack.sources().collect();
+        let mut pass = Pass::of(Kind::Conntrack, &sources);
+        pass.add(0, refused(), Some(&entity("web")));
+        assert_eq!(pass.outcomes[0].1.why(), "web: no ptrace");
+        pass.add(0, refused(), Some(&entity("db")));
+        pass.add(0, absent(), Some(&entity("old")));
+        let outcome = &pass.outcomes[0].1;
+        assert_eq!(outcome.why(), "web and 1 more: no ptrace");
+        assert_eq!((outcome.cause.as_str(), outcome.errors, outcome.absent), ("no ptrace", 2, 1));
+    }
+}

@@ -5,7 +5,8 @@
 //! Numbers are of the processes that live now: what ended takes its share along.
 //!
 //! A sum is over all of an entity's processes or it is not there: one that may not be looked at is an
-//! error of its entity, and of all entities where it is not even known whose it is.
+//! error of its entity, and of all entities where it is not even known whose it is. Init is left out
+//! where it is protected from everybody.
 //!
 //! The procfs crate takes 2.8 times as long for the descriptors (it opens and stats each of them),
 //! which at hundreds of processes is most of what the agent costs; so /proc is read here.
@@ -66,7 +67,7 @@ impl Processes {
             Ok(inode) => return self.by_netns.entry(inode).or_default().push(pid),
             Err(e) => e,
         };
-        if netns::ended(&refused) {
+        if netns::ended(&refused) || privilege::is_left_out(pid) {
             return;
         }
         if self.refusal.is_empty() {

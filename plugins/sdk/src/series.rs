@@ -263,6 +263,18 @@ mod tests {
     }
 
     #[test]
+    fn a_gauge_that_is_cleared_has_no_value_and_one_that_never_was_is_not_made() {
+        declared();
+        let mut depth = Gauge::<()>::declared("depth").expect("declared");
+        depth.set(1, (), 3.0);
+        depth.clear(1, ());
+        depth.clear(2, ());
+        flush();
+        assert!(host::value("depth", 1, &[]).is_some_and(f64::is_nan));
+        assert_eq!(host::value("depth", 2, &[]), None);
+    }
+
+    #[test]
     fn what_was_observed_many_times_is_one_entry_of_one_call() {
         declared();
         let mut seconds = Histogram::<()>::declared("seconds").expect("declared");

@@ -48,7 +48,13 @@ fn namespaces(scan: &Scan) -> Vec<Check> {
 fn processes(scan: &Scan, proc: &Path) -> Check {
     let what = "processes of the machine";
     if scan.hidden.is_empty() {
-        return Check::good(what, "all are seen");
+        return Check::good(
+            what,
+            match scan.is_init_left_out {
+                true => "all are seen but process 1, which is protected: fd and io leave it out",
+                false => "all are seen",
+            },
+        );
     }
     let remedy = match privilege::hides_processes(proc) {
         Some(obstacle) => obstacle.remedy(),
@@ -92,15 +98,11 @@ fn sources(proc: &Path, entities: &[Arc<Entity>]) -> Vec<Check> {
 fn of_source(source: &SourceStatus) -> Check {
     let what = format!("counters: {}", source.name);
     match source.state.as_str() {
-        "up" | "idle" => Check::good(&what, &format!("read in {} namespaces", source.entities_read)),
+        "up" | "idle" => Check::good(&what, &format!("read in {}", in_words(source.entities_read))),
         "absent" => Check::good(&what, &format!("nothing to read now: {}", source.last_error)),
         _ => {
-            let lost = format!(
-                "{} in {} of {} namespaces",
-                gives(&source.name),
-                source.entities_failed,
-                source.entities_read + source.entities_failed
-            );
+            let all = in_words(source.entities_read + source.entities_failed);
+            let lost = format!("{} in {} of {all}", gives(&source.name), source.entities_failed);
             Check::bad(
                 &what,
                 &source.last_error,
@@ -109,6 +111,10 @@ fn of_source(source: &SourceStatus) -> Check {
             )
         }
     }
+}
+
+fn in_words(namespaces: u64) -> String {
+    if namespaces == 1 { "1 namespace".to_owned() } else { format!("{namespaces} namespaces") }
 }
 
 /// What entering a namespace takes, and what its source takes beyond that.
