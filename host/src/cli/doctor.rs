@@ -79,6 +79,9 @@ fn print(checks: &[Check], able: bool, style: Style) -> std::io::Result<()> {
     terminal::print_line(&format!("\n{}", style.paint(colour, &summary)))
 }
 
+/// A remedy names so many of the checks that it is for.
+const NAMED: usize = 4;
+
 /// What to do, once for each remedy, with what it brings.
 fn remedies(checks: &[Check]) -> Vec<String> {
     let mut by_remedy = BTreeMap::<&str, Vec<&str>>::new();
@@ -87,7 +90,10 @@ fn remedies(checks: &[Check]) -> Vec<String> {
     }
     let mut lines = Vec::new();
     for (remedy, brings) in by_remedy {
-        lines.extend([String::new(), format!("To do: {remedy}"), format!("  for {}", brings.join(", "))]);
+        let more = brings.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let brings = brings[..brings.len().min(NAMED)].join(", ");
+        lines.extend([String::new(), format!("To do: {remedy}"), format!("  for {brings}{more}")]);
     }
     lines
 }

@@ -61,8 +61,8 @@ impl Capability {
 /// What stands in the way of something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Obstacle {
-    /// A capability that this process does not have.
-    Lacks(Capability),
+    /// Capabilities that this process does not have.
+    Lacks(Vec<Capability>),
     /// It has the capability, but as root of a user namespace only.
     UserNamespace(Capability),
     /// It has the capability, and a seccomp filter, which may refuse the system call.
@@ -77,29 +77,20 @@ pub enum Obstacle {
     HiddenSymbols,
 }
 
-/// Why this process is refused what a capability allows.
-pub fn obstacle(needed: Capability) -> Obstacle {
+/// Why this process is refused what a capability allows, and perhaps others beside it.
+pub fn obstacle(needed: Capability, beside: &[Capability]) -> Obstacle {
     match Own::read() {
-        Some(own) => own.obstacle(needed),
+        Some(own) => own.obstacle(needed, beside),
         None => Obstacle::Other(needed),
     }
-}
-
-/// What stands in the way of something that takes several capabilities: the first one that this
-/// process lacks.
-///
-/// # Panics
-/// If it takes none.
-pub fn first_obstacle(needed: &[Capability]) -> Obstacle {
-    let mut obstacles = needed.iter().map(|needed| obstacle(*needed));
-    let lacks = obstacles.clone().find(|obstacle| matches!(obstacle, Obstacle::Lacks(_)));
-    lacks.or_else(|| obstacles.next()).expect("something is needed")
 }
 
 /// An error for people: if it is a refusal, with what stands in the way.
 pub fn explained(error: &io::Error, needed: Capability) -> String {
     match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
-        errno @ (Errno::EPERM | Errno::EACCES) => format!("{}: {}", errno.desc(), obstacle(needed).why()),
+        errno @ (Errno::EPERM | Errno::EACCES) => {
+            format!("{}: {}", errno.desc(), obstacle(needed, &[]).why())
+        }
         _ => error.to_string(),
     }
 }
@@ -108,7 +99,9 @@ impl Obstacle {
     /// What stands in the way, as part of a sentence.
     pub fn why(&self) -> String {
         match self {
-            Self::Lacks(needed) => format!("it takes {}, which this process does not have", needed.name()),
+            Self::Lacks(needed) => {
+                format!("it takes {}, which this process does not have", names(needed, " and "))
+            }
             Self::UserNamespace(needed) => {
                 format!("this process has {} inside of its user namespace only", needed.name())
             }
@@ -132,7 +125,7 @@ impl Obstacle {
     /// What to do about it.
     pub fn remedy(&self) -> String {
         match self {
-            Self::Lacks(needed) => grant(*needed),
+            Self::Lacks(needed) => grant(needed),
             Self::UserNamespace(_) => "run the agent outside of a user namespace: no rootless container, \
                                        Kubernetes `hostUsers: true`"
                 .to_owned(),
@@ -145,7 +138,7 @@ impl Obstacle {
             }
             Self::HidePid(proc) => format!(
                 "{}; or `mount -o remount,hidepid=0 {}`",
-                grant(Capability::SysPtrace),
+                grant(&[Capability::SysPtrace]),
                 proc.display()
             ),
             Self::PidNamespace(_) => "share the host's PID namespace (Kubernetes `hostPID: true`, docker \
@@ -156,12 +149,17 @@ impl Obstacle {
     }
 }
 
-fn grant(needed: Capability) -> String {
-    let name = needed.name();
+fn grant(needed: &[Capability]) -> String {
+    let short = names(needed, ", ").replace("CAP_", "");
     format!(
-        "grant {name} (Kubernetes `capabilities: {{add: [{}]}}`, systemd `AmbientCapabilities={name}`)",
-        name.trim_start_matches("CAP_")
+        "grant {} (Kubernetes `capabilities: {{add: [{short}]}}`, systemd `AmbientCapabilities={}`)",
+        names(needed, " and "),
+        names(needed, " ")
     )
+}
+
+fn names(capabilities: &[Capability], between: &str) -> String {
+    capabilities.iter().map(|capability| capability.name()).collect::<Vec<_>>().join(between)
 }
 
 /// Whether a process that may not be looked at is left out of sums instead of making them impossible:
@@ -194,7 +192,7 @@ pub fn hides_symbols() -> Obstacle {
     let restricted = fs::read_to_string("/proc/sys/kernel/kptr_restrict").unwrap_or_default();
     match restricted.trim() {
         "2" => Obstacle::HiddenSymbols,
-        _ => obstacle(Capability::Syslog),
+        _ => obstacle(Capability::Syslog, &[]),
     }
 }
 
@@ -255,9 +253,11 @@ impl Own {
         self.effective & capability.bits() != 0
     }
 
-    fn obstacle(self, needed: Capability) -> Obstacle {
-        if !self.has(needed) {
-            Obstacle::Lacks(needed)
+    fn obstacle(self, needed: Capability, beside: &[Capability]) -> Obstacle {
+        let all = beside.iter().copied().chain([needed]);
+        let lacking: Vec<_> = all.filter(|needed| !self.has(*needed)).collect();
+        if !lacking.is_empty() {
+            Obstacle::Lacks(lacking)
         } else if self.in_user_namespace {
             Obstacle::UserNamespace(needed)
         } else if self.has_seccomp_filter {
@@ -302,9 +302,11 @@ mod tests {
     #[test]
     fn a_refusal_names_the_capability_the_user_namespace_or_the_filter() {
         let needed = Capability::SysAdmin;
-        assert_eq!(with(0).obstacle(needed), Obstacle::Lacks(needed));
+        assert_eq!(with(0).obstacle(needed, &[]), Obstacle::Lacks(vec![needed]));
+        let both = with(PERFMON).obstacle(needed, &[Capability::Syslog, Capability::Perfmon]);
+        assert_eq!(both.why(), "it takes CAP_SYSLOG and CAP_SYS_ADMIN, which this process does not have");
         let status = |seccomp| format!("Seccomp:\t{seccomp}\nCapEff:\t000001ffffffffff\n");
-        let of = |status: &str, users| Own::parse(status, users).expect("a status").obstacle(needed);
+        let of = |status: &str, users| Own::parse(status, users).expect("a status").obstacle(needed, &[]);
         assert_eq!(of(&status(0), EVERYBODY), Obstacle::Other(needed));
         assert_eq!(of(&status(2), EVERYBODY), Obstacle::Seccomp(needed));
         assert_eq!(of(&status(0), "0 100000 65536\n"), Obstacle::UserNamespace(needed));
@@ -314,11 +316,9 @@ mod tests {
     #[test]
     fn one_capability_may_stand_for_another() {
         let override_only = with(1 << 1);
-        assert_eq!(
-            override_only.obstacle(Capability::DacReadSearch),
-            Obstacle::Other(Capability::DacReadSearch)
-        );
-        assert_eq!(override_only.obstacle(Capability::NetAdmin), Obstacle::Lacks(Capability::NetAdmin));
+        let of = |needed| override_only.obstacle(needed, &[]);
+        assert_eq!(of(Capability::DacReadSearch), Obstacle::Other(Capability::DacReadSearch));
+        assert_eq!(of(Capability::NetAdmin), Obstacle::Lacks(vec![Capability::NetAdmin]));
     }
 
     #[test]

@@ -95,7 +95,7 @@ fn capabilities() -> Check {
 }
 
 fn bpf() -> Obstacle {
-    privilege::first_obstacle(&[Capability::Bpf, Capability::Perfmon])
+    privilege::obstacle(Capability::Perfmon, &[Capability::Bpf])
 }
 
 /// Creating a map also shows whether the system call itself is allowed.
@@ -163,7 +163,10 @@ fn all_hooks() -> Vec<Check> {
 fn hooks_of(probe: &'static Probe, kernel: &Btf<'_>, loaded: Result<Loaded, Error>) -> Vec<Check> {
     let states = match loaded {
         Ok(loaded) => loaded.hooks,
-        Err(error) => hooks::unloaded(probe, Some(kernel), Some(&super::reason(&error))),
+        Err(error) => {
+            let missing = privilege::missing_for_probes().unwrap_or_else(|| error.to_string());
+            hooks::unloaded(probe, Some(kernel), Some(&missing))
+        }
     };
     probe.hooks.iter().zip(states).map(|(hook, state)| of_hook(probe, hook, &state)).collect()
 }
@@ -173,9 +176,7 @@ fn of_hook(probe: &Probe, hook: &inspector_ebpf::Hook, state: &HookStatus) -> Ch
     let why = state.reason.split("; without it: ").next().unwrap_or_default();
     match state.state.as_str() {
         "attached" => Check::good(&what, &format!("attached {}", state.program)),
-        "failed" => {
-            Check::bad(&what, why, hook.gives, &privilege::first_obstacle(hooks::needs(hook)).remedy())
-        }
+        "failed" => Check::bad(&what, why, hook.gives, &hooks::obstacle(hook).remedy()),
         _ => Check::bad(&what, why, hook.gives, ""),
     }
 }

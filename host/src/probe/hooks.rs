@@ -46,7 +46,7 @@ pub fn unloaded(probe: &'static Probe, kernel: Option<&Btf<'_>>, obstacle: Optio
 
 /// The state of a hook whose program the kernel refuses to load or to attach.
 pub fn refused(hook: &'static Hook, program: &str, why: &str) -> HookStatus {
-    let because = match privilege::first_obstacle(needs(hook)) {
+    let because = match obstacle(hook) {
         // If it has all it takes, the kernel's own words have to do.
         Obstacle::Other(_) | Obstacle::Seccomp(_) => String::new(),
         obstacle => format!(": {}", obstacle.why()),
@@ -54,12 +54,14 @@ pub fn refused(hook: &'static Hook, program: &str, why: &str) -> HookStatus {
     status(hook, program, "failed", &format!("{why}{because}; without it: no {}", hook.gives))
 }
 
-/// What attaching a hook takes.
-pub fn needs(hook: &Hook) -> &'static [Capability] {
-    match hook.attach {
-        Attach::TpBtf { .. } | Attach::KProbe { .. } => &[Capability::Bpf, Capability::Perfmon],
-        Attach::CgroupSkb { .. } => &[Capability::Bpf, Capability::NetAdmin],
-    }
+/// What stands in the way of a hook that is refused.
+pub fn obstacle(hook: &Hook) -> Obstacle {
+    // All of them read the kernel's memory, which the verifier lets nobody do without CAP_PERFMON.
+    let beside = match hook.attach {
+        Attach::TpBtf { .. } | Attach::KProbe { .. } => &[][..],
+        Attach::CgroupSkb { .. } => &[Capability::NetAdmin],
+    };
+    privilege::obstacle(Capability::Perfmon, &[&[Capability::Bpf], beside].concat())
 }
 
 /// A hook's line on the board.

@@ -8,15 +8,23 @@ use std::time::Instant;
 
 use crate::discover::{self, Places, Scan};
 use crate::entities::{Entities, Entity};
-use crate::privilege::{self, Capability};
+use crate::privilege::{self, Capability, Obstacle};
 use crate::probe::Check;
 use crate::source::Reader;
 use crate::status::{SourceStatus, Status};
 
 const NAMESPACES: &str = "network namespaces";
 
-/// Looks for namespaces and reads every source in each, as the agent would.
+/// Looks for namespaces and reads every source in each, as the agent would, on a thread that may move
+/// about: home is where the first thread of the process is.
+///
+/// # Panics
+/// If looking does.
 pub fn checks(places: &Places) -> Vec<Check> {
+    std::thread::scope(|scope| scope.spawn(|| look(places)).join().expect("looking does not panic"))
+}
+
+fn look(places: &Places) -> Vec<Check> {
     let scan = match discover::scan(places) {
         Ok(scan) => scan,
         Err(error) => {
@@ -35,7 +43,7 @@ pub fn checks(places: &Places) -> Vec<Check> {
 fn namespaces(scan: &Scan) -> Vec<Check> {
     let lost = "all counters of these namespaces, and names of their events";
     let bad = |gap: crate::status::Gap| {
-        let obstacle = privilege::first_obstacle(&[Capability::SysAdmin, Capability::SysPtrace]);
+        let obstacle = privilege::obstacle(Capability::SysAdmin, &[Capability::SysPtrace]);
         Check::bad(NAMESPACES, &gap.sentence(), lost, &obstacle.remedy())
     };
     let bad: Vec<_> = scan.closed_namespaces().into_iter().map(bad).collect();
@@ -58,7 +66,7 @@ fn processes(scan: &Scan, proc: &Path) -> Check {
     }
     let remedy = match privilege::hides_processes(proc) {
         Some(obstacle) => obstacle.remedy(),
-        None => privilege::obstacle(Capability::SysPtrace).remedy(),
+        None => privilege::obstacle(Capability::SysPtrace, &[]).remedy(),
     };
     let lost =
         "namespaces without a name, names of pods and containers, descriptors and input/output (fd, io)";
@@ -103,12 +111,7 @@ fn of_source(source: &SourceStatus) -> Check {
         _ => {
             let all = in_words(source.entities_read + source.entities_failed);
             let lost = format!("{} in {} of {all}", gives(&source.name), source.entities_failed);
-            Check::bad(
-                &what,
-                &source.last_error,
-                &lost,
-                &privilege::first_obstacle(needs(&source.name)).remedy(),
-            )
+            Check::bad(&what, &source.last_error, &lost, &obstacle(&source.name).remedy())
         }
     }
 }
@@ -117,12 +120,12 @@ fn in_words(namespaces: u64) -> String {
     if namespaces == 1 { "1 namespace".to_owned() } else { format!("{namespaces} namespaces") }
 }
 
-/// What entering a namespace takes, and what its source takes beyond that.
-fn needs(source: &str) -> &'static [Capability] {
+/// What stands in the way of a source; namespaces that cannot be entered have a check of their own.
+fn obstacle(source: &str) -> Obstacle {
     match source {
-        "conntrack" => &[Capability::NetAdmin],
-        "fd" | "io" => &[Capability::SysPtrace, Capability::DacReadSearch],
-        _ => &[Capability::SysAdmin],
+        "conntrack" => privilege::obstacle(Capability::NetAdmin, &[]),
+        "fd" | "io" => privilege::obstacle(Capability::SysPtrace, &[Capability::DacReadSearch]),
+        _ => privilege::obstacle(Capability::SysAdmin, &[]),
     }
 }
 
