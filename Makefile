@@ -17,22 +17,35 @@ SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 # A component is a twentieth of the size without its debug tables, and the agent holds it in memory.
 COMPONENT_PROFILE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_DEBUG=false
 
-# What building needs, and what the tests make faults with and are checked against.
-PACKAGES := clang clang-format libbpf-dev bpftool iproute2 nftables iptables conntrack ethtool curl prometheus
-# A container runtime for the test of real pods, unless there is one: Debian's would replace it.
-PACKAGES += $(if $(shell command -v containerd),,containerd runc) containernetworking-plugins busybox-static
+# What each target needs, and no more: it asks for its own packages (Debian's names) before it begins.
+BUILD_PACKAGES := clang libbpf-dev
+# What faults are made with: those of the demo, and those of the lab.
+DEMO_PACKAGES := iproute2 nftables
+LAB_PACKAGES := $(DEMO_PACKAGES) iptables conntrack ethtool
+# What else the tests use, or are checked against; among it a container runtime for real pods, unless
+# there is one: Debian's would replace it.
+TEST_PACKAGES := $(LAB_PACKAGES) bpftool curl prometheus containernetworking-plugins busybox-static
+TEST_PACKAGES += $(if $(shell command -v containerd),,containerd runc)
+LINT_PACKAGES := clang-format
 # What `make bench` compares with.
 BENCH_PACKAGES := prometheus-node-exporter
 # What `make test-kernels` boots stock kernels with.
 KERNEL_PACKAGES := qemu-system-x86 cpio
-# What stands behind a list of packages: asks first, so that nothing is fetched when all is there.
+# Installs what is missing of a list of packages; fetches nothing when all is there.
 define install
+if ! command -v dpkg-query >/dev/null; then echo "packages: not Debian; this needs what matches:" $(1); exit 0; fi; \
 missing=$$(for p in $(1); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
-if [ -z "$$missing" ]; then echo "packages: all there"; exit 0; fi; \
-command -v apt-get >/dev/null || { echo "error: no apt-get here; install what matches:" $$missing >&2; exit 1; }; \
+if [ -z "$$missing" ]; then exit 0; fi; \
+if [ -n "$(SUDO)" ] && ! command -v sudo >/dev/null; then \
+  echo "error: packages are missing, and installing them needs root: apt-get install" $$missing >&2; exit 1; fi; \
 echo "packages: installing" $$missing; \
 $(SUDO) apt-get update -q && \
 $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing
+endef
+# Adds what is missing of targets and components to the toolchain, if rustup manages it.
+define rustup
+if command -v rustup >/dev/null; then \
+  rustup $(1) list --installed | grep -q '^$(2)' || rustup $(1) add $(2); fi
 endef
 # Copies a file only if it differs, and in one step: a running agent watches target/plugins.
 define put
@@ -46,14 +59,13 @@ endef
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install what building and testing needs (Debian packages, the wasm target)
-	@$(call install,$(PACKAGES))
-	@if command -v rustup >/dev/null; then \
-	  rustup target list --installed | grep -qx wasm32-wasip2 || rustup target add wasm32-wasip2; \
-	  for c in clippy rustfmt; do rustup component list --installed | grep -q "^$$c" || rustup component add $$c; done; \
-	fi
+setup: ## install what building and testing needs; each target does so for itself as well
+	@$(call install,$(BUILD_PACKAGES) $(TEST_PACKAGES))
+	@$(call rustup,target,wasm32-wasip2)
 
 build: ## release binary target/release/inspector and components target/plugins/*.wasm
+	@$(call install,$(BUILD_PACKAGES))
+	@$(call rustup,target,wasm32-wasip2)
 	cargo build --release
 	@# One at a time: cargo sets the crate type of one package only.
 	@for p in $(PLUGINS); do $(COMPONENT_PROFILE) cargo rustc --quiet --release --target wasm32-wasip2 -p $$p --crate-type cdylib; done
@@ -67,41 +79,50 @@ build: ## release binary target/release/inspector and components target/plugins/
 # Without root, and without a sudo that asks for no password, the demo shows recorded traces.
 DEMO_AS = $(if $(SUDO),$(shell sudo -n true 2>/dev/null && echo sudo))
 
-demo: setup build ## three real faults, live with root, else from recorded traces, and what Inspector says of them
+demo: build ## three real faults and what Inspector says of them: live with root, else from recorded traces
+	@$(if $(DEMO_AS)$(filter 0,$(shell id -u)),$(call install,$(DEMO_PACKAGES)))
 	@$(DEMO_AS) env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/demo
 
 run: build ## run the agent on this machine with the built analyzers (root); ARGS=... adds flags
 	$(SUDO) target/release/inspector serve --plugin-dir target/plugins $(ARGS)
 
-test: setup build ## every test, with real packets in network namespaces (root)
+test: build ## every test, with real packets in network namespaces (root)
+	@$(if $(SUDO),echo "error: the tests load eBPF programs and make network namespaces: run them as root" >&2; exit 1)
+	@$(call install,$(TEST_PACKAGES))
 	cargo test --release --no-fail-fast --workspace
 
 record-cases: build ## record the faults of the replay tests anew (root); CASES=... names some
+	@$(call install,$(LAB_PACKAGES))
 	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/record-cases $(CASES)
 
-lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs some
+lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs some, ARGS='--ongoing dns' asks while they last
+	@$(call install,$(LAB_PACKAGES))
 	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/lab $(ARGS)
 
 test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
-	@$(call install,$(KERNEL_PACKAGES))
+	@$(call install,$(LAB_PACKAGES) $(KERNEL_PACKAGES))
 	cargo run --release -p inspector-tests --bin kernels
 
 lab-kernels: build ## the cases of the lab that need only what a guest has, on the same stock kernels
-	@$(call install,$(KERNEL_PACKAGES))
+	@$(call install,$(LAB_PACKAGES) $(KERNEL_PACKAGES))
 	cargo run --release -p inspector-tests --bin kernels -- --lab
 
 coverage: build ## every metric of the contract, seen changing under a workload (root)
+	@$(call install,$(LAB_PACKAGES))
 	cargo run --release -p inspector-tests --bin coverage
 
 bench: build ## P1, P2, P3 and P5b of the performance goals, with their floors in the same run (root); ARGS='--only P5b' measures one
-	@$(call install,$(BENCH_PACKAGES))
+	@$(call install,$(LAB_PACKAGES) $(BENCH_PACKAGES))
 	cargo run --release -p inspector-tests --bin bench -- $(ARGS)
 
 bench-quick: build ## the same table from fewer rounds, in under two minutes (root)
-	@$(call install,$(BENCH_PACKAGES))
+	@$(call install,$(LAB_PACKAGES) $(BENCH_PACKAGES))
 	cargo run --release -p inspector-tests --bin bench -- --quick $(ARGS)
 
 lint: ## format, clippy, C format, documentation, import rules; warnings are errors
+	@$(call install,$(BUILD_PACKAGES) $(LINT_PACKAGES))
+	@$(call rustup,component,clippy)
+	@$(call rustup,component,rustfmt)
 	cargo fmt --all --check
 	cargo clippy --release --all-targets -- -D warnings
 	cargo clippy --release --target wasm32-wasip2 -p inspector-sdk $(addprefix -p ,$(PLUGINS)) -- -D warnings

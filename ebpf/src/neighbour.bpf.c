@@ -14,6 +14,7 @@
 #define KIND_CLAIMED 3
 #define KIND_TABLE_FULL 4
 #define KIND_DEAD 5
+#define KIND_UNANSWERED 6
 
 #define NUD_INCOMPLETE 0x01
 #define NUD_PROBE 0x10
@@ -101,16 +102,32 @@ static __always_inline bool is_zero(const __u8 *lladdr)
 }
 
 /*
+ * What the timer's work has left behind, 0 = nothing of note. One that is not known was asked for
+ * when its entry was made, so any run of the timer means a request in vain; one that is known is
+ * asked for by the timer only, the first time after some seconds without a sign of it.
+ */
+static __always_inline __u16 timer_kind(__u8 state, int probes)
+{
+	if (state == NUD_FAILED)
+		return KIND_FAILED;
+	if (state == NUD_INCOMPLETE || (state == NUD_PROBE && probes > 1))
+		return KIND_UNANSWERED;
+	return 0;
+}
+
+/*
  * Runs when the timer's work is done. A neighbour that fails keeps the link-layer address that it
  * had, which tells one that went away from one that never was there.
  */
 SEC("tp_btf/neigh_timer_handler")
 int BPF_PROG(neigh_timer_handler, const struct neighbour *n, int error)
 {
-	if (n->nud_state != NUD_FAILED)
+	__u16 kind = timer_kind(n->nud_state, n->probes.counter);
+
+	if (!kind)
 		return 0;
 
-	struct neighbour_event *record = begin_with(KIND_FAILED, n);
+	struct neighbour_event *record = begin_with(kind, n);
 
 	if (!record)
 		return 0;

@@ -14,6 +14,9 @@ pub const KIND_CLAIMED: u16 = 3;
 pub const KIND_TABLE_FULL: u16 = 4;
 /// A packet was sent to an entry that is being removed, and dropped.
 pub const KIND_DEAD: u16 = 5;
+/// A request had no answer for as long as the kernel waits for one (a second), and it asks again:
+/// `old_state` is [`NUD_INCOMPLETE`] or [`NUD_PROBE`]. The last one in vain is [`KIND_FAILED`].
+pub const KIND_UNANSWERED: u16 = 6;
 
 /// Being looked for, and not known before (`linux/neighbour.h`, user ABI).
 pub const NUD_INCOMPLETE: u8 = 0x01;

@@ -63,7 +63,7 @@ int BPF_PROG(qdisc_enqueue, const struct Qdisc *qdisc, const struct netdev_queue
 	};
 
 	bpf_map_update_elem(&queued, &key, &value, BPF_ANY);
-	produce_sum(device_net(dev), 0, dev->ifindex, OP_ENQUEUE << 8, 0);
+	add_up(device_net(dev), 0, dev->ifindex, OP_ENQUEUE << 8, 0);
 	return 0;
 }
 
@@ -96,12 +96,12 @@ int BPF_PROG(qdisc_dequeue, const struct Qdisc *qdisc, const struct netdev_queue
 		__u64 ns = bpf_ktime_get_ns() - found->at_ns;
 
 		bpf_map_delete_elem(&queued, &key);
-		produce_sum(netns, 0, dev->ifindex, OP_DEQUEUE << 8 | bucket_of(ns), ns);
+		add_up(netns, 0, dev->ifindex, OP_DEQUEUE << 8 | bucket_of(ns), ns);
 	} else {
 		untimed = packets;
 	}
 	for (int i = 0; i < 64 && i < untimed; i++)
-		produce_sum(netns, 0, dev->ifindex, OP_UNTIMED << 8, 0);
+		add_up(netns, 0, dev->ifindex, OP_UNTIMED << 8, 0);
 	return 0;
 }
 

@@ -4,7 +4,8 @@
  * which a record gets into the ring.
  *
  * What must stay true, per probe: produced == submitted + lost_ring + lost_limit, exactly. So a
- * probe never calls bpf_ringbuf_reserve itself; it uses RESERVE, which counts every outcome.
+ * probe never calls bpf_ringbuf_reserve itself; it uses RESERVE, which counts every outcome. What
+ * is added up instead of getting a record (sums.h) is counted apart, in added.
  */
 #ifndef INSPECTOR_RECORD_H
 #define INSPECTOR_RECORD_H
@@ -45,6 +46,7 @@ struct counters {
 	__u64 produced;
 	__u64 lost_ring;
 	__u64 lost_limit;
+	__u64 added[2]; /* to the sums of each epoch */
 };
 
 /* Shared with the reader by mmap. */
@@ -94,11 +96,18 @@ static __always_inline void count(__u64 *counter)
 	__sync_fetch_and_add(counter, 1);
 }
 
-/* Counts one more produced record. Never NULL: the lookup is of element 0 of 1. */
-static __always_inline struct counters *produce(void)
+/* The counters of this CPU. Never NULL: the lookup is of element 0 of 1. */
+static __always_inline struct counters *own_counters(void)
 {
 	__u32 zero = 0;
-	struct counters *mine = bpf_map_lookup_elem(&counters, &zero);
+
+	return bpf_map_lookup_elem(&counters, &zero);
+}
+
+/* Counts one more record that is wanted. */
+static __always_inline struct counters *produce(void)
+{
+	struct counters *mine = own_counters();
 
 	if (mine)
 		count(&mine->produced);

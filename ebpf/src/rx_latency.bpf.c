@@ -110,7 +110,7 @@ int BPF_PROG(tcp_probe, const struct sock *sk, const struct sk_buff *skb)
 	bpf_map_delete_elem(&received, &key);
 	if (!same)
 		return 0;
-	produce_sum(netns, 0, 0, bucket, ns);
+	add_up(netns, 0, 0, bucket, ns);
 	if (ns <= SLOW_NS)
 		return 0;
 

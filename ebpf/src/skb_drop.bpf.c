@@ -4,7 +4,7 @@
  *
  * Details are limited per network namespace; what the limit suppresses is counted per (namespace,
  * reason, location, protocol) and becomes summary records, so that counts made from records stay
- * exact: the sum of `count` and lost_ring is what was produced.
+ * exact: but for what is lost_ring, the sum of `count` is the number of drops.
  *
  * Left out: packets that never were on a network (netlink, unix), and consumed ones.
  */
@@ -50,8 +50,9 @@ static __always_inline int drop(const struct sk_buff *skb, const struct sock *rx
 	if (!mine)
 		return 0;
 	if (!admitted(netns, now)) {
-		if (add_up(mine, netns, (__u64)location, reason, bpf_ntohs(skb->protocol), 0))
-			count(&mine->lost_limit);
+		/* Its details are lost, its number is not. */
+		count(&mine->lost_limit);
+		add_up(netns, (__u64)location, reason, bpf_ntohs(skb->protocol), 0);
 		return 0;
 	}
 

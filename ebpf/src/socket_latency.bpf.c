@@ -61,7 +61,7 @@ static __always_inline int timed(const struct sock *sk, __u16 kind, __u64 latenc
 	__u64 netns = socket_net(sk);
 	__u16 bucket = bucket_of(latency);
 
-	produce_sum(netns, kind, 0, bucket, latency);
+	add_up(netns, kind, 0, bucket, latency);
 	if (latency <= DETAIL_NS)
 		return 0;
 

@@ -62,7 +62,7 @@ static __always_inline void observe(const struct last *mine, unsigned int vector
 {
 	__u16 bucket = bucket_of(ns);
 
-	produce_sum(0, vector, bpf_get_smp_processor_id(), phase << 8 | bucket, ns);
+	add_up(0, vector, bpf_get_smp_processor_id(), phase << 8 | bucket, ns);
 	if (ns <= SLOW_NS)
 		return;
 

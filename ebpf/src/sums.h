@@ -3,7 +3,8 @@
  * Adding up in the kernel what is too frequent for a record each: a count and a total per key,
  * which the host turns into records of the probe once a second (sum.rs says what a key means).
  *
- * What must stay true: what was added is delivered once, or counted as lost_ring.
+ * What must stay true: what is added is counted as added and delivered once; what finds no room is
+ * counted as produced and lost_ring.
  */
 #ifndef INSPECTOR_SUMS_H
 #define INSPECTOR_SUMS_H
@@ -34,10 +35,10 @@ struct {
 	__type(value, struct sum);
 } sums SEC(".maps");
 
-/* Adds one to a sum; false if there is no room for another key: then the loss is counted already. */
-static __always_inline bool add_up(struct counters *mine, __u64 netns, __u64 what, __u32 which, __u16 detail,
-				   __u64 amount)
+/* Adds one to a sum, or counts it as lost where there is no room for another key. */
+static __always_inline void add_up(__u64 netns, __u64 what, __u32 which, __u16 detail, __u64 amount)
 {
+	struct counters *mine = own_counters();
 	struct control *shared = control_block();
 	struct sum_key key = {
 		.netns = netns,
@@ -46,6 +47,10 @@ static __always_inline bool add_up(struct counters *mine, __u64 netns, __u64 wha
 		.detail = detail,
 		.epoch = shared ? shared->epoch : 0,
 	};
+
+	if (!mine)
+		return;
+
 	struct sum *sum = bpf_map_lookup_elem(&sums, &key);
 
 	if (!sum) {
@@ -56,21 +61,14 @@ static __always_inline bool add_up(struct counters *mine, __u64 netns, __u64 wha
 		sum = bpf_map_lookup_elem(&sums, &key);
 	}
 	if (!sum) {
+		count(&mine->produced);
 		count(&mine->lost_ring);
-		return false;
+		return;
 	}
+	/* Under the epoch of the sum, so that the host can compare the two when neither changes any more. */
+	count(&mine->added[key.epoch & 1]);
 	count(&sum->count);
 	__sync_fetch_and_add(&sum->total, amount);
-	return true;
-}
-
-/* Adds one that gets no record of its own, and counts it as produced. */
-static __always_inline void produce_sum(__u64 netns, __u64 what, __u32 which, __u16 detail, __u64 amount)
-{
-	struct counters *mine = produce();
-
-	if (mine)
-		add_up(mine, netns, what, which, detail, amount);
 }
 
 /* What takes longer gets a record of its own beside its part in a sum. */

@@ -102,7 +102,7 @@ static __always_inline void observe(const struct sk_buff *skb, const struct net_
 {
 	__u16 bucket = bucket_of(ns);
 
-	produce_sum(device_net(dev), 0, 0, stage << 8 | bucket, ns);
+	add_up(device_net(dev), 0, 0, stage << 8 | bucket, ns);
 	if (ns <= SLOW_NS)
 		return;
 
@@ -141,7 +141,7 @@ int BPF_PROG(net_dev_start_xmit, const struct sk_buff *skb, const struct net_dev
 	struct queued *value = bpf_map_lookup_elem(&queued, &key);
 
 	if (!value || value->buffer != (__u64)skb->head || value->length != skb->len) {
-		produce_sum(device_net(dev), 0, 0, STAGE_UNSEEN << 8, 0);
+		add_up(device_net(dev), 0, 0, STAGE_UNSEEN << 8, 0);
 		if (value)
 			bpf_map_delete_elem(&queued, &key);
 		return 0;
@@ -169,7 +169,7 @@ int BPF_PROG(net_dev_xmit, const struct sk_buff *skb, int code, const struct net
 	__u64 now = bpf_ktime_get_ns();
 
 	if (code != 0 && code != NETDEV_TX_BUSY) {
-		produce_sum(device_net(dev), 0, dev->ifindex, STAGE_ERROR << 8, 0);
+		add_up(device_net(dev), 0, dev->ifindex, STAGE_ERROR << 8, 0);
 
 		struct tx_latency *record = record_of(dev, KIND_ERROR, STAGE_ERROR);
 

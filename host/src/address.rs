@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
+use crate::escape::cut;
+
 /// A host, or every address of this node, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -26,6 +28,14 @@ pub struct AddressError {
     reason: &'static str,
 }
 
+impl AddressError {
+    fn of(text: &str, reason: &'static str) -> Self {
+        /// Bytes of what is said to be none.
+        const MAX_TEXT: usize = 128;
+        Self { text: cut(text, MAX_TEXT).to_owned(), reason }
+    }
+}
+
 impl Address {
     /// Every address of this node.
     pub fn all(port: u16) -> Self {
@@ -38,7 +48,10 @@ impl Address {
     ///
     /// If the text is neither a host nor a host and a port.
     pub fn with_default_port(text: &str, port: u16) -> Result<Self, AddressError> {
-        let err = |reason| AddressError { text: text.to_owned(), reason };
+        let err = |reason| AddressError::of(text, reason);
+        if text.is_empty() {
+            return Err(err("it is empty"));
+        }
         let (host, rest) = match text.strip_prefix('[') {
             Some(bracketed) => bracketed.split_once(']').ok_or_else(|| err("a `]` is missing"))?,
             // Two colons and no brackets: an IPv6 address without a port.
@@ -64,7 +77,7 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        let err = |reason| AddressError { text: text.to_owned(), reason };
+        let err = |reason| AddressError::of(text, reason);
         // Without brackets the last colon could be a part of an IPv6 address.
         let after_host = text.rfind(']').map_or(text, |end| &text[end..]);
         if !after_host.contains(':') {
@@ -136,6 +149,6 @@ mod tests {
         assert_eq!(shown("fe80::1").as_deref(), Ok("[fe80::1]:19102"));
         assert_eq!(shown("[fe80::1]").as_deref(), Ok("[fe80::1]:19102"));
         assert_eq!(shown("node-1:80").as_deref(), Ok("node-1:80"));
-        assert!(shown("[::1]x").is_err());
+        assert!(shown("[::1]x").is_err() && shown("").is_err());
     }
 }

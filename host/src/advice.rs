@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::escape::{MAX_REASON, admit};
+
 /// The texts that come with this version.
 const BUILT_IN: &str = include_str!("../advice.toml");
 
@@ -120,8 +122,12 @@ impl Advice {
     /// # Errors
     /// It is no TOML of this form, or gives a reason two texts.
     pub fn parse(file: &str, text: &str) -> Result<Self, Error> {
-        let error = |message| Error { file: file.to_owned(), message };
-        let advice: Self = toml::from_str(text).map_err(|e| error(e.to_string()))?;
+        let error = |message| Error { file: file.to_owned(), message: admit(message, MAX_REASON) };
+        let advice: Self = toml::from_str(text).map_err(|wrong| {
+            let at = wrong.span().map_or(0, |span| span.start).min(text.len());
+            let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+            error(format!("line {line}: {}", wrong.message()))
+        })?;
         let mut seen = BTreeSet::new();
         if let Some(twice) = advice.all().find(|found| !seen.insert((found.kind, found.name))) {
             return Err(error(format!("{} {} has two texts", twice.kind.as_str(), twice.name)));

@@ -22,7 +22,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::bell::{Bell, Wake};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::entities::Entities;
 use crate::events::{self, EventLog};
 use crate::exposition::LabelNames;
@@ -71,11 +71,14 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         |bound: &[http::Bound]| bound.iter().map(|b| b.address().to_string()).collect::<Vec<_>>().join(",");
     let (web_addresses, stream_addresses) = (addresses(&web), addresses(&streams));
 
+    let listening = web.iter().chain(&streams).map(http::Bound::address).collect();
+
     let started = tokio::task::spawn_blocking({
         let config = config.clone();
         move || Core::start(&config)
     });
     let core = started.await.expect("starting does not panic and is not cancelled")?;
+    core.view.events.listens_on(listening);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let until_stopped = || {
         let mut stopped = stopped.clone();
@@ -198,6 +201,7 @@ impl Core {
         let (plugins, probes) = (Arc::clone(&self.plugins), Arc::clone(&self.probes));
         let load = move |wanted: &BTreeSet<String>| probes.set_wanted(wanted);
         self.plugins.scan(&load);
+        warn_of_strangers(&config.plugins, &self.view.status);
         let waiting = Arc::clone(&bell);
         self.follow("plugin-files", bell, move || {
             // Compiling must not compete with the event path.
@@ -241,6 +245,15 @@ impl Core {
         drop(self.probes);
         self.plugins.stop();
         self.view.events.flush(Instant::now());
+    }
+}
+
+/// A name in `plugins.disabled` that no analyzer has is a typing error, and the one that was meant runs.
+fn warn_of_strangers(config: &config::Plugins, status: &Status) {
+    let known: Vec<String> = status.snapshot().plugins.into_keys().collect();
+    for name in config.strangers(&known) {
+        let known = known.join(", ");
+        tracing::warn!(name, known, "plugins.disabled names an analyzer that is not there");
     }
 }
 

@@ -1,35 +1,86 @@
 //! What a report could not see, in words: without them, silence would be read as health.
 //!
-//! Only what the asked analyzers depend on is named; what is missing for others does not matter to
-//! the question.
+//! Only what the asked analyzers depend on is named, and every analyzer that does not run. A blind
+//! spot that hides what the question rests on ([`needs`](crate::needs)) casts doubt on the verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use inspector_ebpf::PROBES;
+use inspector_ebpf::{PROBES, Probe};
 
+use crate::escape::admit;
 use crate::loss::Stage;
-use crate::report::Answered;
-use crate::status::{Board, Gap, PluginStatus, ProbeStatus};
+use crate::needs::{Needs, is_blind};
+use crate::report::{Answered, BlindSpot};
+use crate::status::{Board, Gap, PluginStatus, ProbeStatus, Sight};
 
 /// An analyzer that knows all of the window but for so much is not worth a word.
 const SLACK: Duration = Duration::from_secs(1);
+/// Lost events cast doubt if they are more than one in so many of what was seen.
+const LOST_ONE_IN: u64 = 100;
+/// Bytes of what is said of a plugin: a guest's own words are among it.
+const MAX_TEXT: usize = 512;
 
-/// Probes and sources that the asked analyzers want and do not get.
-pub fn of_board(board: &Board, asked: &[&PluginStatus]) -> Vec<String> {
-    let wants_probe = |probe: &&ProbeStatus| asked.iter().any(|plugin| plugin.probes.contains(&probe.name));
-    let mut spots = of_probes(board.probes.values().filter(wants_probe));
-    let sources = board.sources.values().filter(|source| matches!(source.state.as_str(), "failing" | "late"));
-    let wanted = sources.filter(|source| asked.iter().any(|plugin| plugin.sources.contains(&source.name)));
-    spots
-        .extend(wanted.map(|source| {
-            format!("counters of {} are {}: {}", source.name, source.state, source.last_error)
-        }));
-    spots.extend(board.gaps.values().flatten().map(Gap::sentence));
+/// A question, as far as blind spots depend on it.
+pub struct Asked<'a> {
+    /// What is asked.
+    pub scenario: &'a str,
+    /// The analyzers that answer it, as [`Board::answering`] has them.
+    pub analyzers: &'a [&'a PluginStatus],
+    /// Whether somebody asked about has no table of a source that is not as it should be.
+    pub lacks: &'a dyn Fn(&str) -> bool,
+}
+
+impl Asked<'_> {
+    fn wants_probe(&self, name: &str) -> bool {
+        self.analyzers.iter().any(|plugin| plugin.probes.iter().any(|probe| probe == name))
+    }
+
+    fn wants_source(&self, name: &str) -> bool {
+        self.analyzers.iter().any(|plugin| plugin.sources.iter().any(|source| source == name))
+    }
+
+    fn has(&self, analyzer: &str) -> bool {
+        self.analyzers.iter().any(|plugin| plugin.name == analyzer)
+    }
+}
+
+/// Probes and sources that the asked analyzers want and do not get, and analyzers that do not run.
+pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
+    let needs = Needs::of(asked.scenario, asked.analyzers);
+    let wanted = board.probes.values().filter(|probe| asked.wants_probe(&probe.name));
+    let mut spots = of_probes(wanted, &needs.probes);
+    let sources = board.sources.values().filter(|source| asked.wants_source(&source.name));
+    for source in sources {
+        let is_needed = needs.sources.contains(source.name.as_str());
+        // Hardly any node has all sources: one that is absent matters only to what rests on it.
+        let is_blind = match source.state.as_str() {
+            "failing" | "late" => true,
+            "absent" => is_needed,
+            _ => false,
+        };
+        if is_blind && (asked.lacks)(&source.name) {
+            let text = format!("counters of {} are {}: {}", source.name, source.state, source.last_error);
+            spots.push(BlindSpot { text, casts_doubt: is_needed });
+        }
+    }
+    spots.extend(board.plugins.values().filter_map(|plugin| of_plugin(plugin, asked)));
+    spots.extend(of_gaps(board, asked));
     spots
 }
 
-fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>) -> Vec<String> {
+/// What the agent does not see at all. Namespaces that cannot be entered are among everybody, and not
+/// among those asked about by name if these have been: `snmp` is read in each that is.
+fn of_gaps(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
+    let all = board.gaps.iter().flat_map(|(sight, gaps)| gaps.iter().map(move |gap| (*sight, gap)));
+    let spot = |(sight, gap): (Sight, &Gap)| BlindSpot {
+        text: gap.sentence(),
+        casts_doubt: sight == Sight::Namespaces && (asked.lacks)("snmp"),
+    };
+    all.map(spot).collect()
+}
+
+fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>, needed: &BTreeSet<&str>) -> Vec<BlindSpot> {
     let mut down: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut spots = Vec::new();
     for probe in probes {
@@ -37,19 +88,34 @@ fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>) -> Vec<String> {
             // Mostly one reason, such as a missing capability, takes them all.
             "down" => down.entry(&probe.reason).or_default().push(&probe.name),
             "partial" => {
+                let casts_doubt = needed.contains(probe.name.as_str()) && is_blind(probe);
                 let missing = probe.hooks.iter().filter(|hook| hook.state != "attached");
-                spots.extend(missing.map(|hook| format!("probe {}: {}", probe.name, hook.reason)));
+                spots.extend(missing.map(|hook| BlindSpot {
+                    text: format!("probe {}: {}", probe.name, hook.reason),
+                    casts_doubt,
+                }));
             }
             _ => {}
         }
     }
-    let of_reason = |(reason, names): (&str, Vec<&str>)| {
-        let gives = PROBES.iter().filter(|probe| names.contains(&probe.name)).flat_map(|probe| probe.hooks);
-        let gives: Vec<_> = gives.map(|hook| hook.gives).collect();
-        format!("not seen: {} ({}: {reason})", gives.join(", "), are_down(&names))
-    };
-    spots.extend(down.into_iter().map(of_reason));
+    spots.extend(down.into_iter().map(|(reason, names)| of_reason(reason, &names, needed)));
     spots
+}
+
+/// What all probes that are down for one reason would show; if the question rests on some of them,
+/// what those would.
+fn of_reason(reason: &str, names: &[&str], needed: &BTreeSet<&str>) -> BlindSpot {
+    let is_down = |probe: &&Probe| names.contains(&probe.name);
+    let casts_doubt = names.iter().any(|name| needed.contains(name));
+    let shown = PROBES.iter().filter(is_down).filter(|probe| !casts_doubt || needed.contains(probe.name));
+    let mut gives: Vec<&str> = Vec::new();
+    for hook in shown.flat_map(|probe| probe.hooks) {
+        if !gives.contains(&hook.gives) {
+            gives.push(hook.gives);
+        }
+    }
+    let text = format!("{} are not seen ({}: {reason})", gives.join(", "), are_down(names));
+    BlindSpot { text, casts_doubt }
 }
 
 fn are_down(probes: &[&str]) -> String {
@@ -59,29 +125,44 @@ fn are_down(probes: &[&str]) -> String {
     }
 }
 
-/// Events of the window that did not reach the asked analyzers.
-pub fn of_loss(lost: &[(Stage, String, u64)], asked: &[&PluginStatus]) -> Vec<String> {
-    let wants = |probe: &String| asked.iter().any(|plugin| plugin.probes.contains(probe));
-    let is_asked = |name: &String| asked.iter().any(|plugin| plugin.name == *name);
+/// An analyzer that does not run. If it is asked, its missing answer tells of it already.
+fn of_plugin(plugin: &PluginStatus, asked: &Asked<'_>) -> Option<BlindSpot> {
+    let PluginStatus { name, file, reason, rejected, .. } = plugin;
+    let text = match plugin.state.as_str() {
+        "quarantined" if !asked.has(name) => format!("analyzer {name} is in quarantine: {reason}"),
+        "backoff" if !asked.has(name) => format!("analyzer {name} failed and is restarted soon: {reason}"),
+        "refused" => format!("{file} is refused: {reason}"),
+        _ if !rejected.is_empty() => format!("a new {file} is refused: {rejected}"),
+        _ => return None,
+    };
+    Some(BlindSpot::detail(admit(text, MAX_TEXT)))
+}
+
+/// Events of the window that did not reach the asked analyzers; `seen` = how much did.
+pub fn of_loss(lost: &[(Stage, String, u64)], asked: &Asked<'_>, seen: u64) -> Vec<BlindSpot> {
     let words = |(stage, name, count): &(Stage, String, u64)| match stage {
-        Stage::Ring if wants(name) => {
+        Stage::Ring if asked.wants_probe(name) => {
             Some(format!("{count} events of probe {name} are lost: its ring in the kernel was full"))
         }
-        Stage::Limit if wants(name) => Some(format!(
+        Stage::Limit if asked.wants_probe(name) => Some(format!(
             "{count} events of probe {name} were counted and not looked at: more than its limit per second"
         )),
-        Stage::Queue if is_asked(name) => Some(format!(
+        Stage::Queue if asked.has(name) => Some(format!(
             "{count} events did not reach analyzer {name}: its queue was full, or it failed on them"
         )),
         // Quotas and slow clients take nothing from an analyzer.
         _ => None,
     };
-    lost.iter().filter(|(_, _, count)| *count > 0).filter_map(words).collect()
+    // What a limit holds back is told by what it lets through.
+    let casts_doubt = |stage: Stage, count: u64| stage != Stage::Limit && count > seen / LOST_ONE_IN;
+    let lost = lost.iter().filter(|(_, _, count)| *count > 0);
+    lost.filter_map(|one| Some(BlindSpot { text: words(one)?, casts_doubt: casts_doubt(one.0, one.2) }))
+        .collect()
 }
 
 /// What the analyzers themselves say, those that do not answer, and windows that reach back
 /// further than what they know.
-pub fn of_analyzers(answers: &[Answered], window: Duration, now_ns: u64) -> Vec<String> {
+pub fn of_analyzers(answers: &[Answered], window: Duration, now_ns: u64) -> Vec<BlindSpot> {
     let begin_ns = now_ns.saturating_sub(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
     let mut spots = Vec::new();
     for Answered { analyzer, answer } in answers {
@@ -89,15 +170,14 @@ pub fn of_analyzers(answers: &[Answered], window: Duration, now_ns: u64) -> Vec<
             Ok(answer) => {
                 let missing = Duration::from_nanos(answer.since_ns.saturating_sub(begin_ns));
                 if missing > SLACK {
-                    let known = Duration::from_nanos(now_ns.saturating_sub(answer.since_ns));
-                    let (known, asked) = (in_words(known), in_words(window));
-                    spots.push(format!(
-                        "asked about the last {asked}: analyzer {analyzer} knows the last {known} of it"
-                    ));
+                    let known = in_words(Duration::from_nanos(now_ns.saturating_sub(answer.since_ns)));
+                    spots.push(BlindSpot::doubt(format!(
+                        "analyzer {analyzer} knows the last {known} only: ask about those, or again later"
+                    )));
                 }
-                spots.extend(answer.blind_spots.iter().cloned());
+                spots.extend(answer.blind_spots.iter().cloned().map(BlindSpot::detail));
             }
-            Err(why) => spots.push(format!("analyzer {analyzer} did not answer: {why}")),
+            Err(why) => spots.push(BlindSpot::doubt(format!("analyzer {analyzer} did not answer: {why}"))),
         }
     }
     spots
@@ -117,33 +197,37 @@ mod tests {
     fn probe(name: &str, state: &str, reason: &str) -> ProbeStatus {
         let missing = HookStatus {
             hook: "tp_btf/x".into(),
-            program: String::new(),
             state: "missing".into(),
             reason: "this kernel has no tracepoint x; without it: no resets sent".into(),
-            run_count: 0,
-            run_time_ns: 0,
-            missed: 0,
+            ..HookStatus::default()
         };
-        ProbeStatus {
-            name: name.into(),
-            state: state.into(),
-            reason: reason.into(),
-            schema: 1,
-            produced: 0,
-            events: 0,
-            lost: 0,
-            hooks: vec![missing],
-        }
+        let (name, state, reason) = (name.into(), state.into(), reason.into());
+        ProbeStatus { name, state, reason, hooks: vec![missing], ..ProbeStatus::default() }
     }
 
     fn plugin() -> PluginStatus {
         let text = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         PluginStatus {
             name: "diagnosis".into(),
-            probes: text(&["skb-drop", "tcp-reset", "tcp-state"]),
-            sources: text(&["snmp", "netdev"]),
+            probes: text(&["skb-drop", "socket-latency", "tcp-reset", "tcp-state"]),
+            sources: text(&["snmp", "netdev", "conntrack"]),
             ..PluginStatus::default()
         }
+    }
+
+    /// Blind spots of a question of everybody, the doubts marked with `!`.
+    fn spots(board: &Board, scenario: &str) -> Vec<String> {
+        spots_where(board, scenario, &|_| true)
+    }
+
+    fn spots_where(board: &Board, scenario: &str, lacks: &dyn Fn(&str) -> bool) -> Vec<String> {
+        let plugin = plugin();
+        marked(of_board(board, &Asked { scenario, analyzers: &[&plugin], lacks }))
+    }
+
+    fn marked(spots: Vec<BlindSpot>) -> Vec<String> {
+        let mark = |spot: BlindSpot| if spot.casts_doubt { format!("! {}", spot.text) } else { spot.text };
+        spots.into_iter().map(mark).collect()
     }
 
     #[test]
@@ -154,56 +238,119 @@ mod tests {
         {
             board.probes.insert(name.into(), probe(name, state, "no CAP_BPF"));
         }
-        let source = |name: &str, state: &str| SourceStatus {
-            name: name.into(),
-            state: state.into(),
-            last_error: "why".into(),
-            ..SourceStatus::default()
-        };
-        for (name, state) in [("snmp", "late"), ("netdev", "absent"), ("fd", "failing")] {
-            board.sources.insert(name.into(), source(name, state));
-        }
-        let plugin = plugin();
-        let spots = of_board(&board, &[&plugin]);
-        assert_eq!(spots.len(), 3, "{spots:?}");
-        assert_eq!(spots[0], "probe tcp-reset: this kernel has no tracepoint x; without it: no resets sent");
-        assert!(spots[1].starts_with("not seen: "), "{}", spots[1]);
-        assert!(spots[1].ends_with("(probes skb-drop, tcp-state are down: no CAP_BPF)"), "{}", spots[1]);
-        assert_eq!(spots[2], "counters of snmp are late: why");
+        let opened = "connections opened, accepted, failed and closed";
+        assert_eq!(
+            spots(&board, "node"),
+            [
+                "! probe tcp-reset: this kernel has no tracepoint x; without it: no resets sent".to_owned(),
+                format!(
+                    "! dropped packets, {opened} are not seen (probes skb-drop, tcp-state are down: no CAP_BPF)"
+                ),
+            ]
+        );
     }
 
     #[test]
-    fn only_losses_of_what_was_asked_count() {
+    fn only_what_the_question_rests_on_casts_doubt() {
+        let mut board = Board::default();
+        for name in ["tcp-state", "socket-latency"] {
+            board.probes.insert(name.into(), probe(name, "down", name));
+        }
+        let doubts = |scenario| spots(&board, scenario).iter().filter(|spot| spot.starts_with('!')).count();
+        assert_eq!((doubts("connect"), doubts("reset")), (1, 0));
+        // Of a question that nobody knows, all that its analyzer wants.
+        assert_eq!(doubts("moon"), 2);
+    }
+
+    #[test]
+    fn a_source_that_fails_for_others_casts_no_doubt_on_those_asked_about() {
+        let mut board = Board::default();
+        for (name, state) in
+            [("snmp", "late"), ("netdev", "absent"), ("conntrack", "failing"), ("fd", "failing")]
+        {
+            let (state, last_error) = (state.to_owned(), "why".to_owned());
+            let source = SourceStatus { name: name.to_owned(), state, last_error, ..SourceStatus::default() };
+            board.sources.insert(name.into(), source);
+        }
+        let (snmp, conntrack) =
+            ("! counters of snmp are late: why", "counters of conntrack are failing: why");
+        assert_eq!(spots(&board, "dns"), [conntrack, snmp], "a kernel without something is no fault");
+        assert_eq!(spots(&board, "loss"), [conntrack, "! counters of netdev are absent: why", snmp]);
+        assert_eq!(spots_where(&board, "dns", &|source| source == "conntrack"), [conntrack]);
+    }
+
+    #[test]
+    fn namespaces_that_cannot_be_entered_cast_doubt_on_what_is_said_of_everybody() {
+        let mut board = Board::default();
+        let gap = |lost: &str| vec![Gap { lost: lost.to_owned(), cause: "why".to_owned() }];
+        board.gaps.insert(Sight::Namespaces, gap("5 of 6 are closed"));
+        board.gaps.insert(Sight::Symbols, gap("no names"));
+        assert_eq!(spots(&board, "node"), ["! 5 of 6 are closed: why", "no names: why"]);
+        assert_eq!(spots_where(&board, "node", &|_| false), ["5 of 6 are closed: why", "no names: why"]);
+    }
+
+    #[test]
+    fn an_analyzer_that_does_not_run_is_named_whoever_is_asked() {
+        let status = |name: &str, state: &str| PluginStatus {
+            name: name.into(),
+            file: format!("/p/{name}.wasm"),
+            state: state.into(),
+            reason: "trap\u{1b}".into(),
+            ..PluginStatus::default()
+        };
+        let mut board = Board::default();
+        for (name, state) in [("a", "quarantined"), ("b", "backoff"), ("c", "refused"), ("d", "running")] {
+            board.plugins.insert(name.into(), status(name, state));
+        }
+        let newer = PluginStatus { rejected: "bad".into(), ..status("e", "running") };
+        board.plugins.insert("e".into(), newer);
+        // Its missing answer says so.
+        board.plugins.insert("diagnosis".into(), status("diagnosis", "quarantined"));
+        assert_eq!(
+            spots(&board, "node"),
+            [
+                r"analyzer a is in quarantine: trap\u{1b}",
+                r"analyzer b failed and is restarted soon: trap\u{1b}",
+                r"/p/c.wasm is refused: trap\u{1b}",
+                "a new /p/e.wasm is refused: bad",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_losses_of_what_was_asked_count_and_few_among_many_cast_no_doubt() {
         let lost = [
-            (Stage::Limit, "skb-drop".to_owned(), 5),
+            (Stage::Limit, "skb-drop".to_owned(), 500),
             (Stage::Ring, "softirq".to_owned(), 5),
             (Stage::Ring, "tcp-state".to_owned(), 0),
+            (Stage::Ring, "tcp-reset".to_owned(), 5),
             (Stage::Queue, "diagnosis".to_owned(), 7),
             (Stage::Queue, "tcp".to_owned(), 7),
             (Stage::Quota, "diagnosis".to_owned(), 7),
         ];
         let plugin = plugin();
-        let spots = of_loss(&lost, &[&plugin]);
-        assert_eq!(spots.len(), 2, "{spots:?}");
-        assert!(spots[0].starts_with("5 events of probe skb-drop"), "{}", spots[0]);
-        assert!(spots[1].starts_with("7 events did not reach analyzer diagnosis"), "{}", spots[1]);
+        let asked = Asked { scenario: "node", analyzers: &[&plugin], lacks: &|_| true };
+        let spots = marked(of_loss(&lost, &asked, 600));
+        assert_eq!(spots.len(), 3, "{spots:?}");
+        assert!(spots[0].starts_with("500 events of probe skb-drop"), "{}", spots[0]);
+        assert!(spots[1].starts_with("5 events of probe tcp-reset"), "{}", spots[1]);
+        assert!(spots[2].starts_with("! 7 events did not reach analyzer diagnosis"), "{}", spots[2]);
     }
 
     #[test]
-    fn a_window_that_is_longer_than_what_is_known_is_said_so() {
+    fn who_knows_less_than_the_window_or_does_not_answer_vouches_for_nothing() {
         let second = 1_000_000_000;
         let answered = |since_ns| Answered {
             analyzer: "a".into(),
             answer: Ok(Answer { since_ns, blind_spots: vec!["own".into()], ..Answer::default() }),
         };
-        let said = |since_ns| of_analyzers(&[answered(since_ns)], Duration::from_secs(60), 100 * second);
-        assert_eq!(said(40 * second), ["own"]);
+        let said = |answer| marked(of_analyzers(&[answer], Duration::from_secs(60), 100 * second));
+        assert_eq!(said(answered(40 * second)), ["own"]);
         assert_eq!(
-            said(70 * second),
-            ["asked about the last 1m: analyzer a knows the last 30s of it", "own"]
+            said(answered(70 * second)),
+            ["! analyzer a knows the last 30s only: ask about those, or again later", "own"]
         );
         let late = Answered { analyzer: "b".into(), answer: Err("late".into()) };
-        let spots = of_analyzers(&[late], Duration::from_secs(60), 100 * second);
-        assert_eq!(spots, ["analyzer b did not answer: late"]);
+        assert_eq!(said(late), ["! analyzer b did not answer: late"]);
     }
 }

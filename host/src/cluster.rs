@@ -4,7 +4,7 @@
 //! answers, the server's node why. Findings that are no more than the far end of a cause on another
 //! node are folded into it as evidence, told by the flow that both saw.
 
-use crate::report::{Evidence, Finding, Place, Report, Verdict, join, merge};
+use crate::report::{Evidence, Finding, NO_TRAFFIC, Place, Report, Verdict, join, merge};
 
 /// Findings that say what a connection suffers and not what from.
 const SYMPTOMS: [&str; 4] = ["peer-unresponsive", "tcp-loss", "reset-by-peer", "dns-timeout"];
@@ -13,26 +13,36 @@ const FLOW: &str = "flow";
 /// The attribute that says which part an evidence plays.
 const ROLE: &str = "role";
 
-/// Joins reports of the same question; none if there are none.
-pub fn join_nodes(reports: Vec<Report>) -> Option<Report> {
-    if reports.len() < 2 {
+/// Joins reports of the same question; none if there are none. `silent` says in a sentence each who
+/// was asked as well and did not answer: where nobody looked, nothing is healthy.
+pub fn join_nodes(reports: Vec<Report>, silent: Vec<String>) -> Option<Report> {
+    if reports.len() < 2 && silent.is_empty() {
         return reports.into_iter().next();
     }
-    let seen = reports.iter().any(|report| report.verdict != Verdict::Inconclusive);
-    let mut joined = Report { findings: Vec::new(), blind_spots: Vec::new(), ..reports.first()?.clone() };
+    let (doubts, blind_spots) = (silent.clone(), silent);
+    let mut joined = Report { findings: Vec::new(), doubts, blind_spots, ..reports.first()?.clone() };
     let mut nodes = Vec::new();
     for report in reports {
+        let of_node = |texts: Vec<String>| texts.into_iter().map(|text| format!("{}: {text}", report.node));
         joined.window_ms = joined.window_ms.max(report.window_ms);
         joined.generated_ns = joined.generated_ns.max(report.generated_ns);
-        joined.findings.extend(report.findings);
         join(&mut nodes, vec![report.node.clone()]);
-        let spots = report.blind_spots.into_iter().map(|spot| format!("{}: {spot}", report.node));
-        join(&mut joined.blind_spots, spots.collect());
+        join(&mut joined.doubts, of_node(doubts_of(&report)).collect());
+        join(&mut joined.blind_spots, of_node(report.blind_spots).collect());
+        joined.findings.extend(report.findings);
     }
     joined.node = nodes.join(", ");
     joined.findings = merge(fold_far_ends(merge(joined.findings.into_iter())).into_iter());
-    joined.verdict = Verdict::on(&joined.findings, seen);
+    joined.verdict = Verdict::on(&joined.findings, &joined.doubts);
     Some(joined)
+}
+
+/// An agent that is not upgraded yet gives no reason, because it knows only one.
+fn doubts_of(report: &Report) -> Vec<String> {
+    match report.verdict {
+        Verdict::Inconclusive if report.doubts.is_empty() => vec![NO_TRAFFIC.to_owned()],
+        _ => report.doubts.clone(),
+    }
 }
 
 /// Moves every symptom whose flows are explained on other nodes into what explains them.
@@ -98,7 +108,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::{Answer, Answered};
+    use crate::report::{Answer, Answered, BlindSpot};
 
     const FLOW_A: &str = "TCP 10.0.0.1:4242 10.0.0.2:80";
     const FLOW_B: &str = "TCP 10.0.0.1:4243 10.0.0.2:80";
@@ -116,12 +126,12 @@ mod tests {
     fn node(name: &str, findings: Vec<Finding>, seen: u64) -> Report {
         let answer = Ok(Answer { findings, seen, ..Answer::default() });
         let answers = vec![Answered { analyzer: "a".into(), answer }];
-        let spots = vec!["x".to_owned()];
+        let spots = vec![BlindSpot::detail("x".to_owned())];
         Report::of_node("connect", name, Duration::from_secs(60), 9_000_000_000, answers, spots)
     }
 
     fn joined(client: Vec<Finding>, server: Vec<Finding>) -> Report {
-        join_nodes(vec![node("n1", client, 1), node("n2", server, 1)]).expect("two reports")
+        join_nodes(vec![node("n1", client, 1), node("n2", server, 1)], vec![]).expect("two reports")
     }
 
     #[test]
@@ -165,12 +175,28 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_is_one_for_all() {
-        let all = |seen: [u64; 2]| {
+    fn nodes_are_healthy_only_if_each_is() {
+        let all = |seen: [u64; 2], silent: &[&str]| {
             let reports = vec![node("n1", vec![], seen[0]), node("n2", vec![], seen[1])];
-            join_nodes(reports).expect("two reports").verdict
+            let silent = silent.iter().map(|who| (*who).to_owned()).collect();
+            join_nodes(reports, silent).expect("two reports")
         };
-        assert_eq!((all([0, 1]), all([0, 0])), (Verdict::Healthy, Verdict::Inconclusive));
-        assert_eq!(join_nodes(vec![]), None);
+        assert_eq!(all([1, 1], &[]).verdict, Verdict::Healthy);
+        let idle = all([0, 1], &[]);
+        assert_eq!((idle.verdict, idle.doubts), (Verdict::Inconclusive, vec![format!("n1: {NO_TRAFFIC}")]));
+        let silent = all([1, 1], &["n3 did not answer"]);
+        assert_eq!((silent.verdict, silent.doubts.len()), (Verdict::Inconclusive, 1));
+        assert_eq!(silent.blind_spots, ["n3 did not answer", "n1: x", "n2: x"]);
+        // One that answers alone is no better.
+        let alone = join_nodes(vec![node("n1", vec![], 1)], vec!["n2 did not answer".to_owned()]);
+        assert_eq!(alone.expect("a report").verdict, Verdict::Inconclusive);
+        assert_eq!(join_nodes(vec![], vec![]), None);
+    }
+
+    #[test]
+    fn an_older_agent_that_saw_nothing_is_not_taken_for_a_healthy_one() {
+        let older = Report { doubts: Vec::new(), ..node("n1", vec![], 0) };
+        let joined = join_nodes(vec![older, node("n2", vec![], 1)], vec![]).expect("two reports");
+        assert_eq!(joined.verdict, Verdict::Inconclusive);
     }
 }

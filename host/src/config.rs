@@ -8,13 +8,17 @@
 //! Longer than other files, because all of the sections together are the reference of what can
 //! be set.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 use toml::de::DeTable;
 
 use crate::address::Address;
+use crate::escape::{self, MAX_REASON};
+
+/// Bytes of a key in an error.
+const MAX_KEY: usize = 128;
 
 /// Port of the event server where none is given.
 pub const EVENTS_PORT: u16 = 19102;
@@ -80,7 +84,7 @@ pub struct Events {
 #[serde(default, deny_unknown_fields)]
 pub struct Plugins {
     /// Folders of `.wasm` components, watched while the agent runs.
-    #[serde(deserialize_with = "not_empty")]
+    #[serde(deserialize_with = "directories")]
     pub directories: Vec<PathBuf>,
     /// Names of analyzers that are not run, although their files are there.
     pub disabled: Vec<String>,
@@ -104,6 +108,15 @@ pub struct Plugins {
     /// Events that one plugin may emit at once, 1 to 1 000 000.
     #[serde(deserialize_with = "between::<1, 1_000_000, _>")]
     pub events_burst: u32,
+}
+
+impl Plugins {
+    /// Names of disabled analyzers that are not among the known ones: typing errors. Those that are
+    /// disabled by default are none, whoever is there.
+    pub fn strangers<'a>(&'a self, known: &'a [String]) -> impl Iterator<Item = &'a String> {
+        let usual = Self::default().disabled;
+        self.disabled.iter().filter(move |name| !known.contains(name) && !usual.contains(name))
+    }
 }
 
 /// Section `[probes]`.
@@ -181,8 +194,10 @@ pub enum LogFormat {
 #[serde(default, deny_unknown_fields)]
 pub struct Paths {
     /// The host's procfs.
+    #[serde(deserialize_with = "directory")]
     pub procfs: PathBuf,
     /// Where `ip netns` keeps its names.
+    #[serde(deserialize_with = "directory")]
     pub netns: PathBuf,
 }
 
@@ -217,7 +232,16 @@ impl Config {
                     .or_else(|| key_on_line(text, at)),
                 message: err.message().to_owned(),
             }
+            .cut()
         })
+    }
+}
+
+impl Error {
+    /// Without the most of a key or value that is a text of pages.
+    fn cut(self) -> Self {
+        let key = self.key.map(|key| escape::admit(key, MAX_KEY));
+        Self { key, message: escape::admit(self.message, MAX_REASON), ..self }
     }
 }
 
@@ -238,15 +262,23 @@ fn key_on_line(text: &str, at: usize) -> Option<String> {
     Some(key.trim().to_owned()).filter(|key| !key.is_empty())
 }
 
-/// Checks the path of a URL.
+/// Paths of the metrics server that are not those of the metrics.
+pub const HEALTH_PATH: &str = "/healthz";
+/// See [`HEALTH_PATH`].
+pub const READY_PATH: &str = "/readyz";
+
+/// Checks the path of the metrics.
 ///
 /// # Errors
 ///
-/// If it does not start with `/` or has characters that a path cannot have.
+/// If it does not start with `/`, has characters that a path cannot have, or is that of a health check.
 pub fn check_url_path(path: &str) -> Result<(), &'static str> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
     if !path.starts_with('/') || path.len() < 2 || !path.chars().all(allowed) {
         return Err("must be a path like `/metrics`");
+    }
+    if [HEALTH_PATH, READY_PATH].contains(&path) {
+        return Err("is the path of a health check: choose another one, like `/metrics`");
     }
     Ok(())
 }
@@ -255,6 +287,27 @@ fn url_path<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     let path = String::deserialize(value)?;
     check_url_path(&path).map_err(de::Error::custom)?;
     Ok(path)
+}
+
+/// Checks the name of a directory.
+///
+/// # Errors
+///
+/// If it is empty: nothing has that name.
+pub fn check_directory(path: &Path) -> Result<(), &'static str> {
+    if path.as_os_str().is_empty() { Err("must name a directory") } else { Ok(()) }
+}
+
+fn directory<'de, D: Deserializer<'de>>(value: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(value)?;
+    check_directory(&path).map_err(de::Error::custom)?;
+    Ok(path)
+}
+
+fn directories<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<PathBuf>, D::Error> {
+    let paths: Vec<PathBuf> = not_empty(value)?;
+    paths.iter().try_for_each(|path| check_directory(path)).map_err(de::Error::custom)?;
+    Ok(paths)
 }
 
 fn not_empty<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Vec<T>, D::Error> {
@@ -376,6 +429,10 @@ mod tests {
             ("[web]\nlisten = []", "x.toml:2: web.listen: must name at least one"),
             ("[web]\nlisten = [\n  \":9102\",\n  \"9102\",\n]", "x.toml:2: web.listen: `9102` is no address"),
             ("[web]\ntelemetry_path = \"metrics\"", "x.toml:2: web.telemetry_path: must be a path like"),
+            ("web.telemetry_path = \"/healthz\"", "x.toml:1: web.telemetry_path: is the path of a health"),
+            ("[paths]\nprocfs = \"\"", "x.toml:2: paths.procfs: must name a directory"),
+            ("[paths]\nnetns = \"\"", "x.toml:2: paths.netns: must name a directory"),
+            ("plugins.directories = [\"/a\", \"\"]", "x.toml:1: plugins.directories: must name a directory"),
             ("events.backlog = 3", "x.toml:1: events.backlog: 3 is not between 16 and 1048576"),
             ("[plugins]\nmemory_mib = -1", "x.toml:2: plugins.memory_mib: -1 is not between 1 and 1024"),
             ("[plugins]\nbatch_deadline = \"50\"", "x.toml:2: plugins.batch_deadline: time unit needed"),
@@ -394,6 +451,20 @@ mod tests {
         for (text, expected) in cases {
             let refusal = refusal(text);
             assert!(refusal.starts_with(expected), "{text:?}\n  gives {refusal:?}\n  not   {expected:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_pages_is_cut() {
+        let long = "x".repeat(1 << 20);
+        for text in [
+            format!("{long} = 1"),
+            format!("[log]\nlevel = \"{long}\""),
+            format!("[web]\nlisten = [\"{long}\"]"),
+            format!("[node]\n\"{long}\" = 1"),
+        ] {
+            let refusal = refusal(&text);
+            assert!(refusal.len() < 1000, "{} bytes: {}", refusal.len(), &refusal[..100]);
         }
     }
 

@@ -7,6 +7,9 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
+/// Bytes of a sentence in which a guest or a library says why something failed.
+pub const MAX_REASON: usize = 512;
+
 /// The text with control characters and bidirectional overrides written as `\n` or `\u{1b}`.
 pub fn visible(text: &str) -> Cow<'_, str> {
     let Some(first) = text.find(is_unsafe) else { return Cow::Borrowed(text) };

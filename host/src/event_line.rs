@@ -9,8 +9,13 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::entities::Kind;
 use crate::escape::visible;
 use crate::events::Event;
+
+/// Namespace and pod of the host in lines for people and in `meta`, as the original exporter has
+/// them; the number of its network namespace is 0 there.
+pub const HOST: &str = "hostNetwork";
 
 /// An event as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +28,7 @@ pub struct EventLine {
     pub source: String,
     /// Its type.
     pub msg: String,
-    /// `namespace/pod node=n1 netns=ns4026531993 `.
+    /// `namespace/pod node=n1 netns=ns4026531993 `; of the host `hostNetwork/hostNetwork … netns=ns0 `.
     pub meta: String,
     /// `protocol=TCP saddr=… state:TCP_OTHER `.
     pub event: String,
@@ -68,16 +73,15 @@ impl EventLine {
     /// The line of an event.
     pub fn of(event: &Event) -> Self {
         let entity = EventEntity::of(event);
+        let (namespace, pod, netns) = entity.shown();
+        let meta = format!("{namespace}/{pod} node={} netns=ns{netns} ", entity.node);
         let time = UNIX_EPOCH + Duration::from_nanos(event.time_ns);
         Self {
             time: humantime::format_rfc3339_nanos(time).to_string(),
             level: level(event.severity).to_owned(),
             source: event.plugin.clone(),
             msg: event.kind.clone(),
-            meta: format!(
-                "{}/{} node={} netns=ns{} ",
-                entity.namespace, entity.name, entity.node, entity.netns
-            ),
+            meta,
             event: facts(&event.attrs),
             seq: event.seq,
             kind: event.kind.clone(),
@@ -99,14 +103,15 @@ impl EventLine {
     /// The event as one line of text, without a line feed.
     pub fn text(&self) -> String {
         let at = &self.entity;
+        let (namespace, pod, netns) = at.shown();
         let mut line = format!(
             "{} {} Namespace={} Pod={} Node={} Netns={} {}",
             visible(&self.level),
             visible(&self.msg),
-            visible(&at.namespace),
-            visible(&at.name),
+            visible(namespace),
+            visible(pod),
             visible(&at.node),
-            at.netns,
+            netns,
             visible(&self.message),
         );
         if self.count > 1 {
@@ -130,6 +135,17 @@ impl EventEntity {
             node,
             netns: who.inode,
             cookie: who.cookie,
+        }
+    }
+}
+
+impl EventEntity {
+    /// Namespace, pod and network namespace as people read them.
+    fn shown(&self) -> (&str, &str, u64) {
+        if self.kind == Kind::Host.as_str() {
+            (HOST, HOST, 0)
+        } else {
+            (&self.namespace, &self.name, self.netns)
         }
     }
 }
@@ -235,6 +251,23 @@ mod tests {
         );
         let folded = EventLine { count: 7, severity: 1, level: level(1).into(), ..line(reset()) };
         assert!(folded.text().starts_with("WARN ") && folded.text().ends_with(":3128 count=7"));
+    }
+
+    #[test]
+    fn the_host_is_called_as_the_original_exporter_calls_it() {
+        let view = View::test();
+        let mut cursor = view.events.oldest();
+        view.events.emit("tcp", vec![NewEvent { entity: view.test_host("192.0.2.1"), ..reset() }]);
+        let line = EventLine::of(&view.events.read(&mut cursor, 1).events[0]);
+        assert!(
+            line.text().starts_with(
+                "INFO TCP_RCV_RST_ESTAB Namespace=hostNetwork Pod=hostNetwork Node=n1 Netns=0 10.1.16.255:43186"
+            ),
+            "{}",
+            line.text()
+        );
+        assert_eq!(line.meta, "hostNetwork/hostNetwork node=n1 netns=ns0 ");
+        assert_eq!((line.entity.name.as_str(), line.entity.netns), ("", 7), "programs read what is so");
     }
 
     #[test]

@@ -7,13 +7,14 @@
 //! queue per reader and cannot miss a change.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::entities::{Entities, Entity, EntityId};
+use crate::entities::{Entities, Entity, EntityId, Kind};
 use crate::escape;
 use crate::event_line::EventLine;
 use crate::loss::{Loss, Lost, Stage};
@@ -29,6 +30,12 @@ pub const MAX_NAME: usize = 64;
 pub const MAX_ATTR_VALUE: usize = 256;
 /// Attributes that hold an address, and the attributes that name the entity that has it.
 const PEERS: [(&str, &str); 2] = [("saddr", "src_entity"), ("daddr", "dst_entity")];
+/// The ends of a connection or of a packet.
+const ENDS: [(&str, &str); 2] = [("saddr", "sport"), ("daddr", "dport")];
+/// Attribute by which analyzers tell the normal course of things, and its value.
+const NOISE: (&str, &str) = ("class", "noise");
+/// Attribute of what happened to a connection with this agent: a scrape, a command of its users.
+const OWN: &str = "own_traffic";
 /// At most so many bytes of events are kept, by estimate.
 pub const MAX_BYTES: usize = 16 << 20;
 /// At most so many types are counted for one plugin; what is beyond is counted as `other`.
@@ -86,6 +93,13 @@ impl Event {
     /// The event as one line of JSON, with its line feed.
     pub fn json_line(&self) -> &str {
         self.json.get_or_init(|| EventLine::of(self).to_json())
+    }
+
+    /// Whether people do not want to read of it: the normal course of things, or what the agent's
+    /// own connections cause. A firewall that keeps scrapers out is worth reading of.
+    pub fn is_noise(&self) -> bool {
+        let has = |name: &str, value: &str| self.attrs.iter().any(|(n, v)| n == name && v == value);
+        has(NOISE.0, NOISE.1) || has(OWN, "true") && !has("reason", "NETFILTER_DROP")
     }
 
     fn bytes(&self) -> usize {
@@ -147,6 +161,8 @@ pub struct EventLog {
     loss: Arc<Loss>,
     /// Missed by readers that fell behind.
     missed: Lost,
+    /// Where this agent listens.
+    own: OnceLock<Vec<SocketAddr>>,
 }
 
 #[derive(Debug, Default)]
@@ -187,7 +203,13 @@ impl EventLog {
     pub fn new(limits: Limits, entities: Arc<Entities>, loss: Arc<Loss>, node: &str) -> Self {
         let missed = loss.cell(Stage::Stream, "events");
         let (log, head) = (Mutex::default(), watch::Sender::new(1));
-        Self { log, head, limits, node: node.into(), entities, loss, missed }
+        Self { log, head, limits, node: node.into(), entities, loss, missed, own: OnceLock::new() }
+    }
+
+    /// Says where this agent listens, so that events of its own connections are marked; once.
+    pub fn listens_on(&self, addresses: Vec<SocketAddr>) {
+        // The sockets of an agent stay the same as long as it runs.
+        let _ = self.own.set(addresses);
     }
 
     /// Takes a plugin's events and returns how many were accepted; the rest was over its quota.
@@ -289,7 +311,7 @@ impl EventLog {
 
     fn push(&self, log: &mut Log, plugin: String, event: NewEvent, count: u64) {
         log.last += 1;
-        let attrs = self.with_names(event.attrs);
+        let attrs = self.with_names(event.entity, event.attrs);
         let event = Event {
             seq: log.last,
             time_ns: event.time_ns,
@@ -312,8 +334,14 @@ impl EventLog {
         }
     }
 
-    /// Adds whose the addresses are, where exactly one entity of this node has them.
-    fn with_names(&self, mut attrs: Vec<(String, String)>) -> Vec<(String, String)> {
+    /// Adds whose the addresses are, where exactly one entity of this node has them, and whether
+    /// this agent is at one of the ends.
+    fn with_names(&self, at: EntityId, mut attrs: Vec<(String, String)>) -> Vec<(String, String)> {
+        // What a guest says of it is not believed.
+        attrs.retain(|(name, _)| name != OWN);
+        if self.is_own(at, &attrs) {
+            attrs.push((OWN.to_owned(), "true".to_owned()));
+        }
         for (address, name) in PEERS {
             let value = |wanted: &str| attrs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
             let ip = value(address).and_then(|text| text.parse().ok());
@@ -323,6 +351,21 @@ impl EventLog {
             }
         }
         attrs
+    }
+
+    /// Whether one end is a port of this agent at an address of the host, which is where it runs.
+    fn is_own(&self, at: EntityId, attrs: &[(String, String)]) -> bool {
+        let Some(own) = self.own.get() else { return false };
+        let value = |wanted: &str| attrs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
+        let is_host = |id| self.entities.get(id).is_some_and(|entity| entity.kind == Kind::Host);
+        ENDS.iter().any(|(address, port)| {
+            let end = value(address).and_then(|text| text.parse::<IpAddr>().ok());
+            let port = value(port).and_then(|text| text.parse::<u16>().ok());
+            let Some((ip, port)) = end.zip(port) else { return false };
+            let is_here = if ip.is_loopback() { is_host(at) } else { is_host(self.entities.by_ip(ip)) };
+            is_here
+                && own.iter().any(|own| own.port() == port && (own.ip().is_unspecified() || own.ip() == ip))
+        })
     }
 
     fn wake(&self, log: MutexGuard<'_, Log>) {
@@ -453,6 +496,27 @@ mod tests {
         let read = view.events.read(&mut cursor, 10);
         assert_eq!(read.events.iter().map(|event| event.count).collect::<Vec<_>>(), [1, 9_999]);
         assert_eq!(view.loss.cell(Stage::Quota, "p").get(), 0);
+    }
+
+    #[test]
+    fn only_connections_of_this_agent_are_marked_as_its_own() {
+        let view = View::test();
+        view.events.listens_on(vec!["0.0.0.0:9102".parse().expect("an address")]);
+        let host = view.test_host("192.0.2.1");
+        let web = view.test_entity(9, "web");
+        let is_own = |at, saddr: &str, sport: &str, reason: &str| {
+            let attrs = [("saddr", saddr), ("sport", sport), ("reason", reason), (OWN, "true")];
+            let attrs = attrs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+            let mut cursor = view.events.newest();
+            view.events.emit("p", vec![NewEvent { entity: at, attrs, ..NewEvent::default() }]);
+            view.events.read(&mut cursor, 1).events[0].is_noise()
+        };
+        assert!(is_own(host, "127.0.0.1", "9102", "TCP_CLOSE"));
+        assert!(is_own(web, "192.0.2.1", "9102", "TCP_CLOSE"), "a scraper in a pod");
+        assert!(!is_own(host, "127.0.0.1", "9103", "TCP_CLOSE"), "another port");
+        assert!(!is_own(web, "127.0.0.1", "9102", "TCP_CLOSE"), "a server of the pod");
+        assert!(!is_own(host, "192.0.2.2", "9102", "TCP_CLOSE"), "the agent of another node");
+        assert!(!is_own(host, "127.0.0.1", "9102", "NETFILTER_DROP"), "a firewall in a scraper's way");
     }
 
     #[test]

@@ -115,7 +115,8 @@ fn add(sum: &mut Value, value: &Value, kind: MetricKind) {
     match (sum, value) {
         (Value::Number(sum), Value::Number(value)) if kind == MetricKind::Counter => *sum += value,
         (Value::Histogram(sum), Value::Histogram(value)) => {
-            sum.counts.iter_mut().zip(&value.counts).for_each(|(sum, count)| *sum += count);
+            let counts = sum.counts.iter_mut().zip(&value.counts);
+            counts.for_each(|(sum, count)| *sum = sum.saturating_add(*count));
             sum.sum += value.sum;
         }
         _ => {}
@@ -171,9 +172,10 @@ impl<'a> Lines<'a> {
     }
 
     fn push_histogram(&self, out: &mut Vec<u8>, identity: &str, labels: &str, histogram: &Histogram) {
-        let mut count = 0;
+        let mut count = 0_u64;
         for (bound, in_bucket) in self.bounds.iter().zip(&histogram.counts) {
-            count += in_bucket;
+            // A guest may count as high as it likes: buckets never go down for that.
+            count = count.saturating_add(*in_bucket);
             self.begin(out, "_bucket", identity, labels);
             out.extend_from_slice(bound.as_bytes());
             end(out, count as f64);

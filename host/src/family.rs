@@ -75,7 +75,7 @@ impl Family {
     /// Updates the series at an index.
     pub(crate) fn update(&mut self, index: usize, value: f64) -> Result<(), Refused> {
         match (&mut self.series[index].value, self.decl.kind) {
-            (Value::Number(total), MetricKind::Counter) if value.is_finite() && value >= 0.0 => {
+            (Value::Number(total), MetricKind::Counter) if value >= 0.0 && (*total + value).is_finite() => {
                 *total += value;
             }
             (Value::Number(last), MetricKind::Gauge | MetricKind::Unknown) => *last = value,

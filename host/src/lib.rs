@@ -8,10 +8,12 @@
 //! - [`advice`]: what the kernel's reasons mean to people.
 //! - [`metrics`], [`declaration`], [`series`], [`family`]: what plugins count.
 //! - [`events`], [`throttle`], [`event_line`]: what plugins say has happened.
-//! - [`question`], [`report`], [`blind_spots`], [`cluster`]: what users ask, what plugins conclude,
-//!   what could not be seen, and one answer of several nodes.
+//! - [`event_filter`], [`event_fold`], [`similar`]: what of it somebody wants to see, what of it is
+//!   one fault, and which name is meant.
+//! - [`question`], [`report`], [`needs`], [`blind_spots`], [`cluster`]: what users ask, what plugins
+//!   conclude, what has to be seen for that, what could not be, and one answer of several nodes.
 //! - [`selfmetrics`], [`exposition`], [`identity`], [`view`], [`escape`]: how all of it is shown.
-//! - [`bell`], [`clock`]: how one thread waits for another, and what time it is.
+//! - [`bell`], [`clock`], [`cause`]: how one thread waits for another, what time it is, why it failed.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
 //! - [`privilege`]: what this process may do, for doors that are refused.
@@ -32,6 +34,7 @@ pub mod agent;
 pub mod batch;
 pub mod bell;
 pub mod blind_spots;
+pub mod cause;
 pub mod check;
 pub mod cli;
 pub mod clock;
@@ -41,6 +44,8 @@ pub mod declaration;
 pub mod discover;
 pub mod entities;
 pub mod escape;
+pub mod event_filter;
+pub mod event_fold;
 pub mod event_line;
 pub mod events;
 pub mod exposition;
@@ -50,6 +55,7 @@ pub mod identity;
 pub mod loss;
 pub mod metrics;
 pub mod names;
+pub mod needs;
 pub mod netns;
 pub mod plugin;
 pub mod privilege;
@@ -58,6 +64,7 @@ pub mod question;
 pub mod report;
 pub mod selfmetrics;
 pub mod series;
+pub mod similar;
 pub mod source;
 pub mod status;
 pub mod symbols;

@@ -1,7 +1,8 @@
 //! Everything that did not reach its destination, counted where it was lost.
 //!
 //! The one family `inspector_lost_total{stage,name}`: produced = delivered + lost, exactly, at
-//! every stage. A cell is created once and then only added to, so a count costs one atomic add.
+//! every stage; where the kernel folds several into one record, the folded ones are delivered too
+//! (`inspector_probe_folded_total`). A cell is created once and then only added to, so a count costs one atomic add.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -431,6 +431,27 @@ mod tests {
     }
 
     #[test]
+    fn counts_of_a_guest_end_at_the_largest_number_and_buckets_never_go_down() {
+        let view = View::test();
+        let decls = [counter(&[]), Decl::test("x", MetricKind::Histogram, &[])];
+        let series = view.metrics.register("x", &decls).expect("valid");
+        for (cookie, name) in [(1, "web"), (2, "web")] {
+            let entity = view.test_entity(cookie, name);
+            let [hits, x] = [0, 1].map(|metric| series.series(metric, entity, vec![]).expect("room"));
+            let times = [8, u64::MAX, u64::MAX, u64::MAX];
+            assert_eq!(series.observe(&[x; 4], &[0.1, 0.1, 0.5, 5.0], &times), 0);
+            assert_eq!(series.apply(&[hits; 3], &[f64::MAX, f64::MAX, 1.0]), 1, "no sum is infinite");
+        }
+        let buckets: Vec<f64> = scrape(&view)
+            .iter()
+            .filter(|line| line.starts_with("x_bucket") || line.starts_with("x_count"))
+            .map(|line| line.rsplit_once(' ').expect("a value").1.parse().expect("a number"))
+            .collect();
+        assert_eq!(buckets, [u64::MAX as f64; 4], "of two entities with one name");
+        assert_eq!(view.loss.cell(Stage::Quota, "x").get(), 2);
+    }
+
+    #[test]
     fn a_name_belongs_to_one_plugin() {
         let view = View::test();
         let histogram = Decl::test("x", MetricKind::Histogram, &[]);

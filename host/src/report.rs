@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::blind_spots;
 use crate::entities::EntityId;
 use crate::event_line::ordered_map;
 
@@ -25,6 +24,9 @@ pub struct Report {
     pub verdict: Verdict,
     /// The node, or the nodes separated by `, `.
     pub node: String,
+    /// Who was asked about, by the names in the question; empty = everybody.
+    #[serde(default)]
+    pub entities: Vec<String>,
     /// How far was looked back from `generated_at`, in milliseconds.
     pub window_ms: u32,
     /// When it was asked, nanoseconds since the Unix epoch.
@@ -32,17 +34,45 @@ pub struct Report {
     pub generated_ns: u64,
     /// Conclusions, most important first.
     pub findings: Vec<Finding>,
+    /// Why finding nothing does not mean that nothing is wrong; empty if it does. Those that are
+    /// blind spots are among `blind_spots` too, word for word.
+    #[serde(default)]
+    pub doubts: Vec<String>,
     /// What could not be seen, so that absence is not read as health.
     pub blind_spots: Vec<String>,
+}
+
+/// The doubt that is no blind spot.
+pub const NO_TRAFFIC: &str = "no traffic was seen: ask again while there is some, or look further back";
+
+/// Something that could not be seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlindSpot {
+    /// What, and why, for people.
+    pub text: String,
+    /// The question rests on it: finding nothing means nothing.
+    pub casts_doubt: bool,
+}
+
+impl BlindSpot {
+    /// One that the question rests on.
+    pub fn doubt(text: String) -> Self {
+        Self { text, casts_doubt: true }
+    }
+
+    /// One that would have shown more, but not whether something is wrong.
+    pub fn detail(text: String) -> Self {
+        Self { text, casts_doubt: false }
+    }
 }
 
 /// A report in one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// Traffic was seen, and nothing wrong with it.
+    /// All that the question rests on was seen, and nothing is wrong with it.
     Healthy,
-    /// Nothing was seen, so nothing can be said.
+    /// Nothing wrong was found, and too little was seen for that to mean anything.
     Inconclusive,
     /// Something works worse than it should.
     Degraded,
@@ -61,12 +91,12 @@ impl Verdict {
         }
     }
 
-    /// The verdict on findings; `seen` = there was traffic to judge by.
-    pub fn on(findings: &[Finding], seen: bool) -> Self {
+    /// The verdict on findings, and on doubts where they tell of nothing wrong.
+    pub fn on(findings: &[Finding], doubts: &[String]) -> Self {
         match findings.iter().map(|finding| finding.severity).max() {
             Some(2..) => Self::Broken,
             Some(1) => Self::Degraded,
-            _ if seen => Self::Healthy,
+            _ if doubts.is_empty() => Self::Healthy,
             _ => Self::Inconclusive,
         }
     }
@@ -194,27 +224,36 @@ pub struct Answered {
 }
 
 impl Report {
-    /// Merges what the analyzers of one node say. `blind_spots` is what the host knows of its own.
+    /// Merges what the analyzers of one node say. `blind_spots` is all that could not be seen, those
+    /// of the analyzers among it.
     pub fn of_node(
         scenario: &str,
         node: &str,
         window: Duration,
         now_ns: u64,
         answers: Vec<Answered>,
-        mut blind_spots: Vec<String>,
+        blind_spots: Vec<BlindSpot>,
     ) -> Self {
-        blind_spots.extend(blind_spots::of_analyzers(&answers, window, now_ns));
-        let answers: Vec<_> = answers.into_iter().filter_map(|answered| answered.answer.ok()).collect();
-        let seen = answers.iter().any(|answer| answer.seen > 0);
-        let findings = merge(answers.into_iter().flat_map(|answer| answer.findings));
-        unique(&mut blind_spots);
+        let has_traffic = seen(&answers) > 0;
+        let answers = answers.into_iter().filter_map(|answered| answered.answer.ok());
+        let findings = merge(answers.flat_map(|answer| answer.findings));
+        let (decisive, others): (Vec<_>, Vec<_>) = blind_spots.into_iter().partition(|spot| spot.casts_doubt);
+        let (mut doubts, mut blind_spots) = (Vec::new(), Vec::new());
+        join(&mut doubts, decisive.into_iter().map(|spot| spot.text).collect());
+        join(&mut blind_spots, doubts.clone());
+        join(&mut blind_spots, others.into_iter().map(|spot| spot.text).collect());
+        if !has_traffic {
+            doubts.push(NO_TRAFFIC.to_owned());
+        }
         Self {
             scenario: scenario.to_owned(),
-            verdict: Verdict::on(&findings, seen),
+            verdict: Verdict::on(&findings, &doubts),
             node: node.to_owned(),
+            entities: Vec::new(),
             window_ms: u32::try_from(window.as_millis()).unwrap_or(u32::MAX),
             generated_ns: now_ns,
             findings,
+            doubts,
             blind_spots,
         }
     }
@@ -223,6 +262,12 @@ impl Report {
     pub fn count(&self, severity: u8) -> usize {
         self.findings.iter().filter(|finding| finding.severity.min(2) == severity).count()
     }
+}
+
+/// How much was seen in the window, by the analyzer that saw most of it.
+pub fn seen(answers: &[Answered]) -> u64 {
+    let answers = answers.iter().filter_map(|answered| answered.answer.as_ref().ok());
+    answers.map(|answer| answer.seen).max().unwrap_or(0)
 }
 
 /// One finding per code and cause, ranked.
@@ -273,12 +318,6 @@ pub fn join<T: PartialEq>(known: &mut Vec<T>, more: Vec<T>) {
             known.push(item);
         }
     }
-}
-
-/// Removes what is there twice; the order stays.
-fn unique(texts: &mut Vec<String>) {
-    let all = std::mem::take(texts);
-    join(texts, all);
 }
 
 /// Times as RFC 3339 in UTC with milliseconds.
@@ -419,6 +458,31 @@ mod tests {
     }
 
     #[test]
+    fn who_could_not_see_what_the_question_rests_on_calls_nothing_healthy() {
+        let of = |findings, spot: BlindSpot| {
+            let (window, answers) = (Duration::from_secs(60), vec![answered(findings, 5)]);
+            Report::of_node(
+                "node",
+                "n1",
+                window,
+                100_000_000_000,
+                answers,
+                vec![BlindSpot::detail("b".into()), spot],
+            )
+        };
+        let blind = of(vec![], BlindSpot::doubt("a".into()));
+        assert_eq!(blind.verdict, Verdict::Inconclusive);
+        assert_eq!(
+            (blind.doubts.as_slice(), blind.blind_spots.as_slice()),
+            (&["a".to_owned()][..], &["a".to_owned(), "b".to_owned()][..])
+        );
+        assert_eq!(of(vec![], BlindSpot::detail("a".into())).verdict, Verdict::Healthy);
+        // What was found stays found.
+        let found = of(vec![Finding::test("x")], BlindSpot::doubt("a".into()));
+        assert_eq!((found.verdict, found.doubts.len()), (Verdict::Degraded, 1));
+    }
+
+    #[test]
     fn the_json_is_what_programs_were_promised() {
         let evidence = Evidence {
             at_ns: Some(1_500_000_000),
@@ -431,15 +495,19 @@ mod tests {
         let json = serde_json::to_string(&report).expect("strings and integers");
         assert_eq!(
             json,
-            r#"{"scenario":"node","verdict":"degraded","node":"n1","window_ms":60000,"#.to_owned()
+            r#"{"scenario":"node","verdict":"degraded","node":"n1","entities":[],"window_ms":60000,"#
+                .to_owned()
                 + r#""generated_at":"1970-01-01T00:01:40.000Z","findings":[{"code":"x","title":"x happened","#
                 + r#""severity":1,"confidence":90,"entities":[{"name":"web","kind":"netns","namespace":"","#
                 + r#""node":"n1"}],"first_seen":"1970-01-01T00:00:01.000Z","#
                 + r#""last_seen":"1970-01-01T00:00:02.000Z","count":3,"evidence":[{"kind":"event","#
                 + r#""summary":"a drop","at":"1970-01-01T00:00:01.500Z","#
                 + r#""attrs":{"reason":"NO_SOCKET","at":"tcp_v4_rcv"}}],"actions":[{"title":"look","#
-                + r#""command":null,"risk":"safe","url":null}]}],"blind_spots":[]}"#
+                + r#""command":null,"risk":"safe","url":null}]}],"doubts":[],"blind_spots":[]}"#
         );
         assert_eq!(serde_json::from_str::<Report>(&json).expect("what is written can be read"), report);
+        // An agent that is not upgraded yet knows of neither.
+        let older = json.replace(r#""entities":[],"window"#, r#""window"#).replace(r#""doubts":[],"#, "");
+        assert_eq!(serde_json::from_str::<Report>(&older).expect("older JSON can be read"), report);
     }
 }

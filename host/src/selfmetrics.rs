@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 use crate::events::EventCount;
 use crate::exposition::Format;
 use crate::loss::Stage;
-use crate::status::{Board, HookStatus, PluginStatus, ProbeStatus, SourceStatus};
+use crate::status::{Board, HookStatus, PluginStatus, ProbeStatus, ServerStatus, SourceStatus};
 use crate::view::View;
 
 /// What the kernel says about this process; read by `http/`.
@@ -116,9 +116,14 @@ impl Snapshot {
                 ([("probe", p.name.as_str()), ("hook", h.hook.as_str())], Int((h.state == "attached").into()))
             });
         to.family("inspector_probe_hook_up", "A kernel hook is attached.", Gauge, hooks)?;
-        let help = "Records a probe's programs wanted to deliver: those delivered and those lost.";
+        let help = "What a probe's programs wanted to deliver, each in a record of its own or added up with \
+                    others: events + folded + lost (stages ring and limit), once what is on its way arrived.";
         to.family("inspector_probe_produced", help, Counter, each(|p| Int(p.produced)))?;
-        to.family("inspector_probe_events", "Records a probe delivered.", Counter, each(|p| Int(p.events)))?;
+        let help = "Records a probe delivered; a record of a sum is one.";
+        to.family("inspector_probe_events", help, Counter, each(|p| Int(p.events)))?;
+        let help = "What a probe delivered within the record of another: a record of a sum stands for its \
+                    count, of which one is an event and the others are folded.";
+        to.family("inspector_probe_folded", help, Counter, each(|p| Int(p.folded)))?;
         let help = "Runs of a probe's programs; only while kernel.bpf_stats_enabled is 1.";
         to.family("inspector_probe_runs", help, Counter, each(|p| Int(runs(p).0)))?;
         let help = "Time a probe's programs took in the kernel; only while kernel.bpf_stats_enabled is 1.";
@@ -196,6 +201,19 @@ impl Snapshot {
         to.family("inspector_plugin_series", "Samples a plugin exposes.", Gauge, each(|p| Int(p.series)))
     }
 
+    fn encode_servers(&self, to: &mut Families<'_>) -> std::fmt::Result {
+        let each = |value: fn(&ServerStatus) -> u64| {
+            self.board.servers.iter().map(move |(name, s)| ([("server", name.as_str())], Int(value(s))))
+        };
+        let help = "Open connections of an HTTP server.";
+        to.family("inspector_http_connections", help, Gauge, each(|s| s.connections))?;
+        let help =
+            "Connections that waited longest for their client and were closed to make room for others.";
+        to.family("inspector_http_closed", help, Counter, each(|s| s.closed))?;
+        let help = "Connections that were refused because all others were being answered.";
+        to.family("inspector_http_refused", help, Counter, each(|s| s.refused))
+    }
+
     fn encode_process(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let p = &self.process;
         let one = |value| [([], value)];
@@ -217,6 +235,7 @@ impl Collector for Snapshot {
         self.encode_probes(&mut to)?;
         self.encode_sources(&mut to)?;
         self.encode_plugins(&mut to)?;
+        self.encode_servers(&mut to)?;
         self.encode_process(&mut to)
     }
 }

@@ -39,8 +39,13 @@ pub struct ProbeStatus {
     pub reason: String,
     /// Schema number of its records.
     pub schema: u16,
-    /// Records that the kernel side wanted to deliver since start.
+    /// What the kernel side wanted to deliver since start, in records or added up:
+    /// `events` + `folded` + `lost`, once what is on its way has arrived.
     pub produced: u64,
+    /// Delivered since start within the record of another one: a record of a sum stands for its
+    /// count, of which one is in `events`.
+    #[serde(default)]
+    pub folded: u64,
     /// Records delivered since start.
     pub events: u64,
     /// Records lost in the kernel since start (full ring and limit).
@@ -78,6 +83,17 @@ pub struct SourceStatus {
     pub last_seconds: f64,
     /// Seconds spent reading it since start.
     pub total_seconds: f64,
+}
+
+/// State of one HTTP server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServerStatus {
+    /// Connections that are open.
+    pub connections: u64,
+    /// Connections closed since start to make room for others: they waited longest.
+    pub closed: u64,
+    /// Connections refused since start, because all others were being answered.
+    pub refused: u64,
 }
 
 /// State of one plugin.
@@ -197,6 +213,8 @@ pub struct Board {
     pub gaps: BTreeMap<Sight, Vec<Gap>>,
     /// Processes that are protected from everybody, and in no sum over processes.
     pub left_out_processes: u64,
+    /// By server name: `metrics` or `events`.
+    pub servers: BTreeMap<String, ServerStatus>,
     /// Probes have settled and the first entity scan is done.
     pub ready: bool,
 }

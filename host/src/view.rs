@@ -64,22 +64,38 @@ impl View {
         })
     }
 
+    /// Makes the host known with one address, beside those that are.
+    pub(crate) fn test_host(&self, ip: &str) -> crate::entities::EntityId {
+        let ips = vec![ip.parse().expect("an address")];
+        self.test_sighting(1, crate::entities::Kind::Host, "", ips)
+    }
+
     /// Makes a named network namespace known, beside those that are.
     pub(crate) fn test_entity(&self, cookie: u64, name: &str) -> crate::entities::EntityId {
-        use crate::entities::{Kind, Sighting};
+        self.test_sighting(cookie, crate::entities::Kind::Netns, name, vec![])
+    }
+
+    fn test_sighting(
+        &self,
+        cookie: u64,
+        kind: crate::entities::Kind,
+        name: &str,
+        ips: Vec<std::net::IpAddr>,
+    ) -> crate::entities::EntityId {
+        use crate::entities::Sighting;
         let again = |e: Arc<crate::entities::Entity>| Sighting {
             cookie: e.cookie,
             inode: e.inode,
             kind: e.kind,
             namespace: e.namespace.clone(),
             name: e.name.clone(),
-            ips: vec![],
+            ips: e.ips.clone(),
             pids: vec![],
             cgroup: String::new(),
             path: Default::default(),
         };
-        let (kind, namespace, name) = (Kind::Netns, String::new(), name.to_owned());
-        let (ips, pids, cgroup, path) = (vec![], vec![], String::new(), Default::default());
+        let (namespace, name) = (String::new(), name.to_owned());
+        let (pids, cgroup, path) = (vec![], String::new(), Default::default());
         let new = Sighting { cookie, inode: 7, kind, namespace, name, ips, pids, cgroup, path };
         let all = self.entities.live().into_iter().map(again).chain([new]).collect();
         self.entities.seen(all, 1, std::time::Instant::now());

@@ -7,6 +7,7 @@
 //! - [`http`]: what a client of the agent's two servers receives.
 //! - [`scrape`]: the samples of one `/metrics` page.
 //! - [`prometheus`]: a real Prometheus that scrapes the agent.
+//! - [`nobody`]: a user without privileges who runs the binary.
 //! - [`plugins`]: components to run in it, good and hostile ones.
 //! - [`golden`]: files that outputs are compared with.
 //! - [`imports`]: the import rules of the host crate, as a checker of source text.
@@ -20,6 +21,7 @@ pub mod golden;
 pub mod http;
 pub mod imports;
 pub mod lab;
+pub mod nobody;
 pub mod plugins;
 pub mod prometheus;
 pub mod scrape;

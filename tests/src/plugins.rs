@@ -23,6 +23,8 @@ pub enum TestPlugin {
     Concluding,
     /// Answers questions as badly as it can.
     Lying,
+    /// Says of itself and of its failure far more than anybody reads.
+    Wordy,
 }
 
 impl TestPlugin {
@@ -39,6 +41,7 @@ impl TestPlugin {
             Self::Looping => "looping.wasm",
             Self::Concluding => "concluding.wasm",
             Self::Lying => "lying.wasm",
+            Self::Wordy => "wordy.wasm",
         };
         Ok(std::fs::read(built.join(file))?)
     }
@@ -117,22 +120,22 @@ fn build() -> Result<TempDir> {
         std::fs::copy(&from, dir.path().join(to)).with_context(|| from.display().to_string())?;
         Ok(())
     };
-    let packages = ["counting", "trapping", "looping", "concluding", "lying"];
-    let flags = packages.map(|name| format!("-pinspector-test-{name}"));
-    cargo(&flags.each_ref().map(String::as_str))?;
-    copy("counting", "counting-1.wasm")?;
-    for name in &packages[1..] {
+    for name in ["trapping", "looping", "concluding", "lying", "wordy"] {
+        component(name, &[])?;
         copy(name, &format!("{name}.wasm"))?;
     }
-    cargo(&["-p", "inspector-test-counting", "--features", "second"])?;
+    component("counting", &[])?;
+    copy("counting", "counting-1.wasm")?;
+    component("counting", &["--features", "second"])?;
     copy("counting", "counting-2.wasm")?;
     Ok(dir)
 }
 
-fn cargo(packages: &[&str]) -> Result<()> {
+fn component(name: &str, more: &[&str]) -> Result<()> {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(workspace()).args(["build", "--quiet", "--release", "--target", "wasm32-wasip2"]);
-    let output = command.arg("--target-dir").arg(target_dir()?).args(packages).output()?;
+    command.current_dir(workspace()).args(["rustc", "--quiet", "--release", "--target", "wasm32-wasip2"]);
+    command.args(["-p", &format!("inspector-test-{name}"), "--crate-type", "cdylib"]);
+    let output = command.arg("--target-dir").arg(target_dir()?).args(more).output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use super::on_demand::OnDemand;
 use super::{Core, Error, confirm, now_ns};
 use crate::bell::{Bell, Wake};
-use crate::blind_spots;
+use crate::blind_spots::{self, Asked};
 use crate::config::Config;
 use crate::entities::{EntityId, EntityRow};
 use crate::loss::History;
 use crate::plugin::{self, Plugins};
 use crate::question::{MAX_ENTITIES, Question, Refusal};
-use crate::report::Report;
+use crate::report::{Answered, BlindSpot, Report, seen};
 use crate::status::PluginStatus;
 use crate::table::{Columns, Snapshot};
 use crate::view::View;
@@ -55,28 +55,32 @@ impl Desk {
     /// It names what does not exist.
     pub(super) fn answer(&self, question: &Question) -> Result<Report, Refusal> {
         let begun = Instant::now();
-        let asked_about = self.check(question)?;
-        let mut spots = asked_about.gone;
+        let AskedAbout { ids, gone } = self.check(question)?;
+        let mut spots: Vec<_> = gone.into_iter().map(BlindSpot::detail).collect();
         let (scan, tables) = (self.scans.ask(), self.tables.ask());
         if scan.until(begun + READING).is_none() {
-            spots.push("namespaces could not be read in time: their addresses are some seconds old".into());
+            let late = "namespaces could not be read in time: their addresses are some seconds old";
+            spots.push(BlindSpot::detail(late.to_owned()));
         }
         let snapshot = tables.until(begun + READING);
         if snapshot.is_none() {
-            spots.push("counter tables could not be read in time: what they show is some seconds old".into());
+            let late = "counter tables could not be read in time: what they show is some seconds old";
+            spots.push(BlindSpot::detail(late.to_owned()));
         }
         let now_ns = now_ns();
         let answers = self.plugins.diagnose(&plugin::Question {
             scenario: question.scenario.clone(),
-            entities: asked_about.ids,
+            entities: ids.clone(),
             window: question.window(),
             now_ns,
-            snapshot,
+            snapshot: snapshot.clone(),
             deadline: begun + ANSWER,
         });
-        spots.extend(self.blind_spots(question, now_ns));
+        let lacks = |source: &str| is_lacking(source, &ids, snapshot.as_deref());
+        spots.extend(self.blind_spots(question, &answers, &lacks, now_ns));
         let node = &self.view.node;
-        let mut report = Report::of_node(&question.scenario, node, question.window(), now_ns, answers, spots);
+        let report = Report::of_node(&question.scenario, node, question.window(), now_ns, answers, spots);
+        let mut report = Report { entities: question.entities.clone(), ..report };
         if question.confirm {
             confirm::confirm(&mut report, &self.view, &self.tables, &self.columns);
         }
@@ -97,14 +101,22 @@ impl Desk {
         self.entities(&question.entities)
     }
 
-    /// Of the host, as they are now.
-    fn blind_spots(&self, question: &Question, now_ns: u64) -> Vec<String> {
+    /// Those of the host as they are now, and those of the analyzers.
+    fn blind_spots(
+        &self,
+        question: &Question,
+        answers: &[Answered],
+        lacks: &dyn Fn(&str) -> bool,
+        now_ns: u64,
+    ) -> Vec<BlindSpot> {
         let board = self.view.status.snapshot();
-        let asked: Vec<&PluginStatus> = board.answering(&question.scenario).collect();
+        let analyzers: Vec<&PluginStatus> = board.answering(&question.scenario).collect();
+        let asked = Asked { scenario: &question.scenario, analyzers: &analyzers, lacks };
         let window_ns = u64::try_from(question.window().as_nanos()).unwrap_or(u64::MAX);
         let lost = self.losses.since(now_ns.saturating_sub(window_ns), &self.view.loss);
         let mut spots = blind_spots::of_board(&board, &asked);
-        spots.extend(blind_spots::of_loss(&lost, &asked));
+        spots.extend(blind_spots::of_loss(&lost, &asked, seen(answers)));
+        spots.extend(blind_spots::of_analyzers(answers, question.window(), now_ns));
         spots
     }
 
@@ -139,6 +151,13 @@ struct AskedAbout {
     ids: Vec<EntityId>,
     /// A sentence for each that vanished.
     gone: Vec<String>,
+}
+
+/// Whether there is no table of a source for somebody asked about; for some of all, it is taken for
+/// granted where the source is not as it should be.
+fn is_lacking(source: &str, asked: &[EntityId], snapshot: Option<&Snapshot>) -> bool {
+    let is_there = |id: &EntityId| snapshot.is_some_and(|tables| tables.get(*id, source).is_some());
+    asked.is_empty() || !asked.iter().all(is_there)
 }
 
 fn is_called(row: &EntityRow, name: &str) -> bool {

@@ -23,9 +23,12 @@ use crate::bell::{Bell, Wake};
 use crate::config::Config;
 use crate::discover::{self, Places};
 use crate::entities::{Changes, Entities, EntityId, EntityRow};
+use crate::event_filter::is_called;
 use crate::loss::Loss;
 use crate::names::KernelNames;
+use crate::privilege;
 use crate::probe::{self, Probes};
+use crate::similar;
 use crate::source;
 use crate::status::Status;
 use crate::trace::{self, Entry};
@@ -72,6 +75,14 @@ pub enum Error {
     /// A probe that does not exist.
     #[error("there is no probe {0:?}; there are {known}", known = probe_names().join(", "))]
     NoSuchProbe(String),
+    /// An entity that does not exist.
+    #[error("there is no entity {asked:?}{hint}; there are {known}", hint = similar::hint(asked, known), known = known.join(", "))]
+    NoSuchEntity {
+        /// The name that was given.
+        asked: String,
+        /// The names that there are.
+        known: Vec<String>,
+    },
     /// Missing privileges, or a kernel that has none of the hooks.
     #[error("no probe can be loaded: {0}")]
     NoProbe(String),
@@ -84,6 +95,13 @@ pub enum Error {
     /// The thread that ends the probes.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+impl Error {
+    /// Whether the user named something that does not exist.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, Self::NoSuchProbe(_) | Self::NoSuchEntity { .. })
+    }
 }
 
 fn probe_names() -> Vec<&'static str> {
@@ -105,7 +123,12 @@ pub fn run(
     if let Some(unknown) = options.probes.iter().find(|name| !known.contains(&name.as_str())) {
         return Err(Error::NoSuchProbe(unknown.clone()));
     }
+    // Here and not by each probe: it is said once, and no empty file is left.
+    if let Some(missing) = privilege::missing_for_probes() {
+        return Err(Error::NoProbe(missing));
+    }
     let all = || known.iter().map(|name| (*name).to_owned()).collect();
+    check_entities(config, &options.entities)?;
     let wanted: BTreeSet<String> = if options.probes.is_empty() { all() } else { options.probes.clone() };
     let mut recorder = Recorder::new(config, options)?;
     let (sender, batches) = sync_channel(WAITING);
@@ -127,6 +150,24 @@ pub fn run(
     }
     let _ = ending.join();
     recorder.end()
+}
+
+/// Before anything is loaded or written. What cannot be looked at now cannot be named later either.
+fn check_entities(config: &Config, wanted: &BTreeSet<String>) -> Result<(), Error> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let entities = Entities::default();
+    let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
+    if let Ok(scan) = discover::scan(&places) {
+        entities.seen(scan.sightings, now_ns(), Instant::now());
+    }
+    let live = entities.live();
+    let nobody = wanted.iter().find(|name| !live.iter().any(|who| is_called(who, name)));
+    nobody.map_or(Ok(()), |asked| {
+        let known = live.iter().map(|who| who.display()).collect();
+        Err(Error::NoSuchEntity { asked: asked.clone(), known })
+    })
 }
 
 fn start(
@@ -371,7 +412,7 @@ fn entity_of(record: &[u64]) -> EntityId {
 }
 
 fn is_wanted(names: &BTreeSet<String>, row: &EntityRow) -> bool {
-    names.is_empty() || names.contains(&row.entity.name) || names.contains(&row.entity.display())
+    names.is_empty() || names.iter().any(|name| is_called(&row.entity, name))
 }
 
 fn entity(row: &EntityRow) -> trace::Entity {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use inspector_ebpf::PROBES;
 
 use crate::batch::Batch;
-use crate::blind_spots;
+use crate::blind_spots::{self, Asked};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::entities::{Changes, Entities, Entity, EntityRow};
@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::names::KernelNames;
 use crate::plugin::{self, Nouns, Player};
 use crate::question::SCENARIO;
-use crate::report::Report;
+use crate::report::{Report, seen};
 use crate::status::{ProbeStatus, Status};
 use crate::symbols::Symbol;
 use crate::table::{Columns, Snapshot, Table};
@@ -169,7 +169,7 @@ impl Stage {
         clock.advance(start.at_ns);
         let (entities, loss, status) =
             (Arc::<Entities>::default(), Arc::<Loss>::default(), Arc::<Status>::default());
-        status.update().probes = start.probes.iter().map(probe_status).collect();
+        status.update().probes = probes_of(&start);
         let metrics = Arc::new(Metrics::new(super::budget(config), Arc::clone(&entities), Arc::clone(&loss)));
         let limits = super::event_limits(config);
         let events = Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), &start.node));
@@ -303,9 +303,11 @@ impl Stage {
             return;
         }
         let board = self.status.snapshot();
-        let asked: Vec<_> = board.answering(SCENARIO).collect();
+        let analyzers: Vec<_> = board.answering(SCENARIO).collect();
+        let asked = Asked { scenario: SCENARIO, analyzers: &analyzers, lacks: &|_| true };
         let mut spots = blind_spots::of_board(&board, &asked);
-        spots.extend(blind_spots::of_loss(&self.loss.all(), &asked));
+        spots.extend(blind_spots::of_loss(&self.loss.all(), &asked, seen(&answers)));
+        spots.extend(blind_spots::of_analyzers(&answers, window, now_ns));
         self.report = Some(Report::of_node(SCENARIO, &self.node, window, now_ns, answers, spots));
     }
 
@@ -358,19 +360,23 @@ fn intern(known: &mut BTreeMap<String, &'static str>, name: &str) -> Option<&'st
     Some(leaked)
 }
 
-fn probe_status(probe: &trace::Probe) -> (String, ProbeStatus) {
-    let schema = PROBES.iter().find(|known| known.name == probe.name).map_or(0, |known| known.schema);
-    let status = ProbeStatus {
-        name: probe.name.clone(),
-        state: probe.state.clone(),
-        reason: probe.reason.clone(),
+/// Every probe as it was; one that was left out of the recording is as good as down.
+fn probes_of(start: &trace::Start) -> BTreeMap<String, ProbeStatus> {
+    let left_out = PROBES.iter().filter(|probe| start.probes.iter().all(|known| known.name != probe.name));
+    let left_out = left_out.map(|probe| probe_status(probe.name, "down", "it was not recorded"));
+    let recorded = start.probes.iter().map(|probe| probe_status(&probe.name, &probe.state, &probe.reason));
+    left_out.chain(recorded).map(|probe| (probe.name.clone(), probe)).collect()
+}
+
+fn probe_status(name: &str, state: &str, reason: &str) -> ProbeStatus {
+    let schema = PROBES.iter().find(|known| known.name == name).map_or(0, |known| known.schema);
+    ProbeStatus {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        reason: reason.to_owned(),
         schema,
-        produced: 0,
-        events: 0,
-        lost: 0,
-        hooks: Vec::new(),
-    };
-    (probe.name.clone(), status)
+        ..ProbeStatus::default()
+    }
 }
 
 fn entity_row(e: trace::Entity) -> EntityRow {

@@ -8,11 +8,12 @@ use serde_json::json;
 
 use super::table::Table;
 use super::terminal::{self, Colour, Style};
-use super::{Output, serve};
+use super::{Output, WRONG_USAGE, serve};
 use crate::advice::{self, Advice, Class, Found, Kind};
 use crate::config::Config;
 use crate::names::Reasons;
 use crate::probe;
+use crate::similar;
 
 /// Columns of text where the terminal does not tell.
 const WIDTH: usize = 100;
@@ -25,10 +26,10 @@ Examples:
   inspector explain listen                     every reason with this in its name
   inspector explain                            the list of all reasons
 
-Exit status: 0; 1 if nothing is known of the reason.")]
+Exit status: 0; 2 if nothing is known of the reason.")]
 pub struct Args {
     /// Name, or a part of it, in upper or lower case; all reasons if there is none
-    #[arg(value_name = "REASON")]
+    #[arg(value_name = "REASON", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     reason: Option<String>,
     /// File of texts that come before the built-in ones
     #[arg(long, value_name = "FILE")]
@@ -92,10 +93,12 @@ fn unknown(asked: &str, advice: &Advice, reasons: &Reasons) -> ExitCode {
     let subsystem = advice.subsystem(asked).map(|subsystem| subsystem.means.clone());
     let known: Vec<_> = here.into_iter().chain(subsystem).collect();
     if known.is_empty() {
+        let names: Vec<_> = advice.all().map(|found| found.name.to_owned()).collect();
         terminal::complain(&format!(
-            "{name}: no such reason is known to this version, nor to this kernel; `inspector explain` lists all"
+            "{name}: no such reason is known to this version, nor to this kernel{}; `inspector explain` lists all",
+            similar::hint(&name, &names)
         ));
-        return ExitCode::FAILURE;
+        return ExitCode::from(WRONG_USAGE);
     }
     terminal::complain(&format!(
         "{name}: a reason that is newer than this version, which has no text for it. Known of it: {}. \

@@ -10,13 +10,15 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::address::{Address, AddressError};
-use crate::config;
+use crate::http::client;
+use crate::{cause, config};
 
 mod diagnose;
 mod doctor;
 mod explain;
 mod list;
 mod log;
+mod moment;
 mod record;
 mod replay;
 mod serve;
@@ -29,10 +31,10 @@ const EXAMPLES: &str = "\
 Examples:
   inspector serve --config /etc/inspector/inspector.toml
   inspector watch                              events of this node, as they happen
-  inspector watch -s node-1 -s node-2 --type PACKETLOSS --since 5m
+  inspector watch -e node-1 -e node-2 --min-severity warning --since 5m
   inspector diagnose connect                   why do connections fail, and what to do
-  inspector list probe                         which kernel hooks are attached, and why not
-  inspector list entity -o json
+  inspector list probes                        which kernel hooks are attached, and why not
+  inspector list entities -e node-1 -e node-2 -o json
   inspector explain NO_SOCKET                  what a drop or reset reason means
   inspector record -o fault.trace --for 30s    keep what the kernel says, and
   inspector replay fault.trace                 run the analyzers on it, anywhere
@@ -41,13 +43,14 @@ Examples:
 Exit status:
   0  done; or the reader of the output closed the pipe
   1  it failed: the message says why
-  2  wrong usage, or a refused configuration: nothing was started
-  3  diagnose --fail-on: there is a finding of that severity";
+  2  wrong usage, a name that does not exist, or a refused configuration: nothing was started
+  3  diagnose --fail-on: there is a finding of that severity
+  4  diagnose --fail-on: there is none, but too little was seen for that to mean anything";
 
 /// Tells why the network failed: kernel events, analyzed on the node.
 #[derive(Debug, Parser)]
 #[command(name = "inspector", version = version::SHORT, propagate_version = true, after_help = EXAMPLES)]
-#[command(max_term_width = 100, disable_help_subcommand = true)]
+#[command(max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -90,7 +93,16 @@ pub fn run() -> ExitCode {
     result.unwrap_or_else(|err| fail(&err))
 }
 
-/// Where to find an event server: the port may be left out, and the host of this node too.
+/// Exit status for wrong usage, which is clap's.
+const WRONG_USAGE: u8 = 2;
+
+/// A name or a value of the user's that turns out to be wrong only where it is used.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
+
+/// Where to find an event server: the port may be left out, and the host of this node too, but not
+/// both.
 fn server_address(text: &str) -> Result<Address, AddressError> {
     let mut address = Address::with_default_port(text, config::EVENTS_PORT)?;
     if address.host.is_empty() {
@@ -99,13 +111,28 @@ fn server_address(text: &str) -> Result<Address, AddressError> {
     Ok(address)
 }
 
+/// What a person should know of an error of an event server.
+fn in_words(error: client::Error) -> String {
+    match error {
+        client::Error::Status { status: 400, message } => message,
+        client::Error::Status { status: 404, .. } => {
+            format!("{error} (no agent's event server, or one of an older version)")
+        }
+        client::Error::Connect { .. } => {
+            format!("{} (is an agent running there? see `inspector serve --help`)", client::chain(&error))
+        }
+        error => client::chain(&error),
+    }
+}
+
 /// Says why on one line, unless nobody reads any more.
 fn fail(err: &anyhow::Error) -> ExitCode {
     if err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    terminal::complain(&format!("error: {err:#}"));
-    ExitCode::from(if err.is::<config::Error>() || err.is::<serve::ConfigFile>() { 2 } else { 1 })
+    terminal::complain(&format!("error: {}", cause::chain(err.as_ref())));
+    let is_usage = err.is::<config::Error>() || err.is::<serve::ConfigFile>() || err.is::<Usage>();
+    ExitCode::from(if is_usage { WRONG_USAGE } else { 1 })
 }
 
 #[cfg(test)]
@@ -124,13 +151,23 @@ mod tests {
         let shown = |text| server_address(text).map(|address| address.to_string());
         assert_eq!(shown("node-1").as_deref(), Ok("node-1:19102"));
         assert_eq!(shown(":80").as_deref(), Ok("127.0.0.1:80"));
+        assert!(shown("").is_err(), "an unset variable of a script is no address");
     }
 
     #[test]
     fn a_refused_configuration_is_told_apart_from_a_failure() {
         let refused = config::Config::parse("x", "a = 1").expect_err("unknown key");
         assert_eq!(format!("{:?}", fail(&refused.into())), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(format!("{:?}", fail(&Usage("x".into()).into())), format!("{:?}", ExitCode::from(2)));
         assert_eq!(format!("{:?}", fail(&anyhow::anyhow!("x"))), format!("{:?}", ExitCode::from(1)));
+    }
+
+    #[test]
+    fn every_command_has_help_by_its_name() {
+        for words in [&["inspector", "help"][..], &["inspector", "help", "watch"]] {
+            let shown = Cli::try_parse_from(words).expect_err("help");
+            assert_eq!(shown.kind(), clap::error::ErrorKind::DisplayHelp, "{words:?}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{log, serve, terminal};
+use super::{Usage, log, serve, terminal};
 use crate::agent::record::{self, Options, Progress};
 use crate::bell::Bell;
 use crate::config::Config;
@@ -27,7 +27,10 @@ interrupted or the time is up; the file is complete then. A file that is cut sho
 full disk, can be replayed up to the cut.
 
 A trace is as private as a packet capture: it holds addresses, names of pods and processes, and
-kernel addresses. Only its owner can read it.")]
+kernel addresses. Only its owner can read it.
+
+Exit status: 0 if there is a recording; 1 if nothing could be recorded; 2 for wrong usage, such as a
+probe or an entity that does not exist.")]
 pub struct Args {
     /// File to write
     #[arg(short, long, value_name = "FILE")]
@@ -52,12 +55,13 @@ pub struct Args {
     node_name: Option<String>,
 }
 
-/// Records until SIGINT, SIGTERM or the end of the time.
+/// Records until SIGINT, SIGTERM, SIGHUP or the end of the time.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = args.config.as_deref().map_or_else(|| Ok(Config::default()), serve::read_config)?;
     if let Some(interval) = args.interval {
         // As in the configuration file: less would be nothing but reading.
-        anyhow::ensure!(interval >= Duration::from_millis(100), "--interval: at least 100ms");
+        let shortest = Duration::from_millis(100);
+        anyhow::ensure!(interval >= shortest, Usage("--interval must be at least 100ms".to_owned()));
         config.sources.interval = interval;
     }
     serve::name_node(&mut config, args.node_name)?;
@@ -69,7 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         entities: args.entities.into_iter().collect(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let recorded = runtime.block_on(record(config, options, args.time))?;
+    let recorded = runtime.block_on(record(config, options, args.time)).map_err(as_usage)?;
     let file = args.output.display();
     terminal::complain(&format!("{file}: {}", sum(&recorded)));
     for (stage, name, count) in &recorded.lost {
@@ -78,9 +82,19 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A name that does not exist is wrong usage, though only a look at the node tells.
+fn as_usage(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<record::Error>() {
+        Some(wrong) if wrong.is_usage() => Usage(wrong.to_string()).into(),
+        _ => error,
+    }
+}
+
 async fn record(config: Config, options: Options, time: Option<Duration>) -> anyhow::Result<Progress> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    // A terminal that is closed is no reason for a trace that is cut.
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
     let stop = Arc::new(Bell::default());
     let until = Arc::clone(&stop);
     let started = Instant::now();
@@ -110,6 +124,7 @@ async fn record(config: Config, options: Options, time: Option<Duration>) -> any
         ended = &mut recording => return Ok(ended??),
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
         () = time_is_up => {}
     }
     stop.close();

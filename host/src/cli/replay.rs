@@ -4,13 +4,17 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
+use anyhow::Context as _;
 use serde_json::json;
 
+use super::moment::{TimeForm, Times};
 use super::terminal::{self, Style};
 use super::{Output, diagnose, log, serve, watch};
 use crate::agent::replay::{self, Outcome};
 use crate::config::{Config, LogLevel};
+use crate::event_fold::{Fold, Told};
 use crate::event_line::EventLine;
 use crate::events::Event;
 use crate::report::Report;
@@ -21,10 +25,12 @@ use crate::tracefile;
 #[command(after_help = "\
 Examples:
   inspector replay fault.trace --plugin-dir target/plugins
+  inspector replay fault.trace --time none --all
   inspector replay fault.trace -o json | jq -r 'select(.type) | .message'
 
 Prints the events, then the metrics as they stood at the end, then what the analyzers conclude from
-all of it. Time is that of the recording. What cannot be replayed (a damaged part, a plugin that does
+all of it. Time is that of the recording. Text tells one fault in one line and leaves out the normal
+course of things, as `inspector watch` does. What cannot be replayed (a damaged part, a plugin that does
 not run) is told on standard error.
 
 Exit status: 0 if everything was replayed; 1 if something was left out or nothing could be done.")]
@@ -41,6 +47,12 @@ pub struct Args {
     /// How to print it: lines of text, or one JSON object per line
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
+    /// How to print the time of an event, in text
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    time: TimeForm,
+    /// Every event on a line of its own, also the normal course of things
+    #[arg(short, long)]
+    all: bool,
 }
 
 /// Replays a file and prints what the plugins say of it.
@@ -61,8 +73,10 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     log::start(&config.log);
     let file = tracefile::read(&args.file)?;
     let style = Style::of_stdout();
-    let outcome = replay::run(&file, &config, |event| show(event, args.output, style))
-        .map_err(|e| anyhow::anyhow!("cannot replay {}: {e}", args.file.display()))??;
+    let mut screen = Screen { args, style, fold: Fold::default(), times: Times::new(args.time) };
+    let outcome = replay::run(&file, &config, |event| screen.take(event))
+        .with_context(|| format!("cannot replay {}", args.file.display()))??;
+    screen.finish()?;
     match args.output {
         Output::Text => print_metrics(&outcome)?,
         Output::Json => outcome.metrics.lines().filter_map(sample).try_for_each(|s| print_json(&s))?,
@@ -76,10 +90,37 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if outcome.left_out.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn show(event: &Event, output: Output, style: Style) -> io::Result<()> {
-    match output {
-        Output::Text => terminal::print_line(&watch::event_text(&EventLine::of(event), style)),
-        Output::Json => terminal::print_line(&terminal::ascii_json(event.json_line().trim_end())),
+/// What prints events, in the time of the recording.
+struct Screen<'a> {
+    args: &'a Args,
+    style: Style,
+    fold: Fold,
+    times: Times,
+}
+
+impl Screen<'_> {
+    fn take(&mut self, event: &Event) -> io::Result<()> {
+        if self.args.output == Output::Json {
+            return terminal::print_line(&terminal::ascii_json(event.json_line().trim_end()));
+        }
+        if event.is_noise() && !self.args.all {
+            return Ok(());
+        }
+        let at = Duration::from_nanos(event.time_ns);
+        self.fold.push(EventLine::of(event), at);
+        let lines = if self.args.all { self.fold.rest() } else { self.fold.due(at) };
+        self.show(lines)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        let rest = self.fold.rest();
+        self.show(rest)
+    }
+
+    fn show(&mut self, lines: Vec<Told>) -> io::Result<()> {
+        lines
+            .iter()
+            .try_for_each(|told| terminal::print_line(&watch::text(told, &mut self.times, self.style)))
     }
 }
 

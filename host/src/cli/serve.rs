@@ -9,26 +9,37 @@ use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, StrDeserializer};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 
 use super::log;
 use crate::address::Address;
 use crate::agent;
 use crate::config::{self, Config, LogFormat, LogLevel};
 
+mod check;
+
 /// Run the agent: load probes, run analyzers, serve metrics and events
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 A flag overrides the configuration file. Without a file every key has its default.
 
-Example:
-  inspector serve --plugin-dir /usr/lib/inspector/plugins --web.listen-address :9102")]
+Examples:
+  inspector serve --plugin-dir /usr/lib/inspector/plugins --web.listen-address :9102
+  inspector serve --config /etc/inspector/inspector.toml --check
+
+--check compiles the analyzers, which takes some seconds, and looks at all files, folders and addresses
+that the configuration names. Exit status: 0 if all is good, 1 if something named is not there or cannot
+be used, 2 if the configuration is refused.
+
+SIGINT and SIGTERM end the agent in order, a second one at once. SIGHUP, SIGUSR1 and SIGUSR2 are ignored
+with a line in the log: the configuration is read at start only.")]
 pub struct Args {
     /// Configuration file (TOML); deploy/inspector.toml documents every key
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder of analyzers (*.wasm), watched while the agent runs; may be repeated
-    #[arg(long = "plugin-dir", value_name = "DIR")]
+    #[arg(long = "plugin-dir", value_name = "DIR", value_parser = directory)]
     plugin_dirs: Vec<PathBuf>,
     /// Value of the `node` label; the host name by default
     #[arg(long = "node.name", value_name = "NAME", env = "NODE_NAME", hide_env_values = true)]
@@ -43,7 +54,7 @@ pub struct Args {
     #[arg(long = "events.listen-address", value_name = "ADDR")]
     events_listen: Vec<Address>,
     /// The host's procfs [default: /proc]
-    #[arg(long = "path.procfs", value_name = "DIR")]
+    #[arg(long = "path.procfs", value_name = "DIR", value_parser = directory)]
     procfs: Option<PathBuf>,
     /// error, warn, info, debug or trace [default: info]
     #[arg(long = "log.level", value_name = "LEVEL", value_parser = named::<LogLevel>)]
@@ -51,6 +62,9 @@ pub struct Args {
     /// text or json [default: text]
     #[arg(long = "log.format", value_name = "FORMAT", value_parser = named::<LogFormat>)]
     log_format: Option<LogFormat>,
+    /// Check the configuration and everything that it names, print what was found, start nothing
+    #[arg(long)]
+    check: bool,
 }
 
 /// The configuration file could not be read.
@@ -63,8 +77,13 @@ pub struct ConfigFile {
 
 /// Runs the agent until SIGINT or SIGTERM.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let only_check = args.check;
     let config = args.into_config()?;
+    if only_check {
+        return check::run(&config);
+    }
     log::start(&config.log);
+    warn_of_texts(&config.advice.file);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // Nothing async computes: two threads keep a slow render from delaying an event.
         .worker_threads(2)
@@ -73,30 +92,62 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .context("cannot start the async threads")?;
     runtime.block_on(async {
         let stop = stop_signal().context("cannot listen for signals")?;
+        ignore_signals().context("cannot listen for signals")?;
         agent::run(config, stop).await?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-/// Ready at the first SIGINT or SIGTERM; the second one ends the process at once.
+/// Texts that cannot be used stop no agent, since only `explain` reads them.
+fn warn_of_texts(file: &Path) {
+    if !file.as_os_str().is_empty()
+        && let Err(error) = check::read_texts(file)
+    {
+        tracing::warn!(file = %file.display(), error, "advice.file cannot be used");
+    }
+}
+
+/// Ready at the first SIGINT or SIGTERM; the second one ends the process at once, also while the
+/// agent is still starting.
 fn stop_signal() -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        let name = tokio::select! {
-            _ = interrupt.recv() => "SIGINT",
-            _ = terminate.recv() => "SIGTERM",
-        };
-        tracing::info!(signal = name, "stopping");
+    let mut signals = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (stop, stopped) = oneshot::channel();
+    tokio::spawn(async move {
+        let signal = end_signal(&mut signals).await;
+        tracing::info!(signal, "stopping");
+        // The agent may have failed meanwhile.
+        let _ = stop.send(());
+        let signal = end_signal(&mut signals).await;
+        tracing::warn!(signal, "second signal: not waiting for an orderly end");
+        std::process::exit(1);
+    });
+    Ok(async move { drop(stopped.await) })
+}
+
+async fn end_signal((interrupt, terminate): &mut (Signal, Signal)) -> &'static str {
+    tokio::select! {
+        _ = interrupt.recv() => "SIGINT",
+        _ = terminate.recv() => "SIGTERM",
+    }
+}
+
+/// Signals that would end the process, and by which people ask other programs for something. SIGPIPE
+/// is ignored by every Rust program.
+fn ignore_signals() -> io::Result<()> {
+    let ignored = [
+        (SignalKind::hangup(), "SIGHUP", "the configuration is read at start only: restart the agent"),
+        (SignalKind::user_defined1(), "SIGUSR1", "it means nothing to this agent"),
+        (SignalKind::user_defined2(), "SIGUSR2", "it means nothing to this agent"),
+    ];
+    for (kind, name, why) in ignored {
+        let mut came = signal(kind)?;
         tokio::spawn(async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+            while came.recv().await.is_some() {
+                tracing::warn!(signal = name, why, "signal ignored");
             }
-            tracing::warn!("second signal: not waiting for an orderly end");
-            std::process::exit(1);
         });
-    })
+    }
+    Ok(())
 }
 
 impl Args {
@@ -158,6 +209,12 @@ fn url_path(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
+fn directory(text: &str) -> Result<PathBuf, &'static str> {
+    let path = PathBuf::from(text);
+    config::check_directory(&path)?;
+    Ok(path)
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -199,6 +256,9 @@ mod tests {
         for (flag, value) in [
             ("--web.listen-address", "9102"),
             ("--web.telemetry-path", "metrics"),
+            ("--web.telemetry-path", "/readyz"),
+            ("--path.procfs", ""),
+            ("--plugin-dir", ""),
             ("--log.level", "loud"),
             ("--log.format", "xml"),
             ("--config", "/nonexistent/x.toml"),

@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::Bound;
 use super::body::{self, Body, error};
+use super::connections::Connections;
 use super::diagnose::{self, Desk};
 use super::events;
 use super::query::EventQuery;
@@ -31,10 +32,11 @@ pub async fn serve_events(
     answerer: Answerer,
     shutdown: impl Future<Output = ()>,
 ) {
+    let connections = Connections::new("events", MAX_CONNECTIONS, &view.status);
     let (streams, desk) = (Arc::new(Semaphore::new(MAX_STREAMS)), Desk::new(answerer));
     let api = Arc::new(Api { view, streams, desk });
     let handler = move |request| Arc::clone(&api).answer(request);
-    server::serve(listeners, MAX_CONNECTIONS, handler, shutdown).await;
+    server::serve(listeners, connections, handler, shutdown).await;
 }
 
 struct Api {
@@ -80,6 +82,11 @@ impl Api {
             Ok(query) => query,
             Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.to_string()),
         };
+        // Analyzers that are still being compiled have not declared theirs.
+        let types = self.view.status.update().ready.then(|| self.view.events.types());
+        if let Some(Err(wrong)) = types.map(|types| query.check_types(&types)) {
+            return error(StatusCode::BAD_REQUEST, &wrong.to_string());
+        }
         match Arc::clone(&self.streams).try_acquire_owned() {
             Ok(permit) => {
                 let lines = events::stream(Arc::clone(&self.view.events), query, permit);

@@ -15,14 +15,19 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::cause;
 
 /// At most so many bytes has a line of a stream.
 pub const MAX_LINE: usize = 64 << 10;
 /// At most so many bytes has an answer that is not a stream.
 const MAX_ANSWER: usize = 64 << 20;
+/// At most so many bytes of one text in an answer are kept.
+const MAX_TEXT: usize = 16 << 10;
 /// At most so many bytes of an error message are shown.
 const MAX_MESSAGE: usize = 4 << 10;
 /// Time until a server must have accepted, and until it must have begun to answer.
@@ -94,7 +99,7 @@ pub async fn get_json<T: DeserializeOwned>(server: &str, path: &str) -> Result<T
     let answer = async {
         let (response, _connection) = get(server, path).await?;
         let bytes = collect(response.into_body(), MAX_ANSWER).await?;
-        serde_json::from_slice(&bytes).map_err(Error::Json)
+        read(&bytes)
     };
     timeout(ANSWER, answer).await.map_err(|_| Error::Timeout(server.to_owned()))?
 }
@@ -115,7 +120,7 @@ pub async fn post_json<Q: Serialize, A: DeserializeOwned>(
         let request = request.body(Full::new(Bytes::from(question))).map_err(Error::Path)?;
         let (response, _connection) = begin(server, request, patience).await?;
         let bytes = collect(response.into_body(), MAX_ANSWER).await?;
-        serde_json::from_slice(&bytes).map_err(Error::Json)
+        read(&bytes)
     };
     timeout(patience, answer).await.map_err(|_| Error::Timeout(server.to_owned()))?
 }
@@ -165,6 +170,27 @@ impl Drop for Connection {
     }
 }
 
+/// Reads an answer, every text of it cut: whoever shows it need not expect a name of a megabyte.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
+    let mut answer: Value = serde_json::from_slice(bytes).map_err(Error::Json)?;
+    cut_texts(&mut answer);
+    T::deserialize(answer).map_err(Error::Json)
+}
+
+/// The depth is bounded by serde_json.
+fn cut_texts(value: &mut Value) {
+    match value {
+        Value::String(text) => text.truncate(text.floor_char_boundary(MAX_TEXT)),
+        Value::Array(values) => values.iter_mut().for_each(cut_texts),
+        Value::Object(members) => {
+            // No agent has such a name, so nobody asks for it.
+            members.retain(|name, _| name.len() <= MAX_TEXT);
+            members.values_mut().for_each(cut_texts);
+        }
+        _ => {}
+    }
+}
+
 async fn get(server: &str, path: &str) -> Result<(Response<Incoming>, Connection), Error> {
     let request = Request::get(path).header(HOST, server).body(Full::default());
     begin(server, request.map_err(Error::Path)?, BEGIN).await
@@ -211,14 +237,13 @@ async fn collect(body: Incoming, max: usize) -> Result<Bytes, Error> {
 
 /// An error with its causes, on one line.
 pub fn chain(error: &Error) -> String {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    cause::chain(error)
 }
 
 /// What an error answer says: the text behind `error`, or all of it.
 fn said(bytes: Bytes) -> String {
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    let value: Option<serde_json::Value> = serde_json::from_str(&text).ok();
+    let value: Option<Value> = serde_json::from_str(&text).ok();
     let error = value.as_ref().and_then(|value| value.get("error")?.as_str());
     error.map_or(text.clone(), str::to_owned)
 }

@@ -14,6 +14,7 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::body::{self, Body, error};
+use super::connections::Connection;
 use crate::escape;
 use crate::question::{Answerer, Question, Refusal};
 
@@ -23,6 +24,8 @@ const MAX_BODY: usize = 64 << 10;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Questions at once.
 const MAX_QUESTIONS: usize = 4;
+/// Bytes of a name in a question.
+const MAX_NAME: usize = 512;
 /// Bytes of what is said about a question that makes no sense.
 const MAX_COMPLAINT: usize = 256;
 
@@ -40,8 +43,12 @@ impl Desk {
 
     /// Reads a question and answers it.
     pub(super) async fn read_and_answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let connection = request.extensions().get::<Arc<Connection>>().cloned();
         match tokio::time::timeout(BODY_TIMEOUT, question(request.into_body())).await {
-            Ok(Ok(question)) => self.answer(question).await,
+            Ok(Ok(question)) => {
+                connection.inspect(|connection| connection.answers());
+                self.answer(question).await
+            }
             Ok(Err(refused)) => *refused,
             Err(_) => error(StatusCode::REQUEST_TIMEOUT, "the question did not come in time"),
         }
@@ -88,10 +95,16 @@ async fn question(body: Incoming) -> Result<Question, Box<Response<Body>>> {
     };
     // An empty question is the usual one.
     let text: &[u8] = if bytes.is_empty() { b"{}" } else { &bytes };
-    serde_json::from_slice(text).map_err(|wrong| {
+    let question: Question = serde_json::from_slice(text).map_err(|wrong| {
         let why = format!("not a question: {wrong}");
         refuse(StatusCode::BAD_REQUEST, &escape::admit(why, MAX_COMPLAINT))
-    })
+    })?;
+    // Refusals repeat the name.
+    if question.entities.iter().chain([&question.scenario]).any(|name| name.len() > MAX_NAME) {
+        let why = format!("not a question: nothing has a name of more than {MAX_NAME} bytes");
+        return Err(refuse(StatusCode::BAD_REQUEST, &why));
+    }
+    Ok(question)
 }
 
 fn refused(refusal: &Refusal) -> Response<Body> {

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -16,6 +16,9 @@ use crate::events::{Cursor, Event, EventLog};
 
 /// A client that hears nothing for so long gets a blank line.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// An event may be told so long after it happened: folded ones wait for their window and for the
+/// next look at it.
+const LATEST: Duration = Duration::from_secs(2);
 /// Events per chunk.
 const CHUNK: usize = 128;
 
@@ -83,7 +86,7 @@ impl Stream {
         if !self.query.follow {
             return;
         }
-        loop {
+        while !self.is_over() {
             let read = self.log.read(&mut cursor, CHUNK);
             let matching = read.events.iter().filter(|event| self.query.matches(event));
             if send(&self.lines, read.lost, matching).await.is_none() {
@@ -95,15 +98,26 @@ impl Stream {
         }
     }
 
-    /// Waits for news; `None` if the client or the log is gone.
+    /// Waits for news or for the end; `None` if the client or the log is gone.
     async fn idle(&self, cursor: &mut Cursor) -> Option<()> {
         tokio::select! {
             news = cursor.wait() => news.then_some(()),
             () = self.lines.closed() => None,
+            () = tokio::time::sleep(self.left()) => Some(()),
             () = tokio::time::sleep(KEEP_ALIVE) => {
                 self.lines.send(Bytes::from_static(b"\n")).await.ok()
             }
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// How long the client still wants events.
+    fn left(&self) -> Duration {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Duration::from_nanos(self.query.until_ns).saturating_add(LATEST).saturating_sub(now)
     }
 }
 

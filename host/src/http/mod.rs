@@ -3,8 +3,9 @@
 //! Two servers over HTTP/1.1 (hyper), each on its own addresses: metrics and health for scrapers
 //! ([`serve_metrics`]), events, state and answers to questions for people and programs
 //! ([`serve_events`]). They only read the [`View`](crate::view::View) and pass questions on; no request
-//! changes anything. Connections, clients, header sizes and times are bounded in `server`, questions in
-//! `diagnose`, so a hostile client costs a connection at most.
+//! changes anything. Header sizes and times are bounded in `server`, the number of connections in
+//! `connections`, streams in `api`, questions in `diagnose`, scrapes in `web`, so a hostile client costs
+//! others nothing.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
@@ -14,12 +15,14 @@ use crate::address::Address;
 mod api;
 mod body;
 pub mod client;
+mod connections;
 mod diagnose;
 mod events;
 mod process;
 mod query;
 mod scraper;
 mod server;
+mod socket;
 mod web;
 
 #[cfg(test)]

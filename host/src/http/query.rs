@@ -1,30 +1,40 @@
-//! Which events a client wants: the query of `/api/v1/events`, turned once into a checked type.
+//! The query of `/api/v1/events`, turned once into a checked type.
 //!
 //! | parameter | values | default |
 //! |---|---|---|
 //! | `type` | event types, repeated or separated by commas | all |
-//! | `namespace`, `pod` | exactly that name | all |
-//! | `entity` | id, name, or `namespace/name` | all |
+//! | `reason` | reasons of drops and resets, or names of errors, likewise | all |
+//! | `address` | addresses or networks (`10.0.0.0/8`) of either end, likewise | all |
+//! | `port` | ports of either end, likewise | all |
+//! | `protocol` | `TCP`, `UDP`, …, likewise | all |
+//! | `namespace`, `pod`, `node` | exactly that name; repeated | all |
+//! | `entity` | id, name, or `namespace/name`; repeated | all |
 //! | `severity` | at least `info`, `warn`, `error`, or 0 to 2 | `info` |
+//! | `noise` | `false`: not what is the normal course of things, nor the agent's own traffic | `true` |
 //! | `since` | a duration back from now, or a time in RFC 3339 | |
+//! | `until` | the same; the stream ends when that is over | never |
 //! | `backlog` | at most so many of the events that are kept | all with `since` or without `follow`, else 0 |
 //! | `follow` | `true` or `false`: go on with new events | `true` |
+//!
+//! A value behind a `!` is excluded; see [`Filter`]. A type that no running analyzer declares is an
+//! error, because nobody would ever send it.
 
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::escape;
-use crate::events::Event;
+use crate::event_filter::{Filter, PROPERTIES};
+use crate::events::{Event, EventType};
+use crate::similar;
 
 /// A checked query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EventQuery {
-    types: Vec<String>,
-    namespace: Option<String>,
-    pod: Option<String>,
-    entity: Option<String>,
-    severity: u8,
+    filter: Filter,
+    noise: bool,
     /// Nanoseconds since the Unix epoch.
     since_ns: u64,
+    /// Nanoseconds since the Unix epoch; the largest number means never.
+    pub(super) until_ns: u64,
     pub(super) backlog: usize,
     pub(super) follow: bool,
 }
@@ -33,23 +43,24 @@ pub(super) struct EventQuery {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueryError {
     #[error(
-        "parameter {0:?} is unknown; known are type, namespace, pod, entity, severity, since, backlog, follow"
+        "parameter {0:?} is unknown; known are {properties}, noise, since, until, backlog, follow",
+        properties = PROPERTIES.join(", ")
     )]
     Unknown(String),
     #[error("parameter {name}: {value:?} is not {allowed}")]
     Value { name: String, value: String, allowed: &'static str },
+    #[error("no running analyzer declares event type {asked:?}{hint}; there are {known}", hint = similar::hint(asked, known), known = known.join(", "))]
+    Type { asked: String, known: Vec<String> },
 }
 
 impl EventQuery {
     /// Reads the text behind the `?`; `now` is since the Unix epoch.
     pub(super) fn parse(text: &str, now: Duration) -> Result<Self, QueryError> {
         let mut query = Self {
-            types: Vec::new(),
-            namespace: None,
-            pod: None,
-            entity: None,
-            severity: 0,
+            filter: Filter::default(),
+            noise: true,
             since_ns: 0,
+            until_ns: u64::MAX,
             backlog: 0,
             follow: true,
         };
@@ -62,24 +73,17 @@ impl EventQuery {
                 allowed,
             };
             let value = decode(raw).ok_or_else(|| bad(raw, "percent-encoded UTF-8"))?;
+            let time = || time_ns(&value, now).ok_or_else(|| bad(&value, TIME));
+            let flag = || value.parse().map_err(|_| bad(&value, "true or false"));
             match name {
-                "type" => query.types.extend(value.split(',').map(str::to_owned)),
-                "namespace" => query.namespace = Some(value),
-                "pod" => query.pod = Some(value),
-                "entity" => query.entity = Some(value),
-                "severity" => {
-                    query.severity =
-                        severity(&value).ok_or_else(|| bad(&value, "one of info, warn, error, 0, 1, 2"))?;
-                }
-                "since" => {
-                    let since = since_ns(&value, now);
-                    query.since_ns =
-                        since.ok_or_else(|| bad(&value, "a duration like 5m or a time in RFC 3339"))?;
-                }
+                "since" => query.since_ns = time()?,
+                "until" => query.until_ns = time()?,
                 "backlog" => {
                     backlog = Some(value.parse().map_err(|_| bad(&value, "a number of events"))?);
                 }
-                "follow" => query.follow = value.parse().map_err(|_| bad(&value, "true or false"))?,
+                "follow" => query.follow = flag()?,
+                "noise" => query.noise = flag()?,
+                _ if query.filter.add(name, &value).map_err(|wrong| bad(&value, wrong.allowed))? => {}
                 _ => return Err(QueryError::Unknown(escape::admit(name.to_owned(), 64))),
             }
         }
@@ -88,35 +92,31 @@ impl EventQuery {
         Ok(query)
     }
 
+    /// Whether every type that it names is declared.
+    ///
+    /// # Errors
+    /// The first one that is not.
+    pub(super) fn check_types(&self, declared: &[EventType]) -> Result<(), QueryError> {
+        let is_known = |asked: &str| declared.iter().any(|known| known.kind.eq_ignore_ascii_case(asked));
+        let Some(asked) = self.filter.types().find(|asked| !is_known(asked)) else { return Ok(()) };
+        let mut known: Vec<_> = declared.iter().map(|known| known.kind.clone()).collect();
+        known.sort();
+        known.dedup();
+        Err(QueryError::Type { asked: escape::admit(asked.to_owned(), 64), known })
+    }
+
     /// Whether the client wants this event.
     pub(super) fn matches(&self, event: &Event) -> bool {
-        let who = event.who.as_deref();
-        let is = |wanted: &Option<String>, has: Option<&String>| {
-            wanted.as_ref().is_none_or(|wanted| has.is_some_and(|has| has == wanted))
-        };
-        let is_entity = |wanted: &String| {
-            wanted.parse() == Ok(event.entity)
-                || who.is_some_and(|who| who.name == *wanted || who.display() == *wanted)
-        };
-        event.severity >= self.severity
-            && event.time_ns >= self.since_ns
-            && (self.types.is_empty() || self.types.contains(&event.kind))
-            && is(&self.namespace, who.map(|who| &who.namespace))
-            && is(&self.pod, who.map(|who| &who.name))
-            && self.entity.as_ref().is_none_or(is_entity)
+        (self.since_ns..=self.until_ns).contains(&event.time_ns)
+            && (self.noise || !event.is_noise())
+            && self.filter.admits(event)
     }
 }
 
-fn severity(value: &str) -> Option<u8> {
-    match value.to_ascii_lowercase().as_str() {
-        "info" | "0" => Some(0),
-        "warn" | "1" => Some(1),
-        "error" | "2" => Some(2),
-        _ => None,
-    }
-}
+/// What `since` and `until` can be.
+const TIME: &str = "a duration like 5m or a time in RFC 3339";
 
-fn since_ns(value: &str, now: Duration) -> Option<u64> {
+fn time_ns(value: &str, now: Duration) -> Option<u64> {
     if let Ok(ago) = humantime::parse_duration(value) {
         // At least 1, which is "everything that is kept".
         return u64::try_from(now.saturating_sub(ago).as_nanos()).ok().map(|ns| ns.max(1));
@@ -160,9 +160,12 @@ mod tests {
 
     #[test]
     fn values_are_decoded_once() {
-        let query = EventQuery::parse("pod=a%26type%3Dx%20y%2525&type=A,B&type=C", NOW).expect("valid");
-        assert_eq!(query.pod.as_deref(), Some("a&type=x y%25"));
-        assert_eq!(query.types, ["A", "B", "C"]);
+        let query = EventQuery::parse("pod=a%26type%3Dx%20y%2525&type=A,B&type=%21C", NOW).expect("valid");
+        let mut filter = Filter::default();
+        for (property, value) in [("pod", "a&type=x y%25"), ("type", "A,B,!C")] {
+            filter.add(property, value).expect("valid");
+        }
+        assert_eq!(query.filter, filter);
     }
 
     #[test]
@@ -174,8 +177,40 @@ mod tests {
         );
         assert_eq!(wrong("follow=yes"), r#"parameter follow: "yes" is not true or false"#);
         assert!(wrong("typ=X").starts_with(r#"parameter "typ" is unknown; known are type,"#));
-        for text in ["since=yesterday", "since=", "backlog=-1", "pod=%f", "pod=%ff", "pod=%+1"] {
+        for text in [
+            "since=yesterday",
+            "since=",
+            "until=x",
+            "noise=1",
+            "backlog=-1",
+            "pod=%f",
+            "pod=%ff",
+            "pod=%+1",
+            "pod=",
+        ] {
             wrong(text);
         }
+    }
+
+    #[test]
+    fn a_type_that_nobody_sends_is_told_with_those_that_there_are() {
+        let declared = ["TCPRETRANS", "PACKETLOSS", "PACKETLOSS"].map(|kind| EventType {
+            plugin: "p".to_owned(),
+            kind: kind.to_owned(),
+            help: String::new(),
+        });
+        let check = |text| EventQuery::parse(text, NOW).expect("valid").check_types(&declared);
+        assert_eq!(check("type=packetloss,!TCPRETRANS"), Ok(()));
+        assert_eq!(
+            check("type=PACKETLOS").expect_err("unknown").to_string(),
+            "no running analyzer declares event type \"PACKETLOS\" (did you mean PACKETLOSS?); \
+             there are PACKETLOSS, TCPRETRANS"
+        );
+    }
+
+    #[test]
+    fn a_window_that_is_over_ends_with_its_last_event() {
+        let query = EventQuery::parse("since=10m&until=5m", NOW).expect("valid");
+        assert_eq!((query.since_ns, query.until_ns), (999_400_000_000_000, 999_700_000_000_000));
     }
 }

@@ -295,6 +295,11 @@ async fn a_question_is_answered_or_told_what_is_wrong_with_it() {
         (r#"{"window_ms":-1}"#, "400", "not a question: invalid value: integer `-1`"),
         ("{\"scenario\":\"\u{1b}\"}", "400", "not a question: control character"),
         ("[", "400", "not a question: EOF"),
+        (
+            &format!(r#"{{"entities":["{}"]}}"#, "x".repeat(513)),
+            "400",
+            "nothing has a name of more than 512 bytes",
+        ),
         (&" ".repeat(70_000), "413", "a question has at most 65536 bytes"),
     ] {
         let answer = server.post(question).await;

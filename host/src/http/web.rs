@@ -5,16 +5,21 @@ use std::sync::Arc;
 use hyper::body::Incoming;
 use hyper::header::{ACCEPT, ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::Semaphore;
 
 use super::Bound;
 use super::body::{Body, error, whole};
+use super::connections::Connections;
 use super::scraper::Scraper;
 use super::server;
+use crate::config::{HEALTH_PATH, READY_PATH};
 use crate::exposition::Format;
 use crate::view::View;
 
-/// At most so many scrapers are connected.
+/// At most so many clients are connected.
 const MAX_CONNECTIONS: usize = 512;
+/// At most so many of them wait for a scrape, so that health checks have room whatever scrapers do.
+const MAX_SCRAPES: usize = 256;
 
 /// Serves metrics and health on all listeners until `shutdown` is ready.
 pub async fn serve_metrics(
@@ -23,14 +28,17 @@ pub async fn serve_metrics(
     telemetry_path: String,
     shutdown: impl Future<Output = ()>,
 ) {
-    let web = Arc::new(Web { scraper: Arc::new(Scraper::new(Arc::clone(&view))), view, telemetry_path });
+    let connections = Connections::new("metrics", MAX_CONNECTIONS, &view.status);
+    let (scraper, scrapes) = (Arc::new(Scraper::new(Arc::clone(&view))), Semaphore::new(MAX_SCRAPES));
+    let web = Arc::new(Web { view, scraper, scrapes, telemetry_path });
     let handler = move |request| Arc::clone(&web).answer(request);
-    server::serve(listeners, MAX_CONNECTIONS, handler, shutdown).await;
+    server::serve(listeners, connections, handler, shutdown).await;
 }
 
 struct Web {
     view: Arc<View>,
     scraper: Arc<Scraper>,
+    scrapes: Semaphore,
     telemetry_path: String,
 }
 
@@ -42,8 +50,8 @@ impl Web {
         match request.uri().path() {
             path if path == self.telemetry_path => self.metrics(&request).await,
             "/" => whole(StatusCode::OK, "text/html; charset=utf-8", self.landing_page()),
-            "/healthz" => whole(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" => self.ready(),
+            HEALTH_PATH => whole(StatusCode::OK, TEXT, "ok\n"),
+            READY_PATH => self.ready(),
             _ => error(StatusCode::NOT_FOUND, "no such path"),
         }
     }
@@ -51,9 +59,11 @@ impl Web {
     async fn metrics(&self, request: &Request<Incoming>) -> Response<Body> {
         let accept = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok());
         let format = Format::negotiate(accept.unwrap_or_default());
+        let too_many = || error(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once");
+        let Ok(_place) = self.scrapes.try_acquire() else { return too_many() };
         match Arc::clone(&self.scraper).scrape(format).await {
             Some(bytes) => whole(StatusCode::OK, format.content_type(), bytes),
-            None => error(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at once"),
+            None => too_many(),
         }
     }
 

@@ -13,18 +13,20 @@ use nix::time::{ClockId, clock_gettime};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::exports::inspector::analyzer::{diagnosis, entity_watch, guest, snapshot, ticker};
+use super::bindings::inspector::analyzer::types::Error;
 use super::imports::State;
 use super::prepare::{Prepared, cause, epochs};
 use super::{Context, Limits};
 use crate::batch::Batch;
 use crate::entities::EntityId;
+use crate::escape::{self, MAX_REASON};
 use crate::metrics::PluginSeries;
 use crate::table::Snapshot;
 
 /// Time `init`, `restore`, `save` and `diagnosis` may take: they are not on the event path.
 const SLOW_CALL: Duration = Duration::from_secs(1);
 
-/// How a call into a guest failed.
+/// How a call into a guest failed; what the guest says of it is cut.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     #[error("no answer within {0:?} of CPU time")]
@@ -113,7 +115,7 @@ impl Instance {
         let (node, kernel) = (context.node.clone(), context.kernel.clone());
         let args = guest::InitArgs { now: context.now_ns(), node, kernel, probes, config: String::new() };
         this.call(slow, args.now, |this| this.guest.call_init(&mut this.store, &args))?
-            .map_err(|e| Failure::Refused(format!("init: {}: {}", e.code, e.message)))?;
+            .map_err(|e| refused("init: ", e))?;
         Ok(this)
     }
 
@@ -131,7 +133,7 @@ impl Instance {
         self.call(self.limits.deadline, info.now, |this| {
             this.guest.call_on_batch(&mut this.store, info, words)
         })?
-        .map_err(|e| Failure::Refused(format!("on-batch: {}: {}", e.code, e.message)))
+        .map_err(|e| refused("on-batch: ", e))
     }
 
     /// A new snapshot of the sources is there.
@@ -158,7 +160,7 @@ impl Instance {
             Some(diagnosis) => diagnosis.call_run(&mut this.store, request),
             None => wasmtime::bail!("a scenario is declared only together with this export"),
         })?;
-        answer.map_err(|e| Failure::Refused(format!("{}: {}", e.code, e.message)))
+        answer.map_err(|e| refused("", e))
     }
 
     /// Entities came and went.
@@ -198,7 +200,7 @@ impl Instance {
             Some(snapshot) => snapshot.call_restore(&mut this.store, from_version, state),
             None => Ok(Ok(())),
         })?;
-        answer.map_err(|e| Failure::Refused(format!("restore: {}: {}", e.code, e.message)))
+        answer.map_err(|e| refused("restore: ", e))
     }
 
     /// Bytes of linear memory the guest holds.
@@ -239,6 +241,10 @@ fn slow_call(limits: Limits) -> Duration {
 /// CPU time of the calling thread: what a guest costs, also on a busy machine.
 fn thread_cpu() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+fn refused(call: &str, Error { code, message }: Error) -> Failure {
+    Failure::Refused(escape::admit(format!("{call}{code}: {message}"), MAX_REASON))
 }
 
 fn failure(error: &wasmtime::Error, limit: Duration) -> Failure {

@@ -3,7 +3,7 @@
 //!
 //! In reading order: [`folder`] opens files, `prepare` compiles and checks them (with `cache`),
 //! `worker` runs one plugin from its `inbox` through its `instance`, `player` all of them on one
-//! thread for a replay; `sandbox`, `imports`, `stdio`
+//! thread for a replay, `look` none of them; `sandbox`, `imports`, `stdio`
 //! and `bounds` are what a guest lives in, `filter` its subscriptions, `answer` what it says when
 //! it is asked.
 //!
@@ -22,6 +22,7 @@ pub mod folder;
 mod imports;
 mod inbox;
 mod instance;
+mod look;
 mod player;
 mod prepare;
 mod sandbox;
@@ -47,6 +48,7 @@ use crate::table::{Columns, Snapshot};
 
 use bindings::exports::inspector::analyzer::diagnosis::Request;
 use inbox::Inbox;
+pub use look::{Described, Look, look};
 pub use player::{Player, Refused};
 pub use prepare::Error as PrepareError;
 use prepare::Prepared;

@@ -8,13 +8,16 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
 use super::bindings::exports::inspector::analyzer::{diagnosis, entity_watch, guest, snapshot, ticker};
-use super::bindings::inspector::analyzer::manifest::{Description, MetricDecl, ScenarioDecl};
+use super::bindings::inspector::analyzer::manifest::{Description, EventDecl, MetricDecl, ScenarioDecl};
 use super::bounds::Bounds;
 use super::cache::Cache;
 use super::filter::Selection;
 use super::folder;
 use super::imports::State;
 use super::sandbox::{EPOCH, Sandbox, foreign_imports};
+use crate::declaration::MAX_HELP;
+use crate::escape::{self, MAX_REASON, cut};
+use crate::events::MAX_NAME;
 use crate::metrics::{Decl, MetricKind};
 
 /// The contract this host speaks; a plugin of the same major and minor version is understood.
@@ -26,6 +29,8 @@ const DESCRIBE: Duration = Duration::from_millis(200);
 const DESCRIBE_MEMORY: usize = 16 << 20;
 /// Scenarios of one plugin.
 const MAX_SCENARIOS: usize = 32;
+/// Types of events of one plugin.
+const MAX_EVENT_TYPES: usize = 256;
 
 /// Why a component cannot become a plugin.
 #[derive(Debug, thiserror::Error)]
@@ -81,13 +86,14 @@ pub(super) fn prepare(sandbox: &Sandbox, cache: &Cache, file: &folder::Component
     let component = compile(sandbox, cache, file)?;
     let foreign = foreign_imports(&sandbox.engine, &component);
     if !foreign.is_empty() {
-        return Err(Error::Imports(foreign.join(", ")));
+        return Err(Error::Imports(escape::admit(foreign.join(", "), MAX_REASON)));
     }
     let pre = sandbox.linker.instantiate_pre(&component).map_err(|e| Error::World(cause(&e)))?;
     let guest = guest::GuestIndices::new(&pre).map_err(|e| Error::World(cause(&e)))?;
     let description = describe(sandbox, &component)?;
-    let metrics = check(&description).map_err(Error::Description)?;
-    let selections = Selection::of(&description.subscriptions).map_err(Error::Description)?;
+    let senseless = |why| Error::Description(escape::admit(why, MAX_REASON));
+    let metrics = check(&description).map_err(senseless)?;
+    let selections = Selection::of(&description.subscriptions).map_err(senseless)?;
     let exports = Exports {
         guest,
         ticker: ticker::GuestIndices::new(&pre).ok(),
@@ -135,10 +141,11 @@ pub(super) fn epochs(limit: Duration) -> u64 {
     limit.as_nanos().div_ceil(EPOCH.as_nanos()) as u64 + 1
 }
 
-/// The innermost reason of a wasmtime error in one line: the outer ones are back-traces.
+/// The innermost reason of a wasmtime error in one line, cut: the outer ones are back-traces, and a
+/// component names its imports as it likes.
 pub(super) fn cause(error: &wasmtime::Error) -> String {
     let text = error.root_cause().to_string();
-    text.lines().next().unwrap_or("").to_owned()
+    escape::admit(text.lines().next().unwrap_or("").to_owned(), MAX_REASON)
 }
 
 /// Checks what does not depend on this node, and translates the metrics.
@@ -154,7 +161,10 @@ fn check(description: &Description) -> Result<Vec<Decl>, String> {
     if minor(&description.world_version) != minor(WORLD) {
         return Err(format!("made for contract {}, this host speaks {WORLD}", description.world_version));
     }
+    let probes = description.subscriptions.iter().map(|subscription| &subscription.probe);
+    probes.chain(&description.sources).try_for_each(|name| check_name("probe or source", name))?;
     check_scenarios(&description.scenarios)?;
+    check_event_types(&description.events)?;
     description.metrics.iter().map(decl).collect()
 }
 
@@ -169,6 +179,18 @@ fn check_scenarios(scenarios: &[ScenarioDecl]) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn check_event_types(types: &[EventDecl]) -> Result<(), String> {
+    if types.len() > MAX_EVENT_TYPES {
+        return Err(format!("more than {MAX_EVENT_TYPES} types of events"));
+    }
+    match types.iter().find(|declared| declared.kind.len() > MAX_NAME) {
+        Some(long) => {
+            Err(format!("event type {:?}: longer than {MAX_NAME} bytes", cut(&long.kind, MAX_NAME)))
+        }
+        None => Ok(()),
+    }
 }
 
 fn check_name(what: &str, name: &str) -> Result<(), String> {
@@ -194,7 +216,7 @@ fn decl(metric: &MetricDecl) -> Result<Decl, String> {
     };
     Ok(Decl {
         name: metric.name.clone(),
-        help: metric.help.clone(),
+        help: escape::admit(metric.help.clone(), MAX_HELP),
         unit: metric.unit.clone(),
         kind,
         labels: metric.labels.clone(),

@@ -6,11 +6,13 @@ use std::time::Instant;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use crate::escape::admit;
+
 /// Lines per second that one plugin may log on average.
 const LINES_PER_SECOND: f64 = 20.0;
 /// Lines it may log at once.
 const BURST: f64 = 50.0;
-/// Longer lines are cut.
+/// A longer line of its log is cut, one of its output goes on in the next.
 const LINE_BYTES: usize = 2048;
 
 #[derive(Debug)]
@@ -46,13 +48,13 @@ impl GuestLog {
     }
 
     pub(super) fn write(&self, level: u8, line: &str) {
-        let Some(suppressed) = self.admit() else { return };
+        let Some(suppressed) = self.take_token() else { return };
         let plugin = &*self.plugin;
         if suppressed > 0 {
             tracing::warn!(plugin, suppressed, "the plugin logs too much");
         }
         // Control characters would reach the operator's terminal.
-        let message: String = line.chars().take(LINE_BYTES).flat_map(escape).collect();
+        let message = admit(line.to_owned(), LINE_BYTES);
         match level {
             0 => tracing::error!(plugin, "{message}"),
             1 => tracing::warn!(plugin, "{message}"),
@@ -63,7 +65,7 @@ impl GuestLog {
     }
 
     /// Takes a token; tells how many lines were suppressed since the last one that got through.
-    fn admit(&self) -> Option<u64> {
+    fn take_token(&self) -> Option<u64> {
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         let earned = now.duration_since(bucket.filled).as_secs_f64() * LINES_PER_SECOND;
@@ -78,11 +80,6 @@ impl GuestLog {
     }
 }
 
-fn escape(c: char) -> impl Iterator<Item = char> {
-    let (plain, escaped) = if c.is_control() { (None, Some(c.escape_default())) } else { (Some(c), None) };
-    plain.into_iter().chain(escaped.into_iter().flatten())
-}
-
 /// A guest's stdout or stderr: whole lines go to its log.
 #[derive(Debug, Clone)]
 pub(super) struct LogPipe {
@@ -93,6 +90,13 @@ pub(super) struct LogPipe {
 impl LogPipe {
     pub(super) fn new(log: GuestLog) -> Self {
         Self { log, line: Arc::default() }
+    }
+
+    fn end(&self, line: &mut Vec<u8>) {
+        if !line.is_empty() {
+            self.log.write(2, &String::from_utf8_lossy(line));
+            line.clear();
+        }
     }
 }
 
@@ -117,11 +121,11 @@ impl OutputStream for LogPipe {
     fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
         let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         for byte in bytes {
-            if byte != b'\n' && line.len() < LINE_BYTES {
+            if line.len() == LINE_BYTES || byte == b'\n' {
+                self.end(&mut line);
+            }
+            if byte != b'\n' {
                 line.push(byte);
-            } else if !line.is_empty() {
-                self.log.write(2, &String::from_utf8_lossy(&line));
-                line.clear();
             }
         }
         Ok(())

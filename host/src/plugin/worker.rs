@@ -471,7 +471,7 @@ fn declare_events(prepared: &Prepared, context: &Context) {
     let types = description.events.iter().map(|event| EventType {
         plugin: plugin.clone(),
         kind: event.kind.clone(),
-        help: event.help.clone(),
+        help: escape::admit(event.help.clone(), MAX_HELP),
     });
     context.events.declare(plugin, types.collect());
 }

@@ -163,17 +163,14 @@ fn all_hooks() -> Vec<Check> {
 fn hooks_of(probe: &'static Probe, kernel: &Btf<'_>, loaded: Result<Loaded, Error>) -> Vec<Check> {
     let states = match loaded {
         Ok(loaded) => loaded.hooks,
-        Err(error) => {
-            let missing = privilege::missing_for_probes().unwrap_or_else(|| error.to_string());
-            hooks::unloaded(probe, Some(kernel), Some(&missing))
-        }
+        Err(error) => hooks::unloaded(probe, Some(kernel), Some(&super::reason(&error))),
     };
     probe.hooks.iter().zip(states).map(|(hook, state)| of_hook(probe, hook, &state)).collect()
 }
 
 fn of_hook(probe: &Probe, hook: &inspector_ebpf::Hook, state: &HookStatus) -> Check {
     let what = format!("{}: {}", probe.name, state.hook);
-    let why = state.reason.split("; without it: ").next().unwrap_or_default();
+    let why = hooks::cause(state);
     match state.state.as_str() {
         "attached" => Check::good(&what, &format!("attached {}", state.program)),
         "failed" => Check::bad(&what, why, hook.gives, &hooks::obstacle(hook).remedy()),

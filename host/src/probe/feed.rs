@@ -1,8 +1,10 @@
 //! One probe as the reader sees it: from packed records in its ring to a stamped batch.
 //!
-//! What must stay true, once everything is drained and counted: delivered + lost = produced.
-//! For a probe that adds up, a record of a sum stands for as many as its `count`; what the limit
-//! suppressed is among them (skb-drop), or was never one of them (slow ones, beside their sums).
+//! What must stay true, once everything is drained and counted: delivered + folded + lost = produced.
+//! A record of a sum stands for as many as its `count`: one of them is delivered, the others are
+//! folded. What programs add up counts as produced when its sum can be taken, so that the equation
+//! holds also on a node that never stops adding. What the limit suppresses in skb-drop is wanted
+//! twice: as a record, which is lost, and then as a part of a sum.
 
 use std::sync::Arc;
 
@@ -10,8 +12,10 @@ use inspector_ebpf::Probe;
 use zerocopy::FromBytes;
 
 use super::clock::{self, Clock};
+use super::hooks;
 use super::load::{Counters, Loaded};
 use super::runs;
+use super::summary::Taken;
 use crate::batch::Batch;
 use crate::entities::{Entities, EntityId};
 use crate::loss::{Loss, Lost, Stage};
@@ -31,8 +35,12 @@ pub struct Feed {
     next_seq: u64,
     /// What the last look at the counters showed, of the present load.
     counted: Counters,
-    /// Records produced before the present load.
+    /// What was added up, per epoch, when the sums of that epoch were taken last; of the present load.
+    settled: [u64; 2],
+    /// Produced before the present load.
     produced_before: u64,
+    /// Delivered within the record of another one, since start.
+    folded: u64,
     /// Lost since the last batch, to be told with the next one.
     untold: u64,
     lost: u64,
@@ -50,7 +58,9 @@ impl Feed {
             loaded: None,
             next_seq: 0,
             counted: Counters::default(),
+            settled: [0; 2],
             produced_before: 0,
+            folded: 0,
             untold: 0,
             lost: 0,
             ring: loss.cell(Stage::Ring, probe.name),
@@ -62,6 +72,7 @@ impl Feed {
     /// Takes over a probe that was just loaded.
     pub fn attach(&mut self, loaded: Loaded, status: &Status) {
         self.counted = Counters::default();
+        self.settled = [0; 2];
         let hooks = loaded.hooks.clone();
         self.loaded = Some(loaded);
         show_hooks(self.probe, hooks, status);
@@ -94,7 +105,12 @@ impl Feed {
         let loaded = self.loaded.as_mut()?;
         let sums = loaded.sums.as_mut()?;
         let current = (!all).then(|| loaded.control.epoch());
-        let words = sums.take(current, clock::boot_ns());
+        let Taken { words, folded } = sums.take(current, clock::boot_ns());
+        self.folded += folded;
+        if let Some(counted) = loaded.counted() {
+            let ended = (0..).zip(counted.added).filter(|(epoch, _)| current != Some(*epoch));
+            ended.for_each(|(epoch, added)| self.settled[usize::from(epoch)] = added);
+        }
         loaded.control.flip_epoch();
         (!words.is_empty()).then(|| self.batch(words, clock, stamps))
     }
@@ -116,12 +132,7 @@ impl Feed {
     /// Reads the programs' counters and spreads the news.
     pub fn count(&mut self, status: &Status) {
         let Some(loaded) = &self.loaded else { return };
-        let Ok(cpus) = loaded.counters.get(&0, 0) else { return };
-        let now = cpus.iter().fold(Counters::default(), |sum, cpu| Counters {
-            produced: sum.produced + cpu.produced,
-            lost_ring: sum.lost_ring + cpu.lost_ring,
-            lost_limit: sum.lost_limit + cpu.lost_limit,
-        });
+        let Some(now) = loaded.counted() else { return };
         let ring = now.lost_ring - self.counted.lost_ring;
         let limit = now.lost_limit - self.counted.lost_limit;
         self.ring.add(ring);
@@ -133,8 +144,14 @@ impl Feed {
         if let Some(shown) = status.update().probes.get_mut(self.probe.name) {
             shown.events = self.next_seq;
             shown.lost = self.lost;
-            shown.produced = self.produced_before + now.produced;
+            shown.folded = self.folded;
+            shown.produced = self.produced();
         }
+    }
+
+    /// What programs wanted to deliver since start, by the last look.
+    fn produced(&self) -> u64 {
+        self.produced_before + self.counted.produced + self.settled.iter().sum::<u64>()
     }
 
     /// Shows what the programs cost, where the kernel measures it, and the runs that it skipped.
@@ -155,7 +172,8 @@ impl Feed {
 
     /// Lets go of a probe whose last records are drained.
     pub fn detach(&mut self, status: &Status) {
-        self.produced_before += std::mem::take(&mut self.counted).produced;
+        self.produced_before = self.produced();
+        (self.counted, self.settled) = (Counters::default(), [0; 2]);
         self.loaded = None;
         let mut board = status.update();
         let Some(shown) = board.probes.get_mut(self.probe.name) else { return };
@@ -175,8 +193,15 @@ pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status
         n if n < hooks.len() => "partial",
         _ => "up",
     };
-    let reasons = hooks.iter().filter(|hook| hook.state != "attached").map(|hook| hook.reason.as_str());
-    let reason = reasons.collect::<Vec<_>>().join("; ");
+    let mut reasons: Vec<&str> = Vec::new();
+    for hook in hooks.iter().filter(|hook| hook.state != "attached") {
+        // One cause may take several hooks, and if it takes all, all that the probe gives is lost.
+        let reason = if attached == 0 { hooks::cause(hook) } else { &hook.reason };
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
+        }
+    }
+    let reason = reasons.join("; ");
     show(probe, state, reason, hooks, status);
 }
 
@@ -189,6 +214,7 @@ pub fn show(probe: &'static Probe, state: &str, reason: String, hooks: Vec<HookS
         reason: String::new(),
         schema: probe.schema,
         produced: 0,
+        folded: 0,
         events: 0,
         lost: 0,
         hooks: Vec::new(),

@@ -44,14 +44,20 @@ pub fn unloaded(probe: &'static Probe, kernel: Option<&Btf<'_>>, obstacle: Optio
     probe.hooks.iter().map(one).collect()
 }
 
-/// The state of a hook whose program the kernel refuses to load or to attach.
+/// The state of a hook whose program the kernel refuses to load or to attach. Without a privilege each
+/// is refused in words of its own; they have one cause.
 pub fn refused(hook: &'static Hook, program: &str, why: &str) -> HookStatus {
-    let because = match obstacle(hook) {
+    let why = privilege::missing_for_probes().unwrap_or_else(|| match obstacle(hook) {
         // If it has all it takes, the kernel's own words have to do.
-        Obstacle::Other(_) | Obstacle::Seccomp(_) => String::new(),
-        obstacle => format!(": {}", obstacle.why()),
-    };
-    status(hook, program, "failed", &format!("{why}{because}; without it: no {}", hook.gives))
+        Obstacle::Other(_) | Obstacle::Seccomp(_) => why.to_owned(),
+        obstacle => format!("{why}: {}", obstacle.why()),
+    });
+    status(hook, program, "failed", &format!("{why}; without it: no {}", hook.gives))
+}
+
+/// Why a hook is not attached, without what is lost by that.
+pub fn cause(hook: &HookStatus) -> &str {
+    hook.reason.split("; without it: ").next().unwrap_or_default()
 }
 
 /// What stands in the way of a hook that is refused.

@@ -20,15 +20,30 @@ use crate::status::HookStatus;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Counters {
-    /// Records that its programs wanted to deliver.
+    /// What its programs wanted to deliver, but for what they added up.
     pub produced: u64,
     /// … of which there was no room for.
     pub lost_ring: u64,
     /// … of which the limit suppressed.
     pub lost_limit: u64,
+    /// Added to the sums of each epoch.
+    pub added: [u64; 2],
 }
 
-// SAFETY: three integers without padding, so any bytes are a value of it.
+impl std::ops::Add for Counters {
+    type Output = Counters;
+
+    fn add(self, other: Counters) -> Counters {
+        Counters {
+            produced: self.produced + other.produced,
+            lost_ring: self.lost_ring + other.lost_ring,
+            lost_limit: self.lost_limit + other.lost_limit,
+            added: [0, 1].map(|epoch| self.added[epoch] + other.added[epoch]),
+        }
+    }
+}
+
+// SAFETY: five integers without padding, so any bytes are a value of it.
 unsafe impl aya::Pod for Counters {}
 
 /// A loaded probe.
@@ -65,6 +80,12 @@ pub struct Tunables {
 }
 
 impl Loaded {
+    /// What its programs have counted so far, on all CPUs; `None` if the kernel does not say.
+    pub fn counted(&self) -> Option<Counters> {
+        let cpus = self.counters.get(&0, 0).ok()?;
+        Some(cpus.iter().fold(Counters::default(), |sum, cpu| sum + *cpu))
+    }
+
     /// Takes its programs off their hooks; its ring and counters stay readable.
     pub fn detach(&mut self) {
         for (_, program) in self.programs.programs_mut() {

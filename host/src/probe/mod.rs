@@ -30,7 +30,7 @@ mod reader;
 mod runs;
 mod summary;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,11 +41,13 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use self::btf::Btf;
-use self::load::{Loaded, Loader, Tunables};
+use self::load::{Loader, Tunables};
 use self::reader::{Command, Reader};
 use crate::batch::Batch;
+use crate::cause::chain as with_causes;
 use crate::entities::Entities;
 use crate::loss::Loss;
+use crate::needs;
 use crate::privilege;
 use crate::status::Status;
 
@@ -75,20 +77,21 @@ impl Default for Options {
     }
 }
 
-/// Why something of the kernel side could not be had.
+/// Why something of the kernel side could not be had. Texts do not name the probe, so that one cause
+/// reads the same for all that it takes.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The thread, its epoll or its eventfd; the only error that [`Probes::start`] returns.
     #[error("starting the reader of the rings: {0}")]
     Reader(#[source] io::Error),
     /// The kernel does not describe its types.
-    #[error("reading the kernel's types (BTF) from {path}: {source}", path = btf::VMLINUX)]
+    #[error("no kernel types (BTF) at {path}: {source}", path = btf::VMLINUX)]
     KernelTypes {
         /// What reading or understanding it said.
         source: io::Error,
     },
     /// An object that the kernel or aya refuses.
-    #[error("loading {probe}: {}", with_causes(source.as_ref()))]
+    #[error("loading it: {}", with_causes(source.as_ref()))]
     Load {
         /// The probe.
         probe: &'static str,
@@ -96,7 +99,7 @@ pub enum Error {
         source: Box<aya::EbpfError>,
     },
     /// An object that lacks a map, or has another kind of map of that name.
-    #[error("the object of {probe} has no usable map {map}")]
+    #[error("its object has no usable map {map}")]
     Object {
         /// The probe.
         probe: &'static str,
@@ -104,7 +107,7 @@ pub enum Error {
         map: &'static str,
     },
     /// A map that cannot be used as what it is.
-    #[error("opening map {map} of {probe}: {source}")]
+    #[error("opening its map {map}: {source}")]
     Map {
         /// The probe.
         probe: &'static str,
@@ -114,7 +117,7 @@ pub enum Error {
         source: Box<aya::maps::MapError>,
     },
     /// The control page could not be mapped.
-    #[error("mapping the control page of {probe}: {source}")]
+    #[error("mapping its control page: {source}")]
     Control {
         /// The probe.
         probe: &'static str,
@@ -123,13 +126,22 @@ pub enum Error {
     },
 }
 
+/// What was loaded so far, and what the log says of the rest.
+#[derive(Debug, Default)]
+struct Loaded {
+    /// Ids of what is loaded.
+    ids: BTreeSet<u16>,
+    /// Why a probe is not all there, by its name, as the log was told last.
+    told: BTreeMap<&'static str, String>,
+}
+
 /// The running kernel side. Dropping it detaches everything and delivers the last records.
 #[derive(Debug)]
 pub struct Probes {
     options: Options,
     status: Arc<Status>,
-    /// Ids of what is loaded; held while loading, so that two calls do not load a probe twice.
-    loaded: Mutex<BTreeSet<u16>>,
+    /// Held while loading, so that two calls do not load a probe twice.
+    loaded: Mutex<Loaded>,
     commands: Sender<Command>,
     /// Wakes the reader for a command.
     bell: Arc<EventFd>,
@@ -156,14 +168,14 @@ impl Probes {
         let (commands, inbox) = channel();
         let reader = Reader::new(inbox, Arc::clone(&bell), entities, &loss, Arc::clone(&status), sink)
             .map_err(Error::Reader)?;
-        show_unloaded(&status);
+        let loaded = Mutex::new(show_unloaded(&status));
         // Before 5.11 maps count against it. May fail: it needs a capability of its own.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let thread = thread::Builder::new().name("probe-reader".to_owned());
         let reader = Some(thread.spawn(move || reader.run()).map_err(Error::Reader)?);
         let ring_bytes = options.ring_bytes.clamp(LEAST_RING, LARGEST_RING).next_power_of_two();
         let options = Options { ring_bytes, ..options };
-        Ok(Probes { options, status, loaded: Mutex::default(), commands, bell, reader })
+        Ok(Probes { options, status, loaded, commands, bell, reader })
     }
 
     /// Loads and attaches what is newly wanted, unloads what no plugin wants any more, and puts
@@ -175,17 +187,18 @@ impl Probes {
         let (wanted, unwanted): (Vec<_>, Vec<_>) =
             PROBES.iter().partition(|probe| names.contains(probe.name));
         for probe in unwanted {
-            if loaded.remove(&probe.id) {
+            if loaded.ids.remove(&probe.id) {
                 self.tell(Command::Unload(probe.id));
             }
         }
-        let missing: Vec<_> = wanted.into_iter().filter(|probe| !loaded.contains(&probe.id)).collect();
+        let missing: Vec<_> = wanted.into_iter().filter(|probe| !loaded.ids.contains(&probe.id)).collect();
         if missing.is_empty() {
             return;
         }
-        if let Err(error) = self.load(&missing, &mut loaded) {
+        if let Err(error) = self.load(&missing, &mut loaded.ids) {
             missing.iter().for_each(|probe| self.show_down(probe, &error, None));
         }
+        self.tell_missing(&missing, &mut loaded.told);
         return_memory();
     }
 
@@ -205,10 +218,36 @@ impl Probes {
     }
 
     fn show_down(&self, probe: &'static Probe, error: &Error, kernel: Option<&Btf<'_>>) {
+        tracing::debug!(probe = probe.name, error = %error, "not loaded");
         let reason = reason(error);
-        tracing::warn!(probe = probe.name, reason, "not loaded");
         let hooks = hooks::unloaded(probe, kernel, Some(&reason));
         feed::show(probe, "down", reason, hooks, &self.status);
+    }
+
+    /// Logs what is not all there: a line for each cause, and only what was not told before.
+    fn tell_missing(&self, probes: &[&'static Probe], told: &mut BTreeMap<&'static str, String>) {
+        let board = self.status.snapshot();
+        let mut causes: BTreeMap<(&str, &str), Vec<&str>> = BTreeMap::new();
+        for probe in probes {
+            let Some(status) = board.probes.get(probe.name).filter(|status| !status.reason.is_empty()) else {
+                told.remove(probe.name);
+                continue;
+            };
+            if told.insert(probe.name, status.reason.clone()).as_ref() != Some(&status.reason) {
+                causes.entry((&status.state, &status.reason)).or_default().push(probe.name);
+            }
+        }
+        for ((state, reason), probes) in causes {
+            // Hardly any kernel has everything: only what a question rests on is worth a warning.
+            let matters = board.probes.values().any(|probe| {
+                probes.contains(&probe.name.as_str()) && needs::matters(&probe.name) && needs::is_blind(probe)
+            });
+            let probes = probes.join(", ");
+            match matters {
+                true => tracing::warn!(probes, state, reason, "events that diagnoses rest on are not seen"),
+                false => tracing::info!(probes, state, reason, "this kernel does not show everything"),
+            }
+        }
     }
 
     /// The reader ends only after the stop command, so it always listens.
@@ -247,7 +286,7 @@ fn tunables(options: Options) -> Tunables {
 fn load_each(
     probes: &[&'static Probe],
     tunables: &Tunables,
-    mut done: impl FnMut(&'static Probe, &Btf<'_>, Result<Loaded, Error>),
+    mut done: impl FnMut(&'static Probe, &Btf<'_>, Result<load::Loaded, Error>),
 ) -> Result<(), Error> {
     let bytes = btf::read_vmlinux().map_err(|source| Error::KernelTypes { source })?;
     let malformed = || Error::KernelTypes { source: io::ErrorKind::InvalidData.into() };
@@ -262,21 +301,26 @@ fn load_each(
     Ok(())
 }
 
-/// Why a probe is not loaded: a missing privilege says more than what it leads to.
+/// Why a probe is not loaded: without a privilege each load fails in words of its own, which have one
+/// cause.
 fn reason(error: &Error) -> String {
-    match privilege::missing_for_probes() {
-        Some(missing) => format!("{missing} ({error})"),
-        None => error.to_string(),
+    match (error, privilege::missing_for_probes()) {
+        (Error::Load { .. } | Error::Map { .. } | Error::Control { .. }, Some(missing)) => missing,
+        _ => error.to_string(),
     }
 }
 
-/// The board before anything is loaded: what could not be loaded if it were wanted is down.
-fn show_unloaded(status: &Status) {
+/// The board before anything is loaded: what could not be loaded if it were wanted is down, which is
+/// logged once for all.
+fn show_unloaded(status: &Status) -> Loaded {
     let bytes = btf::read_vmlinux();
     let kernel = bytes.as_ref().ok().and_then(|bytes| Btf::parse(bytes));
-    let obstacle = match (&bytes, privilege::missing_for_probes()) {
-        (Err(error), _) => Some(format!("no kernel types (BTF) at {}: {error}", btf::VMLINUX)),
-        (_, missing) => missing,
+    let missing = privilege::missing_for_probes();
+    let obstacle = match bytes.as_ref() {
+        Err(error) => {
+            Some(Error::KernelTypes { source: io::Error::new(error.kind(), error.to_string()) }.to_string())
+        }
+        Ok(_) => missing.clone(),
     };
     for probe in PROBES {
         let hooks = hooks::unloaded(probe, kernel.as_ref(), obstacle.as_deref());
@@ -285,6 +329,15 @@ fn show_unloaded(status: &Status) {
             None => feed::show(probe, "idle", "no plugin subscribes to it".to_owned(), hooks, status),
         }
     }
+    let Some(reason) = obstacle else { return Loaded::default() };
+    match missing {
+        Some(_) => {
+            tracing::warn!(reason, "the kernel's events are not seen, only its counters: run it as root")
+        }
+        None => tracing::warn!(reason, "the kernel's events are not seen, only its counters"),
+    }
+    let told = PROBES.iter().map(|probe| (probe.name, reason.clone())).collect();
+    Loaded { ids: BTreeSet::new(), told }
 }
 
 /// Returns once every program that was running has finished: they run inside RCU read sections,
@@ -302,19 +355,4 @@ fn return_memory() {
     unsafe {
         nix::libc::malloc_trim(0);
     }
-}
-
-/// An error and what caused it, in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        // Some errors repeat their cause.
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -195,6 +195,7 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
             }
             feed.show_runs(&self.status);
         }
+        self.count_all(now);
     }
 
     fn count_all(&mut self, now: Instant) {

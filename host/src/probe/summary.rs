@@ -23,6 +23,15 @@ unsafe impl aya::Pod for Key {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Value {}
 
+/// Sums that were taken out.
+#[derive(Debug, Default)]
+pub struct Taken {
+    /// A packed record of each.
+    pub words: Vec<u64>,
+    /// How many they stand for beyond one each.
+    pub folded: u64,
+}
+
 /// The `sums` map of one object.
 pub struct Sums {
     map: HashMap<MapData, Key, Value>,
@@ -35,22 +44,22 @@ impl Sums {
         Sums { map, append }
     }
 
-    /// Takes out every entry whose epoch has ended, as packed records; with `current` = `None`,
-    /// of all epochs.
+    /// Takes out every entry whose epoch has ended; with `current` = `None`, of all epochs.
     ///
     /// The records say when they were taken; their `ts_ns` is `boot_ns`, as a program's would be.
-    pub fn take(&mut self, current: Option<u16>, boot_ns: u64) -> Vec<u64> {
+    pub fn take(&mut self, current: Option<u16>, boot_ns: u64) -> Taken {
         let ended = |key: &Key| current != Some(key.0.epoch);
         let keys: Vec<Key> = self.map.keys().filter_map(Result::ok).filter(ended).collect();
-        let mut words = Vec::new();
+        let mut taken = Taken::default();
         for key in keys {
             let Ok(Value(sum)) = self.map.get(&key, 0) else { continue };
             // If it cannot be removed it will be seen again, and is delivered then.
             if self.map.remove(&key).is_ok() {
-                (self.append)(&mut words, boot_ns, &key.0, &sum);
+                (self.append)(&mut taken.words, boot_ns, &key.0, &sum);
+                taken.folded += sum.count.saturating_sub(1);
             }
         }
-        words
+        taken
     }
 }
 

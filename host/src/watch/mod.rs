@@ -8,10 +8,23 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 /// A directory could not be watched.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot watch {path}: {source}")]
+#[error("cannot watch {}: {}", .path.display(), reason(.source))]
 pub struct Error {
     path: PathBuf,
     source: notify::Error,
+}
+
+/// In our words: the library's name paths once more, and in another form.
+fn reason(error: &notify::Error) -> String {
+    match &error.kind {
+        notify::ErrorKind::PathNotFound => "there is no such directory".to_owned(),
+        notify::ErrorKind::MaxFilesWatch => {
+            "all inotify watches are in use (raise fs.inotify.max_user_watches)".to_owned()
+        }
+        notify::ErrorKind::Io(error) => error.to_string(),
+        notify::ErrorKind::Generic(text) => text.clone(),
+        kind => format!("{kind:?}"),
+    }
 }
 
 /// Calls back while it lives.
@@ -46,4 +59,15 @@ pub fn directory(directory: &Path, changed: impl Fn(&[PathBuf]) + Send + 'static
 fn is_close_write(access: notify::event::AccessKind) -> bool {
     use notify::event::{AccessKind, AccessMode};
     access == AccessKind::Close(AccessMode::Write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_is_not_there_is_told_in_plain_words() {
+        let error = directory(Path::new("/nonexistent/x"), |_| {}).expect_err("not there").to_string();
+        assert_eq!(error, "cannot watch /nonexistent/x: there is no such directory");
+    }
 }

@@ -13,7 +13,8 @@ pub struct Code {
     pub actions: &'static [Advice],
 }
 
-/// An action; `{in}` in the command stands for what leads into the entity's namespace.
+/// An action; the gaps of the command are those of [`crate::command`]: `{in}` is what leads into the
+/// entity's namespace, and the other names are values of the conclusion.
 #[derive(Debug)]
 pub struct Advice {
     /// What.
@@ -114,7 +115,10 @@ pub const CODES: &[Code] = &[
         "peer-unresponsive",
         &["connect", "latency", "gateway", "loss"],
         &[
-            look("see whether packets leave, and whether answers come", "{in}tcpdump -ni any host PEER"),
+            look(
+                "see whether packets leave, and whether answers come",
+                "{in}tcpdump -ni any host {destination}",
+            ),
             look("ask the node of the peer, if there is one", "inspector diagnose -e THIS-NODE -e PEER-NODE"),
         ],
     ),
@@ -172,7 +176,7 @@ pub const CODES: &[Code] = &[
         &[
             look(
                 "capture the connection: something injects or reorders",
-                "{in}tcpdump -ni any -w bad.pcap host PEER",
+                "{in}tcpdump -ni any -w bad.pcap host {source}",
             ),
             change("where a signature (MD5, AO) is missing or wrong: set the same key at both ends", ""),
         ],
@@ -180,12 +184,25 @@ pub const CODES: &[Code] = &[
     code(
         "route-missing",
         &["connect", "loss"],
-        &[ROUTES, change("add the route, or a default route", "{in}ip route add NET via GATEWAY")],
+        &[
+            ROUTES,
+            change(
+                "add the route, or a default route",
+                "{in}ip {family} route add {destination} via GATEWAY",
+            ),
+        ],
     ),
     code(
         "route-blocked",
         &["connect", "loss"],
-        &[ROUTES, change("remove the blackhole, unreachable or prohibit route", "{in}ip route del TYPE NET")],
+        &[
+            ROUTES,
+            look("see which of them decide", "{in}ip {family} route show table all to match {destination}"),
+            change(
+                "remove the blackhole, unreachable or prohibit route",
+                "{in}ip {family} route del {type} NET",
+            ),
+        ],
     ),
     code(
         "forwarding-disabled",
@@ -201,7 +218,7 @@ pub const CODES: &[Code] = &[
         &[
             look(
                 "see the filter and the route back",
-                "{in}sysctl -a -r 'rp_filter'; {in}ip route get SOURCE",
+                "{in}sysctl -a -r 'rp_filter'; {in}ip route get {source}",
             ),
             change(
                 "make routing symmetric, or filter loosely",
@@ -212,17 +229,17 @@ pub const CODES: &[Code] = &[
     code(
         "martian-source",
         &["loss"],
-        &[look("find who sends it, by its link-layer address", "{in}tcpdump -eni any src SOURCE")],
+        &[look("find who sends it, by its link-layer address", "{in}tcpdump -eni any src {source}")],
     ),
     code(
         "ttl-exceeded",
         &["connect", "loss"],
-        &[look("look for a routing loop", "{in}traceroute -n DESTINATION")],
+        &[look("look for a routing loop", "{in}traceroute -n {destination}")],
     ),
     code(
         "packet-too-big",
         &["latency", "loss"],
-        &[look("see the path MTU that was learnt", "{in}ip route get DESTINATION")],
+        &[look("see the path MTU that was learnt", "{in}ip route get {destination}")],
     ),
     code(
         "pmtu-blackhole",
@@ -246,7 +263,7 @@ pub const CODES: &[Code] = &[
     code(
         "neighbour-unresolved",
         &["connect", "loss"],
-        &[NEIGHBOURS, look("ask for it", "{in}arping -c 3 ADDRESS")],
+        &[NEIGHBOURS, look("ask for it", "{in}{ask} -c 3 {address}")],
     ),
     code("neighbour-queue-full", &["loss"], &[NEIGHBOURS]),
     code(
@@ -257,7 +274,10 @@ pub const CODES: &[Code] = &[
     code(
         "wrong-destination-mac",
         &["connect", "loss"],
-        &[look("compare the sender's neighbour entry with the receiver's address", "{in}ip link; ip neigh")],
+        &[look(
+            "compare the sender's neighbour entry with the receiver's address",
+            "{in}ip link; ip neigh show to {destination}",
+        )],
     ),
     code(
         "checksum-error",
@@ -372,19 +392,19 @@ pub const CODES: &[Code] = &[
         "dns-timeout",
         &["dns", "connect", "latency"],
         &[
-            look("ask the server directly", "{in}dig @SERVER NAME"),
+            look("ask the server directly", "{in}dig @{server}"),
             look("see which servers are configured", "cat /etc/resolv.conf"),
         ],
     ),
     code(
         "dns-slow",
         &["dns", "latency"],
-        &[look("time the server", "{in}dig @SERVER NAME | grep 'Query time'")],
+        &[look("time the server", "{in}dig @{server} | grep 'Query time'")],
     ),
-    code("dns-error", &["dns"], &[look("ask the server directly", "{in}dig @SERVER NAME")]),
+    code("dns-error", &["dns"], &[look("ask the server directly", "{in}dig @{server} {name}")]),
     code("tcp-loss", &["loss", "latency"], &[look("see the connections that suffer", "{in}ss -ti")]),
     code("capture-overflow", &["loss"], &[look("see who captures", "{in}ss -0 -p")]),
-    code("unexplained-drop", &["loss"], &[look("what the reason means", "inspector explain REASON")]),
+    code("unexplained-drop", &["loss"], &[look("what the reason means", "inspector explain {reason}")]),
 ];
 
 /// The entry of a code.

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use inspector_sdk::probes::Head;
+use inspector_sdk::probes::neighbour::{KIND_DEAD, KIND_FAILED, KIND_UNANSWERED};
 use inspector_sdk::probes::record::{FLAG_PACKET, FLAG_PORTS, FLAG_SOCKET};
 use inspector_sdk::probes::tcp_retransmit::WHY_SYN;
 use inspector_sdk::{EntityId, Timestamp, flow};
@@ -20,7 +21,7 @@ pub enum What {
         /// Its state (`TCP_*`).
         state: u8,
     },
-    /// A segment was sent again.
+    /// A segment was sent again; the most is how many timeouts in a row that made.
     Retransmit {
         /// `WHY_*` of the probe tcp-retransmit.
         why: u8,
@@ -37,6 +38,8 @@ pub enum What {
         error: u32,
         /// It never had a local port.
         portless: bool,
+        /// It had waited longer than the way there and back takes.
+        waited: bool,
     },
     /// A connection ended.
     Closed {
@@ -78,12 +81,16 @@ pub enum What {
     },
     /// A DNS query left its client.
     DnsQuery,
+    /// A DNS query has waited too long for its answer.
+    DnsUnanswered,
     /// A DNS answer reached its client; the total is its latency.
     DnsAnswer {
         /// Response code.
         rcode: u8,
         /// Its query was seen.
         matched: bool,
+        /// Its query is a [`What::DnsUnanswered`] as well.
+        overdue: bool,
     },
     /// As many bytes as at the reading before were unread in TCP sockets; the most is for how long.
     Unread,
@@ -112,6 +119,22 @@ impl What {
             Self::Retransmit { why: WHY_SYN }
                 | Self::ConnectFailed { .. }
                 | Self::ResetReceived { state: SYN_SENT }
+        )
+    }
+
+    /// Whether a host on the link was asked for in vain, at least once.
+    pub fn is_unresolved(&self) -> bool {
+        matches!(self, Self::Neighbour { kind: KIND_FAILED | KIND_DEAD | KIND_UNANSWERED, .. })
+    }
+
+    /// Whether a connect waits for its answer, or ended without any. The kernel sends the first SYN
+    /// again after a second; who gives up earlier leaves nothing else.
+    pub fn is_silence(&self) -> bool {
+        matches!(
+            self,
+            Self::Retransmit { why: WHY_SYN }
+                | Self::ConnectFailed { error: ETIMEDOUT, .. }
+                | Self::ConnectFailed { error: 0, waited: true, .. }
         )
     }
 }
@@ -191,6 +214,8 @@ pub struct Flow {
 
 /// `TCP_SYN_SENT`.
 const SYN_SENT: u8 = 2;
+/// errno of who waited in vain.
+pub const ETIMEDOUT: u32 = 110;
 
 /// Lowest port that the kernel gives to clients (`net.ipv4.ip_local_port_range`).
 const EPHEMERAL: u16 = 32_768;

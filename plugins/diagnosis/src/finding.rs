@@ -4,9 +4,11 @@
 use std::fmt::Display;
 
 use inspector_sdk::analyzer::{Action, Check, Evidence, Finding};
+use inspector_sdk::flow::protocol;
 use inspector_sdk::{EntityId, Timestamp, attr};
 
 use crate::codes;
+use crate::command::Words;
 use crate::fact::{Amount, Flow, Key, What};
 use crate::view::{Dropped, View};
 
@@ -43,8 +45,27 @@ pub struct Conclusion {
     pub flows: Vec<Flow>,
     /// Where it is felt.
     pub felt: Vec<EntityId>,
-    evidence: Vec<Evidence>,
+    evidence: Vec<Line>,
+    /// What was concluded of other protocols at the same place.
+    besides: Vec<Beside>,
+    /// Values for the gaps of suggested commands.
+    values: Vec<(&'static str, String)>,
     checks: Vec<Check>,
+}
+
+/// A line of evidence, and how often it was found.
+#[derive(Debug, Clone)]
+struct Line {
+    evidence: Evidence,
+    times: u64,
+}
+
+/// The same of another protocol: IP's number, the title, how often.
+#[derive(Debug, Clone)]
+struct Beside {
+    proto: u8,
+    title: String,
+    count: u64,
 }
 
 impl Conclusion {
@@ -60,6 +81,8 @@ impl Conclusion {
             flows: Vec::new(),
             felt: Vec::new(),
             evidence: Vec::new(),
+            besides: Vec::new(),
+            values: Vec::new(),
             checks: Vec::new(),
         }
     }
@@ -95,12 +118,13 @@ impl Conclusion {
     /// Adds a line of evidence.
     #[must_use]
     pub fn because(mut self, kind: &str, summary: impl Into<String>, at: Timestamp) -> Self {
-        self.evidence.push(Evidence {
+        let evidence = Evidence {
             kind: kind.to_owned(),
             summary: summary.into(),
             at: (at > 0).then_some(at),
             attrs: Vec::new(),
-        });
+        };
+        self.evidence.push(Line { evidence, times: 1 });
         self
     }
 
@@ -115,7 +139,7 @@ impl Conclusion {
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Display) -> Self {
         if let Some(last) = self.evidence.last_mut() {
-            last.attrs.push(attr(name, value));
+            last.evidence.attrs.push(attr(name, value));
         }
         self
     }
@@ -140,6 +164,15 @@ impl Conclusion {
     pub fn rose(self, name: &str, amount: Amount) -> Self {
         self.because("metric", format!("{name} rose by {}", amount.count), amount.last)
             .with("count", amount.count)
+    }
+
+    /// Says what a gap of its commands is filled with; the first value counts.
+    #[must_use]
+    pub fn value(mut self, gap: &'static str, value: impl Display) -> Self {
+        if self.values.iter().all(|(known, _)| *known != gap) {
+            self.values.push((gap, value.to_string()));
+        }
+        self
     }
 
     /// Asks for something to be looked at.
@@ -178,13 +211,14 @@ impl Conclusion {
         if self.evidence.len() >= EVIDENCE {
             return;
         }
-        let summary = format!("{}: {}", view.name(key.entity), symptom(&key.what, amount.count, &key.flow));
-        self.evidence.push(Evidence {
+        let summary = format!("{}: {}", view.name(key.entity), symptom(&key.what, &amount, &key.flow));
+        let evidence = Evidence {
             kind: "event".to_owned(),
             summary,
             at: (amount.last > 0).then_some(amount.last),
             attrs: vec![attr("flow", key.flow.canonical()), attr("role", "symptom")],
-        });
+        };
+        self.evidence.push(Line { evidence, times: 1 });
     }
 
     /// What happened, with how often.
@@ -199,48 +233,65 @@ impl Conclusion {
         self
     }
 
+    /// The protocol that it is about; 0 = none or not known.
+    fn proto(&self) -> u8 {
+        self.flows.first().map_or(0, |flow| flow.proto)
+    }
+
     /// Takes over another conclusion of the same code and entity.
-    fn merge(&mut self, other: Self) {
+    fn merge(&mut self, mut other: Self) {
+        if ![0, self.proto()].contains(&other.proto()) && self.proto() != 0 {
+            if (other.severity, other.confidence) > (self.severity, self.confidence) {
+                std::mem::swap(self, &mut other);
+            }
+            other.stand_beside(self);
+        } else {
+            self.amount.count += other.amount.count;
+            if other.confidence > self.confidence {
+                self.confidence = other.confidence;
+                self.title = other.title;
+                self.values.splice(0..0, other.values);
+                // The flow that the title names.
+                std::mem::swap(&mut self.flows, &mut other.flows);
+            }
+        }
+        other.amount.count = 0;
         self.amount.add(&other.amount);
         self.severity = self.severity.max(other.severity);
-        if other.confidence > self.confidence {
-            self.confidence = other.confidence;
-            self.title = other.title;
+        other.besides.into_iter().for_each(|beside| self.beside(beside));
+        other.evidence.into_iter().for_each(|line| fold(&mut self.evidence, line));
+        join(&mut self.flows, other.flows, FLOWS);
+        join(&mut self.felt, other.felt, usize::MAX);
+        join(&mut self.checks, other.checks, SHOWN_FLOWS);
+    }
+
+    /// Makes it a remark on a conclusion about another protocol, whose title and number are its own.
+    fn stand_beside(&mut self, main: &mut Self) {
+        let (proto, title, count) = (self.proto(), std::mem::take(&mut self.title), self.amount.count);
+        main.beside(Beside { proto, title, count });
+        let name = protocol(proto);
+        for line in self.evidence.iter_mut().filter(|line| line.evidence.kind != "against") {
+            line.evidence.summary.insert_str(0, &format!("{name}: "));
         }
-        for flow in other.flows {
-            if self.flows.len() < FLOWS && !self.flows.contains(&flow) {
-                self.flows.push(flow);
-            }
-        }
-        for entity in other.felt {
-            if !self.felt.contains(&entity) {
-                self.felt.push(entity);
-            }
-        }
-        for line in other.evidence {
-            if self.evidence.len() < EVIDENCE && !self.evidence.contains(&line) {
-                self.evidence.push(line);
-            }
-        }
-        for check in other.checks {
-            if self.checks.len() < SHOWN_FLOWS && !self.checks.contains(&check) {
-                self.checks.push(check);
-            }
+    }
+
+    fn beside(&mut self, other: Beside) {
+        match self.besides.iter_mut().find(|known| known.proto == other.proto) {
+            Some(known) => known.count += other.count,
+            None => self.besides.push(other),
         }
     }
 
     /// The finding as the contract has it.
-    pub fn finding(self, view: &View) -> Finding {
-        let inside = view.inside(self.at);
-        let action = |advice: &codes::Advice| Action {
-            title: advice.title.to_owned(),
-            command: (!advice.command.is_empty()).then(|| advice.command.replace("{in}", &inside)),
-            risk: advice.risk.to_owned(),
-            url: None,
-        };
-        let actions = codes::find(self.code).map_or(&[][..], |entry| entry.actions).iter().map(action);
+    pub fn finding(mut self, view: &View) -> Finding {
         let title = format!("{}: {}", view.name(self.at), self.said());
+        let actions = self.actions(view);
+        for beside in std::mem::take(&mut self.besides) {
+            self = self.because("text", format!("also: {}", filled(&beside.title, beside.count)), 0);
+        }
         let entities = [self.at].into_iter().chain(self.felt).filter(|entity| *entity != 0);
+        let mut evidence = Vec::new();
+        self.evidence.into_iter().for_each(|line| fold(&mut evidence, line));
         Finding {
             code: self.code.to_owned(),
             title,
@@ -250,9 +301,58 @@ impl Conclusion {
             first_seen: self.amount.first,
             last_seen: self.amount.last,
             count: self.amount.count,
-            evidence: self.evidence,
-            actions: actions.collect(),
+            evidence: evidence.into_iter().map(Line::shown).collect(),
+            actions,
             checks: self.checks,
+        }
+    }
+
+    fn actions(&self, view: &View) -> Vec<Action> {
+        let mut values = self.values.clone();
+        if let Some(flow) = self.flows.first() {
+            values.push(("source", flow.source().to_string()));
+            values.push(("destination", flow.destination().to_string()));
+        }
+        let words = Words { inside: view.inside(self.at), values };
+        let action = |advice: &codes::Advice| Action {
+            title: advice.title.to_owned(),
+            command: (!advice.command.is_empty()).then(|| words.fill(advice.command)),
+            risk: advice.risk.to_owned(),
+            url: None,
+        };
+        codes::find(self.code).map_or(&[][..], |entry| entry.actions).iter().map(action).collect()
+    }
+}
+
+impl Line {
+    fn shown(self) -> Evidence {
+        let mut evidence = self.evidence;
+        if self.times > 1 {
+            evidence.summary.push_str(&format!(" ({} times)", self.times));
+        }
+        evidence
+    }
+}
+
+/// Adds a line, unless a person would read the same twice.
+fn fold(lines: &mut Vec<Line>, line: Line) {
+    let text = |line: &Line| (line.evidence.kind.clone(), line.evidence.summary.clone());
+    let is_full = lines.len() >= EVIDENCE;
+    match lines.iter_mut().find(|known| text(known) == text(&line)) {
+        Some(known) => {
+            known.times += if known.evidence.at == line.evidence.at { 0 } else { line.times };
+            known.evidence.at = known.evidence.at.max(line.evidence.at);
+        }
+        None if is_full => {}
+        None => lines.push(line),
+    }
+}
+
+/// Adds what is not there yet, up to a limit.
+fn join<T: PartialEq>(known: &mut Vec<T>, more: Vec<T>, limit: usize) {
+    for item in more {
+        if known.len() < limit && !known.contains(&item) {
+            known.push(item);
         }
     }
 }
@@ -344,12 +444,15 @@ fn filled(title: &str, count: u64) -> String {
 }
 
 /// What somebody felt, in words.
-fn symptom(what: &What, count: u64, flow: &Flow) -> String {
+pub fn symptom(what: &What, amount: &Amount, flow: &Flow) -> String {
     use inspector_sdk::errno;
-    let flow = flow.show();
+    let (flow, count) = (flow.show(), amount.count);
     match what {
         What::Retransmit { .. } => format!("sent again {}, {flow}", plural(count, "time")),
-        What::ConnectFailed { error: 0, .. } => format!("{} given up, {flow}", plural(count, "connect")),
+        What::ConnectFailed { error: 0, .. } => {
+            let waited = amount.most / 1_000_000;
+            format!("{} given up after {waited} ms without an answer, {flow}", plural(count, "connect"))
+        }
         What::ConnectFailed { error, .. } => {
             format!("{} failed ({}), {flow}", plural(count, "connect"), errno::name(*error))
         }

@@ -10,8 +10,12 @@ use inspector_sdk::probes::{
 use inspector_sdk::{EntityId, entities};
 
 use crate::fact::{Amount, Drop, Flow, Reset, Segment, What};
+use crate::queries::Queries;
 use crate::store::Store;
 
+/// A handshake takes one way there and back: this is more than around the Earth. Who opens two
+/// connections at once, to take the faster one, closes the other much sooner.
+const WAITED_NS: u64 = 200_000_000;
 /// `skb->pkt_type` of broadcast and multicast.
 const TO_MANY: [u8; 2] = [1, 2];
 
@@ -55,7 +59,7 @@ impl Store {
             tcp_retransmit::KIND_SYNACK => What::SynAckAgain,
             _ => return,
         };
-        self.one(&again.head, what, u64::from(again.length));
+        self.one(&again.head, what, u64::from(again.timeouts));
     }
 
     /// A turn in the life of a connection. Those that go well are one fact for each service.
@@ -63,9 +67,11 @@ impl Store {
         let what = match turn.head.kind {
             tcp_state::KIND_CONNECTED => What::Connected,
             tcp_state::KIND_ACCEPTED => What::Accepted,
-            tcp_state::KIND_FAILED => {
-                What::ConnectFailed { error: turn.error, portless: turn.head.sport == 0 }
-            }
+            tcp_state::KIND_FAILED => What::ConnectFailed {
+                error: turn.error,
+                portless: turn.head.sport == 0,
+                waited: turn.duration_ns >= WAITED_NS,
+            },
             tcp_state::KIND_CLOSED => What::Closed { error: turn.error },
             _ => return,
         };
@@ -111,13 +117,16 @@ impl Store {
     }
 
     /// A DNS message at its client.
-    pub fn dns(&mut self, dns: &Dns) {
-        let (what, latency) = match dns.head.kind {
-            dns::KIND_QUERY if dns.tries > 1 => return,
-            dns::KIND_QUERY => (What::DnsQuery, 0),
-            _ => (What::DnsAnswer { rcode: dns.rcode, matched: dns.matched != 0 }, dns.latency_ns),
-        };
+    pub fn dns(&mut self, dns: &Dns, queries: &mut Queries) {
         let flow = Flow { sport: 0, ..Flow::of(&dns.head) };
+        let (what, latency) = match dns.head.kind {
+            dns::KIND_QUERY if queries.ask(dns, flow) => (What::DnsQuery, 0),
+            dns::KIND_QUERY => return,
+            _ => {
+                let (matched, overdue) = (dns.matched != 0, queries.answered(dns, flow));
+                (What::DnsAnswer { rcode: dns.rcode, matched, overdue }, dns.latency_ns)
+            }
+        };
         self.add(dns.head.entity, what, flow, Amount::new(dns.head.ts_ns, 1, latency));
     }
 

@@ -1,9 +1,10 @@
 //! Why the network failed: the cause, the place, the evidence, the next step.
 //!
 //! - [`fact`], [`store`]: what happened, counted, for the last quarter of an hour.
-//! - [`intake`], [`counters`]: records of probes and kernel counters, as facts.
+//! - [`intake`], [`counters`], [`queries`]: records of probes, kernel counters and what waits for an
+//!   answer, as facts.
 //! - [`view`]: the facts of a window with the kernel's names.
-//! - [`rules`]: what is concluded from them; [`finding`], [`codes`]: how it is said.
+//! - [`rules`]: what is concluded from them; [`finding`], [`codes`], [`command`]: how it is said.
 //! - [`live`]: findings as metrics and events while they last.
 //!
 //! One analyzer for all scenarios: they ask different questions of the same facts, and a cause can
@@ -11,11 +12,13 @@
 //! everything seven times.
 
 pub mod codes;
+pub mod command;
 pub mod counters;
 pub mod fact;
 pub mod finding;
 pub mod intake;
 pub mod live;
+pub mod queries;
 pub mod rules;
 pub mod store;
 pub mod view;
@@ -25,8 +28,8 @@ use std::time::Duration;
 
 use inspector_sdk::analyzer::{Report, Request};
 use inspector_sdk::probes::{
-    Dns, Icmp, Neighbour, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit,
-    TcpState, dns, socket_latency, softirq, tcp_retransmit,
+    Dns, Icmp, Neighbour, Record as _, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset,
+    TcpRetransmit, TcpState, dns, socket_latency, softirq, tcp_retransmit,
 };
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp, entities};
 
@@ -34,6 +37,7 @@ use crate::counters::{Counters, counter};
 use crate::fact::{Flow, What};
 use crate::finding::Conclusion;
 use crate::live::Live;
+use crate::queries::Queries;
 use crate::store::Store;
 use crate::view::View;
 
@@ -60,6 +64,7 @@ const OF_ALL: [&str; 2] = ["softirq-delay", "softnet-backlog"];
 #[derive(Debug)]
 pub struct Diagnosis {
     store: Store,
+    queries: Queries,
     counters: Counters,
     live: Live,
     /// The entity `host`; 0 until it is known.
@@ -103,6 +108,7 @@ impl Analyzer for Diagnosis {
     fn init(args: &InitArgs) -> Result<Self, Error> {
         Ok(Self {
             store: Store::new(args.now),
+            queries: Queries::default(),
             counters: Counters::new(args.now),
             live: Live::new()?,
             host: 0,
@@ -117,6 +123,9 @@ impl Analyzer for Diagnosis {
                 self.lost.pop_front();
             }
             self.lost.push_back((batch.now, batch.lost));
+            if batch.probe == Dns::PROBE {
+                self.queries.forget_all();
+            }
         }
         let store = &mut self.store;
         batch.events::<SkbDrop>().for_each(|record| store.drop(record));
@@ -127,7 +136,7 @@ impl Analyzer for Diagnosis {
         batch.events::<Neighbour>().for_each(|record| store.neighbour(record));
         batch.events::<Icmp>().for_each(|record| store.icmp(record));
         batch.events::<Route>().for_each(|record| store.route(record));
-        batch.events::<Dns>().for_each(|record| store.dns(record));
+        batch.events::<Dns>().for_each(|record| store.dns(record, &mut self.queries));
         batch.events::<SocketLatency>().for_each(|record| store.socket_latency(record));
         batch.events::<Softirq>().for_each(|record| store.softirq(record, self.host));
         Ok(())
@@ -135,6 +144,7 @@ impl Analyzer for Diagnosis {
 
     fn tick(&mut self, now: Timestamp) {
         self.counters.tick(now, &mut self.store);
+        self.queries.tell_overdue(now, &mut self.store);
         if self.live.is_due(now) {
             let view = self.view(now, live::WINDOW_NS);
             self.live.tell(&view, rules::judge(&view).ranked(), now);
@@ -180,6 +190,7 @@ impl Analyzer for Diagnosis {
 
 impl Diagnosis {
     fn view(&mut self, now: Timestamp, window_ns: u64) -> View {
+        self.queries.tell_overdue(now, &mut self.store);
         View::new(now, self.store.window(now.saturating_sub(window_ns)))
     }
 

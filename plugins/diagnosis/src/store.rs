@@ -251,7 +251,12 @@ mod tests {
     #[test]
     fn a_storm_in_one_entity_costs_no_other_its_addresses() {
         let mut store = Store::new(0);
-        store.add(1, What::ConnectFailed { error: 111, portless: false }, flow(7), Amount::new(1, 1, 0));
+        store.add(
+            1,
+            What::ConnectFailed { error: 111, portless: false, waited: false },
+            flow(7),
+            Amount::new(1, 1, 0),
+        );
         (0..10_000).for_each(|port| store.add(2, What::Connected, flow(port), Amount::new(2, 1, 0)));
         let window = store.window(0);
         assert!(window.keys().any(|key| (key.entity, key.flow) == (1, flow(7))), "{:?}", window.keys());

@@ -10,19 +10,8 @@ use inspector_sdk::entities::{self, Entity};
 use inspector_sdk::map::Map;
 use inspector_sdk::{EntityId, Timestamp, kernel, noise};
 
+use crate::command::word;
 use crate::fact::{Amount, Drop, Flow, Key, Reset, What};
-
-/// Reasons for which multicast is dropped while a link comes up or goes down, by everybody's kernel.
-const WITHOUT_A_WAY: [&str; 8] = [
-    "NOT_SPECIFIED",
-    "IP_INNOROUTES",
-    "IP_OUTNOROUTES",
-    "QDISC_DROP",
-    "NO_TX_TARGET",
-    "NEIGH_FAILED",
-    "DEV_READY",
-    "IPV6DISABLED",
-];
 
 /// The facts of a window.
 #[derive(Debug)]
@@ -232,13 +221,11 @@ impl View {
     /// What stands before a command that is to run in its namespace.
     pub fn inside(&self, id: EntityId) -> String {
         match self.entities.get(&id) {
-            Some(entity) if entity.kind == "netns" => format!("ip netns exec {} ", entity.name),
+            Some(entity) if entity.kind == "netns" => format!("ip netns exec {} ", word(&entity.name)),
             Some(entity) if entity.kind == "host" => String::new(),
             Some(entity) if entity.kind == "pod" => {
-                format!(
-                    "kubectl debug -n {} {} --image=nicolaka/netshoot -it -- ",
-                    entity.namespace, entity.name
-                )
+                let (namespace, name) = (word(&entity.namespace), word(&entity.name));
+                format!("kubectl debug -n {namespace} {name} --image=nicolaka/netshoot -it -- ")
             }
             Some(_) => "nsenter --net=/proc/PID/ns/net ".to_owned(),
             None => String::new(),
@@ -251,7 +238,7 @@ impl Dropped {
         let reason = kernel::drop_reason(drop.reason);
         let symbol = kernel::symbol_at(drop.location).name.clone();
         let is_noise = noise::rule(&reason, &symbol, drop.with_socket).is_some()
-            || (flow.destination().is_multicast() && WITHOUT_A_WAY.contains(&&*reason));
+            || (flow.destination().is_multicast() && noise::is_without_a_way(&reason));
         Self { reason, symbol, entity, flow, amount, drop, is_noise }
     }
 

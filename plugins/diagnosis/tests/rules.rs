@@ -1,6 +1,11 @@
 //! Each conclusion from the records and counters that its fault makes, beside the look-alike that
 //! must not be taken for it.
 
+#[path = "rules/commands.rs"]
+mod commands;
+#[path = "rules/ongoing.rs"]
+mod ongoing;
+
 use std::collections::HashMap;
 
 use diagnosis::Diagnosis;
@@ -83,6 +88,11 @@ fn index(names: &[&str], name: &str) -> usize {
 
 impl Case {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// In a world that differs.
+    fn with(change: impl Fn(&mut World)) -> Self {
         let by_index =
             |names: &[&'static str]| (0u32..).zip(names.iter().copied()).collect::<HashMap<_, _>>();
         let columns = HashMap::from([
@@ -90,7 +100,7 @@ impl Case {
             ("qdisc", QDISC.to_vec()),
             ("conntrack", vec!["drop"]),
         ]);
-        let world = World {
+        let mut world = World {
             drop_reasons: by_index(REASONS),
             reset_reasons: by_index(RESETS),
             symbols: (1u64..).zip(SYMBOLS.iter().map(|name| (*name, 0))).collect(),
@@ -100,6 +110,7 @@ impl Case {
             columns,
             ..World::default()
         };
+        change(&mut world);
         Self { host: Harness::start(world).expect("it starts") }
     }
 

@@ -21,6 +21,8 @@ pub struct Site {
     pub location: u64,
     /// A socket was found for the packet. Unknown, and so false, in a summary.
     pub with_socket: bool,
+    /// It was for whoever is there. Unknown, and so false, in a summary.
+    pub multicast: bool,
 }
 
 /// What a site means.
@@ -62,7 +64,8 @@ impl Site {
     /// The site of a drop.
     pub fn of(drop: &SkbDrop) -> Self {
         let with_socket = drop.head.flags & FLAG_SOCKET != 0 || drop.head.tcp_state != 0;
-        Self { reason: drop.reason, location: drop.location, with_socket }
+        let multicast = drop.head.destination().is_multicast();
+        Self { reason: drop.reason, location: drop.location, with_socket, multicast }
     }
 
     /// Its labels, with what its place says of it.
@@ -112,7 +115,8 @@ impl Places {
         }
         *self.0.entry(site).or_insert_with(|| {
             let (reason, symbol) = (kernel::drop_reason(site.reason), kernel::symbol_at(site.location));
-            classify(&reason, &symbol.name, site.with_socket)
+            let place = classify(&reason, &symbol.name, site.with_socket);
+            Place { noise: place.noise || site.multicast && noise::is_without_a_way(&reason), ..place }
         })
     }
 }

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     fn key(entity: EntityId, reason: u32) -> Key {
-        Key { entity, site: Site { reason, location: 9, with_socket: false } }
+        Key { entity, site: Site { reason, location: 9, with_socket: false, multicast: false } }
     }
 
     #[test]

@@ -168,3 +168,19 @@ fn totals_go_on_after_a_reload() {
     tick(&mut new);
     assert_eq!(new.value("inspector_pod_packetloss_total", 1, &[]), Some(2.0));
 }
+
+#[test]
+fn neighbour_discovery_without_a_way_is_noise_and_a_missing_route_is_not() {
+    const INNOROUTES: u32 = 40;
+    let mut world = world();
+    world.drop_reasons.insert(INNOROUTES, "IP_INNOROUTES");
+    let mut host = Harness::<PacketLoss>::start(world).expect("it starts");
+    let to = |destination: &str| {
+        let mut drop = drop(INNOROUTES, UDP_RCV);
+        drop.head.daddr = head("[fd00::1]:1", destination).daddr;
+        drop
+    };
+    host.batch(5, &[to("[ff02::16]:0"), to("[fd00::2]:53")]);
+    let severities: Vec<_> = host.events().iter().map(|event| event.severity).collect();
+    assert_eq!(severities, [0, 1]);
+}

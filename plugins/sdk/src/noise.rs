@@ -34,6 +34,7 @@ pub static RULES: &[Rule] = &[
             "sk_stream_kill_queues",
             "inet_sock_destruct",
             "__sk_destruct",
+            "udp_destruct_common",
         ],
         with_socket: false,
         why: "the same on kernels before 6.6, which have no reason for it",
@@ -127,6 +128,24 @@ pub fn rule(reason: &str, symbol: &str, with_socket: bool) -> Option<&'static Ru
     })
 }
 
+/// Reasons for which multicast is dropped while a link comes up or goes down, by everybody's kernel.
+const WITHOUT_A_WAY: [&str; 8] = [
+    "NOT_SPECIFIED",
+    "IP_INNOROUTES",
+    "IP_OUTNOROUTES",
+    "QDISC_DROP",
+    "NO_TX_TARGET",
+    "NEIGH_FAILED",
+    "DEV_READY",
+    "IPV6DISABLED",
+];
+
+/// Whether a multicast packet, such as one of neighbour discovery, was dropped for no more than that
+/// its link has no way for it yet, or has none any more.
+pub fn is_without_a_way(reason: &str) -> bool {
+    WITHOUT_A_WAY.contains(&reason)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,5 +201,6 @@ mod tests {
         for symbol in ["nf_hook_slow", "nft_do_chain", "ip6_mc_input", "tcp_v4_rcv"] {
             assert!(rule("NETFILTER_DROP", symbol, true).is_none());
         }
+        assert!(!is_without_a_way("NETFILTER_DROP"), "nor that of multicast");
     }
 }

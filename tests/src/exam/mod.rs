@@ -1,10 +1,12 @@
 //! The product examined: a case of the lab, made for real, the question, the answer, and whether
 //! that is right.
 //!
-//! - [`Exam`]: one case in one family.
+//! - [`Exam`]: one case in one family, asked about when it has happened, or while it lasts.
 //! - [`Examiner`]: an agent that is asked about cases, one after the other.
 //! - [`score`]: what an answer is worth.
+//! - `ongoing`: how a case lasts.
 
+mod ongoing;
 pub mod score;
 
 use std::time::{Duration, Instant};
@@ -15,8 +17,8 @@ use serde_json::{Value, json};
 use self::score::{Concluded, Mark};
 use crate::agent::{Agent, Settings};
 use crate::http::post;
-use crate::lab::cases::{Case, GROUPS, Place};
-use crate::lab::{Family, Held, Namespace, Scene};
+use crate::lab::cases::{Case, GROUPS, Ongoing, Place};
+use crate::lab::{Family, Namespace, Pace, Scene};
 use crate::wait;
 
 /// Sources are read once a second.
@@ -28,7 +30,7 @@ const BEFORE: Duration = Duration::from_secs(2);
 /// The host itself, as entity lists show it.
 const HOST: &str = "host";
 
-/// One case in one family.
+/// One case in one family, in one form.
 #[derive(Debug, Clone, Copy)]
 pub struct Exam {
     /// Name of its group.
@@ -37,6 +39,8 @@ pub struct Exam {
     pub case: &'static Case,
     /// In which family.
     pub family: Family,
+    /// The question comes while it lasts, and its clients go on; none of them is more patient.
+    pub ongoing: Option<Duration>,
 }
 
 impl Exam {
@@ -44,26 +48,47 @@ impl Exam {
     pub fn all() -> impl Iterator<Item = Self> {
         let all = GROUPS.iter().flat_map(|(group, cases)| cases.iter().map(move |case| (*group, case)));
         all.flat_map(|(group, case)| {
-            case.families.iter().map(move |family| Self { group, case, family: *family })
+            case.families.iter().map(move |family| Self { group, case, family: *family, ongoing: None })
         })
     }
 
-    /// Makes it, and returns what keeps it standing.
+    /// The ongoing form of every fault that has one, with clients of this patience.
+    pub fn ongoing(patience: Duration) -> impl Iterator<Item = Self> {
+        let faults = Self::all().filter(|exam| !exam.case.expect.is_empty());
+        let lasting = faults.filter(|exam| !matches!(exam.case.ongoing, Ongoing::Never(_)));
+        lasting.map(move |exam| Self { ongoing: Some(patience), ..exam })
+    }
+
+    /// Makes it and asks nobody.
     ///
     /// # Errors
     /// If it did not happen.
-    pub fn make(&self) -> Result<(Held, Scene)> {
-        let scene = Scene::new(self.case.topology, self.family)?;
-        let held = (self.case.run)(&scene).context("the case did not happen")?;
-        Ok((held, scene))
+    pub fn make(&self) -> Result<()> {
+        let scene = self.scene()?;
+        self.amid(&scene, Duration::ZERO, || Ok(()))
     }
 
-    /// Its name in tables and on the command line; `/6` says IPv6.
+    /// Its name in tables and on the command line; `/6` says IPv6, `~` the ongoing form, with the
+    /// patience of clients where they go by it.
     pub fn name(&self) -> String {
-        match self.family {
-            Family::V4 => self.case.name.to_owned(),
-            Family::V6 => format!("{}/6", self.case.name),
-        }
+        let family = match self.family {
+            Family::V4 => "",
+            Family::V6 => "/6",
+        };
+        let form = match (self.ongoing, self.case.ongoing) {
+            (None, _) => String::new(),
+            (Some(patience), Ongoing::Clients) => format!("~{patience:?}"),
+            (Some(_), _) => "~".to_owned(),
+        };
+        format!("{}{family}{form}", self.case.name)
+    }
+
+    fn scene(&self) -> Result<Scene> {
+        let pace = match (self.ongoing, self.case.ongoing) {
+            (Some(patience), Ongoing::Clients) => Pace::Again(patience),
+            _ => Pace::Once,
+        };
+        Ok(Scene::new(self.case.topology, self.family)?.at_pace(pace))
     }
 }
 
@@ -137,15 +162,22 @@ impl Examiner {
     }
 
     fn ask(&self, exam: Exam) -> Result<Row> {
-        let scene = Scene::new(exam.case.topology, exam.family)?;
+        let scene = exam.scene()?;
         wait::within(PATIENCE, "the agent to know the hosts", || {
             scene.hosts().all(|host| self.is_read(host)).then_some(())
         })?;
         let begun = Instant::now();
-        let held = (exam.case.run)(&scene).context("the case did not happen")?;
-        std::thread::sleep(self.manner.settle);
+        let (answer, took) =
+            exam.amid(&scene, self.manner.settle, || self.question(exam.case, &scene, begun))?;
+        let findings = score::findings(&answer, &scene);
+        let mark = score::mark(exam.case, &findings, took);
+        Ok(Row { exam, mark, findings, took, answer, error: String::new() })
+    }
+
+    /// Asks what has happened since a case begun; returns the answer, and how long it took.
+    fn question(&self, case: &Case, scene: &Scene, begun: Instant) -> Result<(Value, Duration)> {
         let mut entities: Vec<_> = scene.hosts().map(Namespace::name).collect();
-        if exam.case.expect.iter().any(|expected| expected.at == Place::Host) {
+        if case.expect.iter().any(|expected| expected.at == Place::Host) {
             entities.push(HOST);
         }
         let question = json!({
@@ -157,17 +189,13 @@ impl Examiner {
         let asked = Instant::now();
         let response = post(self.agent.events, "/api/v1/diagnose", &question)?;
         let took = asked.elapsed();
-        drop(held);
         ensure!(
             response.status == 200,
             "the question is answered with {}: {}",
             response.status,
             response.body
         );
-        let answer: Value = serde_json::from_str(&response.body).context("an answer in JSON")?;
-        let findings = score::findings(&answer, &scene);
-        let mark = score::mark(exam.case, &findings, took);
-        Ok(Row { exam, mark, findings, took, answer, error: String::new() })
+        Ok((serde_json::from_str(&response.body).context("an answer in JSON")?, took))
     }
 
     /// Its counters have been read, so that the next reading shows what changed.

@@ -4,8 +4,9 @@
 //! `servfail.example` it fails, below `refused.example` it refuses, below `silent.example` it does
 //! not answer, below `late.example` it takes [`LATE`]; all else is found.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -67,9 +68,15 @@ impl<'a> Resolver<'a> {
     pub fn start(pair: &'a Pair) -> Result<Self> {
         for family in Family::BOTH {
             let at = pair.server_at(family, PORT);
-            let (udp, tcp) = pair.server.run(|| Ok((UdpSocket::bind(at)?, TcpListener::bind(at)?)))?;
-            thread::spawn(move || serve_udp(&udp));
-            thread::spawn(move || serve_tcp(&tcp));
+            match pair.server.run(|| Ok((UdpSocket::bind(at), TcpListener::bind(at))))? {
+                (Ok(udp), Ok(tcp)) => {
+                    thread::spawn(move || serve_udp(&udp));
+                    thread::spawn(move || serve_tcp(&tcp));
+                }
+                // Where a case is made again, the first one goes on.
+                (Err(error), Err(_)) if error.kind() == ErrorKind::AddrInUse => {}
+                (udp, tcp) => drop((udp?, tcp?)),
+            }
         }
         Ok(Self { pair })
     }
@@ -131,6 +138,23 @@ impl<'a> Resolver<'a> {
         let (client, took) = (SocketAddr::new(IpAddr::from([0; 16]), 0), Duration::ZERO);
         (Asked { client, server, id, query_bytes, answer_bytes: 0, took }, query)
     }
+}
+
+/// Asks for an address over UDP from a socket of its own, in the namespace of the calling thread, and
+/// gives up after `patience`. Returns the code of the answer, `None` for silence.
+///
+/// # Errors
+/// If it cannot be sent.
+pub fn ask_once(server: SocketAddr, name: &str, patience: Duration) -> Result<Option<u8>> {
+    static ID: AtomicU16 = AtomicU16::new(1);
+
+    let any = if server.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(patience))?;
+    socket.send(&query(ID.fetch_add(1, Ordering::Relaxed), name, A))?;
+    let mut answer = [0; 512];
+    Ok(socket.recv(&mut answer).is_ok().then_some(answer[3] & 0x0f))
 }
 
 /// A recursive query with one question.

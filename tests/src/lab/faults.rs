@@ -25,13 +25,19 @@ pub const CLOSED_PORT: u16 = 9;
 /// # Errors
 /// If the connection is not refused.
 pub fn connect_to_closed_port(from: &Namespace, to: SocketAddr) -> Result<SocketAddr> {
-    from.run(|| {
-        let (socket, local) = bound_socket(to.ip())?;
-        match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
-            Err(Errno::ECONNREFUSED) => Ok(local),
-            other => bail!("{to} did not refuse: {other:?}"),
-        }
-    })
+    from.run(|| expect_refusal(to))
+}
+
+/// [`connect_to_closed_port`] from the calling thread's namespace.
+///
+/// # Errors
+/// If the connection is not refused.
+pub fn expect_refusal(to: SocketAddr) -> Result<SocketAddr> {
+    let (socket, local) = bound_socket(to.ip())?;
+    match connect(socket.as_raw_fd(), &SockaddrStorage::from(to)) {
+        Err(Errno::ECONNREFUSED) => Ok(local),
+        other => bail!("{to} did not refuse: {other:?}"),
+    }
 }
 
 /// Brings `lo` up in the calling thread's namespace, without the milliseconds that `ip` takes.
@@ -102,14 +108,20 @@ pub fn send_without_route(from: &Namespace, to: SocketAddr) -> Result<Errno> {
 /// # Errors
 /// If a datagram cannot be sent.
 pub fn send_udp(from: &Namespace, to: SocketAddr, packets: u64, payload: usize) -> Result<SocketAddr> {
-    from.run(|| {
-        let socket = udp_socket(to.ip())?;
-        let data = vec![0; payload];
-        for _ in 0..packets {
-            send_one(&socket, &data, to)?;
-        }
-        local_address(&socket, to.ip())
-    })
+    from.run(|| send_datagrams(to, packets, payload))
+}
+
+/// [`send_udp`] from the calling thread's namespace.
+///
+/// # Errors
+/// If a datagram cannot be sent.
+pub fn send_datagrams(to: SocketAddr, packets: u64, payload: usize) -> Result<SocketAddr> {
+    let socket = udp_socket(to.ip())?;
+    let data = vec![0; payload];
+    for _ in 0..packets {
+        send_one(&socket, &data, to)?;
+    }
+    local_address(&socket, to.ip())
 }
 
 /// A sender that was held up makes up for so much, so that it never becomes a burst.

@@ -3,6 +3,7 @@
 //! - [`Namespace`]: one named namespace, and code run inside of it.
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
 //! - [`Scene`]: a pair, also with a router, a bridge or a [`cable`] between its hosts.
+//! - [`Pace`]: whether the clients of a scene try once, or go on while somebody asks.
 //! - [`cases`]: faults with the conclusion that they call for, and healthy traffic that calls for none.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
 //! - [`Global`]: settings of the whole machine, for a moment.
@@ -27,6 +28,7 @@ pub mod bpf;
 pub mod cable;
 pub mod cases;
 mod cgroup;
+mod clients;
 mod connection;
 pub mod counters;
 pub mod delays;
@@ -47,6 +49,7 @@ pub mod wire;
 
 pub use actor::Actor;
 pub use cgroup::Cgroup;
+pub use clients::Pace;
 pub use connection::Connection;
 pub use global::{Global, end_in_order};
 pub use namespace::{Namespace, cookie_here};

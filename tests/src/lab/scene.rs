@@ -2,11 +2,14 @@
 
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
-use super::cable::Cable;
+use etherparse::SlicedPacket;
+
+use super::cable::{Cable, Side, Working};
+use super::clients::{Attempts, Pace};
 use super::pair::{address, join, set_up};
 use super::{Family, Namespace, Pair};
 use crate::wait;
@@ -39,6 +42,12 @@ pub struct Scene {
     /// Where the bridge is.
     _switch: Option<Namespace>,
     cable: Mutex<Option<Cable>>,
+    /// The cable once [`Scene::carry`] has put it to work.
+    working: Mutex<Option<Working>>,
+    /// How its clients try.
+    pub(super) pace: Pace,
+    /// What became of attempts of clients that go on.
+    pub attempts: Arc<Attempts>,
 }
 
 impl Scene {
@@ -71,9 +80,25 @@ impl Scene {
                 pair
             }
         };
-        let scene = Self { family, pair, router, third, _switch: switch, cable: Mutex::new(cable) };
+        let scene = Self {
+            family,
+            pair,
+            router,
+            third,
+            _switch: switch,
+            cable: Mutex::new(cable),
+            working: Mutex::new(None),
+            pace: Pace::Once,
+            attempts: Arc::default(),
+        };
         wait::until("IPv6 on every link", || scene.hosts().all(is_ready).then_some(()))?;
         Ok(scene)
+    }
+
+    /// The same with clients that try at another pace than once.
+    #[must_use]
+    pub fn at_pace(self, pace: Pace) -> Self {
+        Self { pace, ..self }
     }
 
     /// 10.9.0.1 or fd00:9::1.
@@ -107,8 +132,24 @@ impl Scene {
     /// # Errors
     /// In another topology, and the second time.
     pub fn cable(&self) -> Result<Cable> {
-        let mut cable = self.cable.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut cable = self.cable.lock().unwrap_or_else(PoisonError::into_inner);
         cable.take().context("this scene has no cable left")
+    }
+
+    /// Puts the cable to work as long as the scene, as [`Cable::carry`] does. One that is at work
+    /// goes on as it does, so a case that is made again needs no second one.
+    ///
+    /// # Errors
+    /// In another topology.
+    pub fn carry(
+        &self,
+        passes: impl Fn(Side, &SlicedPacket<'_>) -> bool + Send + Sync + 'static,
+    ) -> Result<()> {
+        let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
+        if working.is_none() {
+            *working = Some(self.cable()?.carry(passes));
+        }
+        Ok(())
     }
 
     /// Every host that a diagnosis may be asked about.

@@ -1,4 +1,5 @@
-//! Promise: nothing is lost silently. Produced = delivered + lost, at every stage.
+//! Promise: nothing is lost silently. Produced = delivered + lost, at every stage, and whoever scrapes
+//! can see that it is so.
 //!
 //! The machine's other traffic also makes drops, and loss is counted per probe, not per namespace.
 //! Where a ring loses, a second observer that loses nothing tells how much that may be; on a quiet
@@ -12,10 +13,11 @@ use anyhow::{Result, ensure};
 use inspector::loss::Stage;
 use inspector::probe::Options;
 use inspector_ebpf::skb_drop::{KIND_DROP, KIND_SUMMARY};
-use inspector_ebpf::{SkbDrop, TcpReset};
+use inspector_ebpf::{PROBES, SkbDrop, TcpReset};
 use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::http::EventStream;
 use inspector_tests::lab::{Family, Namespace, Pair, faults, feed};
+use inspector_tests::scrape::Scrape;
 use inspector_tests::wait;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
@@ -167,6 +169,55 @@ fn pin(cpu: usize) -> Result<()> {
 
 fn udp(at: &Namespace) -> Result<UdpSocket> {
     at.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))
+}
+
+/// What a probe produced and is neither delivered, nor folded, nor lost, by one scrape; none if it
+/// is nothing.
+fn unaccounted(scrape: &Scrape, probe: &str) -> Option<String> {
+    let of = |name: &str| scrape.sum(name, &[("probe", probe)]).unwrap_or(f64::NAN);
+    let lost = |stage| scrape.sum("inspector_lost_total", &[("stage", stage), ("name", probe)]);
+    let [produced, events, folded] =
+        ["produced", "events", "folded"].map(|what| of(&format!("inspector_probe_{what}_total")));
+    let (ring, limit) = (lost("ring").unwrap_or(f64::NAN), lost("limit").unwrap_or(f64::NAN));
+    let sum = format!("{probe}: {produced} = {events} + {folded} + {ring} (ring) + {limit} (limit)");
+    println!("{sum}");
+    (produced != events + folded + ring + limit).then_some(sum)
+}
+
+#[test]
+fn one_scrape_tells_what_became_of_everything_that_every_probe_produced() -> Result<()> {
+    let _turn = heavy();
+    let (sent, refusals) = (50_000, 300);
+    // A storm beyond the limits, and one beyond the rings.
+    for (limits, stage) in [
+        ("probes.limit_per_second = 50\nprobes.limit_burst = 50", "limit"),
+        ("probes.limit_per_second = 10000000\nprobes.limit_burst = 10000000\nprobes.ring_kib = 64", "ring"),
+    ] {
+        let pair = Pair::introduced()?;
+        let config = format!("plugins.disabled = []\n{limits}");
+        let agent = Agent::start(&Settings { config, ..Settings::default() })?;
+        let to = pair.server_at(Family::V4, faults::CLOSED_PORT);
+        faults::send_udp(&pair.client, to, sent, 1)?;
+        (0..refusals).try_for_each(|_| faults::connect_to_closed_port(&pair.client, to).map(drop))?;
+        let mut off = Vec::new();
+        let scrape = wait::until("every probe to account for what it produced", || {
+            let scrape = agent.scrape().ok()?;
+            let whole =
+                scrape.sum("inspector_probe_produced_total", &[("probe", "skb-drop")])? >= sent as f64;
+            off = PROBES.iter().filter_map(|probe| unaccounted(&scrape, probe.name)).collect();
+            (whole && off.is_empty()).then_some(scrape)
+        });
+        let scrape = scrape.inspect_err(|_| eprintln!("{stage}: {off:#?}"))?;
+        let lost = scrape.sum("inspector_lost_total", &[("stage", stage)]);
+        ensure!(lost > Some(0.0), "nothing was lost at stage {stage}: this test proves less than it says");
+        // Without the folded ones the sum would not be right.
+        for probe in ["softirq", "tx-latency", "rx-latency", "socket-latency"] {
+            let folded = scrape.sum("inspector_probe_folded_total", &[("probe", probe)]);
+            ensure!(folded > Some(0.0), "{probe} folded nothing");
+        }
+        assert!(agent.stop()?.success());
+    }
+    Ok(())
 }
 
 #[test]

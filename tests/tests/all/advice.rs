@@ -52,7 +52,7 @@ fn a_reason_is_explained_in_any_case_for_people_and_for_programs() -> Result<()>
 fn what_nobody_knows_is_said_to_be_unknown_and_what_is_newer_is_shown_with_what_is_known() -> Result<()> {
     let output = explain(&["no_such_reason"])?;
     let told = String::from_utf8(output.stderr)?;
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(told.contains("NO_SUCH_REASON: no such reason is known"), "{told}");
     let output = explain(&["OVS_DROP_OF_2030"])?;
     let told = String::from_utf8(output.stderr)?;

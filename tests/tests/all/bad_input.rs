@@ -1,5 +1,6 @@
 //! Promise: bad input and missing powers are told in one clear line, and what can run, runs.
 
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
@@ -70,6 +71,131 @@ fn a_file_that_is_not_there_or_no_toml_is_refused() -> Result<()> {
         Command::new(binary()?).args(["serve", "--config", "/nonexistent/inspector.toml"]).output()?;
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent/inspector.toml"));
+    Ok(())
+}
+
+/// Runs `inspector serve --check` on a configuration file of our own: its exit status, and what it says.
+fn check(config: &str) -> Result<(Option<i32>, String)> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("own.toml");
+    std::fs::write(&file, config)?;
+    let output = Command::new(binary()?).args(["serve", "--check", "--config"]).arg(file).output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.code(), String::from_utf8(said)?))
+}
+
+#[test]
+fn a_configuration_is_checked_with_everything_that_it_names_and_nothing_is_started() -> Result<()> {
+    let dir = PluginDir::new()?;
+    dir.put("counting.wasm", &TestPlugin::Counting.wasm()?)?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let good = format!(
+        "plugins.directories = ['{}']\nweb.listen = ['{}']\nevents.listen = ['127.0.0.1:0']\n",
+        dir.path().display(),
+        taken.local_addr()?
+    );
+    let (status, said) = check(&good)?;
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("counting 1.0.0") && said.contains("in use"), "{said}");
+    assert!(said.ends_with("The configuration is good.\n"), "{said}");
+
+    dir.put("foreign.wasm", b"\0asm\x0d\0\x01\0")?;
+    let wrong = "plugins.disabled = ['nosuch']\nadvice.file = '/nonexistent/own.toml'\n\
+                 paths.procfs = '/nonexistent/proc'\n";
+    let (status, said) = check(&(good.clone() + wrong))?;
+    assert_eq!(status, Some(1), "{said}");
+    for (key, what, why) in [
+        ("plugins.directories", "foreign.wasm", "not an analyzer"),
+        ("plugins.disabled", "nosuch", "there are counting"),
+        ("advice.file", "/nonexistent/own.toml", "No such file"),
+        ("paths.procfs", "/nonexistent/proc", "is it a procfs?"),
+    ] {
+        let line = said.lines().find(|line| line.starts_with(key) && line.contains(what));
+        assert!(line.is_some_and(|line| line.contains("failed") && line.contains(why)), "{key}: {said}");
+    }
+    assert!(said.ends_with("4 things are wrong.\n"), "{said}");
+
+    let (status, said) = check("web.telemetry_path = '/healthz'")?;
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("own.toml:1: web.telemetry_path: is the path of a health check"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn what_a_configuration_names_in_vain_is_told_at_start() -> Result<()> {
+    let dir = PluginDir::new()?;
+    dir.put("counting.wasm", &TestPlugin::Counting.wasm()?)?;
+    let config = "plugins.disabled = ['nosuch']\nadvice.file = '/nonexistent/own.toml'";
+    let settings = Settings {
+        config: config.to_owned(),
+        plugin_dirs: vec![dir.path().to_owned()],
+        ..Settings::default()
+    };
+    let agent = Agent::start(&settings)?;
+    agent.wait_for_log(&["WARN", "plugins.disabled", "nosuch", "counting"])?;
+    agent.wait_for_log(&["WARN", "advice.file", "/nonexistent/own.toml"])?;
+    Ok(())
+}
+
+#[test]
+fn no_error_says_its_cause_twice() -> Result<()> {
+    for args in [
+        &["serve", "--config", "/nonexistent/x"][..],
+        &["serve", "--check", "--config", "/nonexistent/x"],
+        &["record", "-o", "/nonexistent/x", "--for", "1s"],
+        &["record", "-o", "/tmp/x", "--config", "/nonexistent/x"],
+        &["replay", "/nonexistent/x"],
+        &["replay", "/nonexistent/x", "--config", "/nonexistent/y"],
+        &["explain", "--advice", "/nonexistent/x", "NO_SOCKET"],
+        &["doctor", "--config", "/nonexistent/x"],
+    ] {
+        let output = Command::new(binary()?).args(args).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{args:?}");
+        assert_eq!(said.matches("No such file").count(), 1, "{args:?}: {said}");
+        assert_eq!(said.matches("/nonexistent/").count(), 1, "{args:?}: {said}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_plugin_says_of_itself_is_cut_where_it_enters() -> Result<()> {
+    let dir = PluginDir::new()?;
+    dir.put("wordy.wasm", &TestPlugin::Wordy.wasm()?)?;
+    let agent = Agent::start(&Settings { plugin_dirs: vec![dir.path().to_owned()], ..Settings::default() })?;
+    wait_for_state(&agent, "wordy", "refused")?;
+    agent.wait_for_log(&["plugin file refused", "wordy: why why"])?;
+    for path in ["/api/v1/plugins", "/api/v1/metrics", "/api/v1/event-types"] {
+        let answer = agent.api(path)?.to_string();
+        assert!(answer.contains("wordy") && answer.len() < 4096, "{path}: {} bytes", answer.len());
+    }
+    let longest = agent.log().iter().map(String::len).max().unwrap_or(0);
+    assert!(longest < 4096, "a log line of {longest} bytes");
+    for noun in ["plugin", "metric", "event"] {
+        let output =
+            Command::new(binary()?).args(["list", noun, "-e", &agent.events.to_string()]).output()?;
+        assert!(output.status.success(), "list {noun}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(())
+}
+
+#[test]
+fn an_answer_of_long_texts_is_listed_and_cut() -> Result<()> {
+    let server = TcpListener::bind("127.0.0.1:0")?;
+    let at = server.local_addr()?.to_string();
+    let long = "x".repeat(1 << 20);
+    let answer = format!(r#"[{{"plugin":"{long}","type":"{long}","help":"{long}"}}]"#);
+    let hostile = std::thread::spawn(move || -> Result<()> {
+        let (mut client, _) = server.accept()?;
+        let _ = client.read(&mut [0; 1024])?;
+        write!(client, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{answer}", answer.len())?;
+        Ok(())
+    });
+    let output = Command::new(binary()?).args(["list", "event", "-e", &at]).output()?;
+    hostile.join().expect("answering does not panic")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("xxx…") && said.len() < 100_000, "{} bytes", said.len());
     Ok(())
 }
 

@@ -1,14 +1,16 @@
-//! Promise: a client that does not read costs nobody anything.
+//! Promise: a client that does not read, or does not ask, costs nobody anything.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use inspector_tests::agent::{Agent, Settings};
-use inspector_tests::http::EventStream;
+use inspector_tests::http::{self, EventStream};
 use inspector_tests::lab::{Family, Pair, faults};
 use inspector_tests::wait;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
@@ -92,4 +94,91 @@ fn announced_losses(client: TcpStream, newest: u64) -> Result<u64> {
         }
     }
     anyhow::bail!("the stream ended before event {newest}")
+}
+
+/// Connections whose request never comes to its end, and such that have had an answer and stay.
+const HALF_SENT: usize = 1200;
+const KEPT_ALIVE: usize = 700;
+
+/// Opens a connection of one of the two kinds.
+fn silent(at: SocketAddr, number: usize) -> Result<TcpStream> {
+    let mut stream = TcpStream::connect(at)?;
+    if number < HALF_SENT {
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: sil")?;
+    } else {
+        stream.write_all(b"GET /nothing HTTP/1.1\r\nHost: silent\r\n\r\n")?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        // It may have had to go at once.
+        let _ = stream.read(&mut [0; 1024]);
+    }
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// Holds as many as the server lets it, and opens those anew that the server closes, until it is over.
+fn hold_silent(at: SocketAddr, opened: &AtomicBool, over: &AtomicBool) -> Result<()> {
+    let mut held = (0..HALF_SENT + KEPT_ALIVE).map(|n| silent(at, n)).collect::<Result<Vec<_>>>()?;
+    opened.store(true, Ordering::Relaxed);
+    while !over.load(Ordering::Relaxed) {
+        for (number, stream) in held.iter_mut().enumerate() {
+            let is_open =
+                stream.peek(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock);
+            if !is_open {
+                *stream = silent(at, number)?;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// All of them have one address, which is that of the honest ones too, as on the host's network.
+#[test]
+fn silent_connections_take_no_room_from_health_checks_scrapes_and_followers() -> Result<()> {
+    let _turn = crate::heavy();
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)?;
+    let pair = Pair::new()?;
+    let agent = Agent::start(&Settings::default())?;
+    let query = format!("type=PACKETLOSS&pod={}", pair.server.name());
+    let before = EventStream::open(agent.events, &query)?;
+    let (opened, over) = ([AtomicBool::new(false), AtomicBool::new(false)], AtomicBool::new(false));
+    std::thread::scope(|scope| -> Result<()> {
+        let hold = |(at, opened)| {
+            let over = &over;
+            scope.spawn(move || hold_silent(at, opened, over))
+        };
+        let holders = [agent.web, agent.events].into_iter().zip(&opened).map(hold).collect::<Vec<_>>();
+        let asked = wait::until("all silent connections to be opened", || {
+            opened.iter().all(|opened| opened.load(Ordering::Relaxed)).then_some(())
+        })
+        .and_then(|()| ask_everything(&agent, &pair, &query, &before));
+        over.store(true, Ordering::Relaxed);
+        holders.into_iter().try_for_each(|holder| holder.join().expect("holding does not panic"))?;
+        asked
+    })?;
+    for server in ["metrics", "events"] {
+        let count = |name: &str| agent.scrape().ok()?.sum(name, &[("server", server)]);
+        ensure!(count("inspector_http_closed_total") > Some(1000.0), "{server}: nobody had to go");
+        assert_eq!(count("inspector_http_refused_total"), Some(0.0), "{server}");
+    }
+    Ok(())
+}
+
+fn ask_everything(agent: &Agent, pair: &Pair, query: &str, before: &EventStream) -> Result<()> {
+    for _ in 0..20 {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            let answer = http::get(agent.web, path, "*/*")?;
+            ensure!(answer.status == 200 && !answer.body.is_empty(), "{path}: {}", answer.status);
+        }
+        agent.api("/api/v1/version")?;
+    }
+    let during = EventStream::open(agent.events, query)?;
+    faults::send_udp(&pair.client, pair.server_at(Family::V4, faults::CLOSED_PORT), 1, 1)?;
+    for (stream, name) in [(before, "that was there before"), (&during, "that came meanwhile")] {
+        wait::until(&format!("an event at the follower {name}"), || {
+            stream.received().iter().any(|event| event["type"] == "PACKETLOSS").then_some(())
+        })?;
+    }
+    Ok(())
 }

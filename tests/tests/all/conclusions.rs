@@ -2,11 +2,13 @@
 //! no warning. Some quick cases of the lab; all of them are `make lab`'s.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use inspector_tests::agent::Settings;
 use inspector_tests::exam::score::Mark;
 use inspector_tests::exam::{Exam, Examiner, Manner};
+use inspector_tests::lab::cases::Ongoing;
 use inspector_tests::wait;
 
 /// Of different families, none of which changes a setting of the machine.
@@ -33,13 +35,43 @@ const CASES: &[&str] = &[
     "var_narrow_bridge/6",
 ];
 
+/// What goes on while the question is asked, by clients that wait for less than a SYN is repeated
+/// after, and by patient ones.
+const ONGOING: &[&str] = &[
+    "ongoing_impatient_checks",
+    "ongoing_health_checks/6",
+    "ongoing_servfail/6",
+    "ongoing_slow_server",
+    "ongoing_search_lists",
+    "listen_overflow/6~",
+    "route_blackhole_forward~300ms",
+    "arp_fail/6~800ms",
+    "app_linger0~",
+    "ipt_reject_icmp~2.5s",
+];
+
 #[test]
 fn a_fault_is_concluded_and_healthy_traffic_is_not() -> Result<()> {
+    examine(CASES)
+}
+
+#[test]
+fn a_fault_is_concluded_while_it_lasts_and_its_clients_go_on() -> Result<()> {
+    examine(ONGOING)
+}
+
+/// Every form in which a case is made.
+fn forms() -> impl Iterator<Item = Exam> {
+    let patience = [300, 800, 2500].map(Duration::from_millis);
+    Exam::all().chain(patience.into_iter().flat_map(Exam::ongoing))
+}
+
+fn examine(names: &[&'static str]) -> Result<()> {
     let _turn = crate::heavy();
     let examiner = Examiner::start(&Settings::default(), wait::PATIENCE, Manner::default())?;
     let mut wrong = Vec::new();
-    for name in CASES {
-        let exam = Exam::all().find(|exam| exam.name() == *name).context(*name)?;
+    for name in names {
+        let exam = forms().find(|exam| exam.name() == *name).context(*name)?;
         let row = examiner.examine(exam);
         if row.mark != Mark::Right {
             wrong.push(format!("{name}: {:?} {} {:#?}", row.mark, row.error, row.findings));
@@ -47,6 +79,19 @@ fn a_fault_is_concluded_and_healthy_traffic_is_not() -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+#[test]
+fn every_fault_has_an_ongoing_form_or_says_why_not() {
+    let faults = Exam::all().filter(|exam| !exam.case.expect.is_empty());
+    let (without, with): (Vec<_>, Vec<_>) =
+        faults.partition(|exam| matches!(exam.case.ongoing, Ongoing::Never(_)));
+    let silent = without.iter().filter(|exam| exam.case.ongoing == Ongoing::Never(""));
+    assert_eq!(silent.count(), 0);
+    let lasting: Vec<_> = Exam::ongoing(Duration::from_secs(1)).map(|exam| exam.name()).collect();
+    assert_eq!(lasting.len(), with.len());
+    assert!(lasting.contains(&"nft_drop_in/6~1s".to_owned()), "{lasting:?}");
+    assert!(lasting.contains(&"dns_timeout~".to_owned()), "{lasting:?}");
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
-use inspector_tests::lab::{Connection, Family, Namespace, Pair, faults, run};
+use anyhow::{Result, ensure};
+use inspector_tests::lab::counters::counter;
+use inspector_tests::lab::{Connection, Family, Namespace, Pace, Pair, Scene, Topology, faults, run};
 use inspector_tests::wait;
 
 fn exists(name: &str) -> bool {
@@ -50,6 +52,27 @@ fn a_dropping_rule_holds_until_it_is_removed() -> Result<()> {
     assert!(connection.server.peek(&mut [0]).is_err(), "the rule does not drop");
     faults::stop_dropping(&pair.server)?;
     wait::until("the retransmission", || connection.server.peek(&mut [0]).ok())?;
+    Ok(())
+}
+
+#[test]
+fn clients_of_an_ongoing_form_go_on_until_they_end_and_wait_no_longer_than_they_may() -> Result<()> {
+    let scene = Scene::new(Topology::Direct, Family::V4)?.at_pace(Pace::Again(Duration::from_millis(200)));
+    let (wall, open) = (scene.server_at(80), scene.server_at(81));
+    faults::drop_incoming(scene.server(), "tcp", wall.port())?;
+    let knocking = scene.connect(scene.client(), wall)?;
+    scene.in_vain(scene.client(), 3)?;
+    // Who gives up within a second has repeated no SYN.
+    ensure!(counter(scene.client(), "TcpExtTCPSynRetrans")? == 0, "a client was patient");
+    drop(knocking);
+
+    let refused = scene.refused(scene.client(), open)?;
+    scene.attempts.go_on(2)?;
+    let listener = scene.server().run(|| Ok(std::net::TcpListener::bind(open)?))?;
+    let failed = || (scene.attempts.failed() > 0).then_some(());
+    wait::until("an attempt that is not refused", failed)?;
+    scene.attempts.end();
+    drop((refused, listener));
     Ok(())
 }
 

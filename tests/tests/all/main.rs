@@ -7,6 +7,7 @@ mod bad_input;
 mod catalog;
 mod churn;
 mod clients;
+mod command_line;
 mod conclusions;
 mod diagnose;
 mod entities;
@@ -21,8 +22,11 @@ mod plugins;
 mod pods;
 mod privileges;
 mod prometheus;
+mod readme;
 mod replay;
+mod signals;
 mod sources;
+mod verdict;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -218,8 +218,8 @@ fn doctor_says(failed: &BTreeMap<String, String>, lost: Lost) -> bool {
 fn log_says(warnings: &[String], lost: Lost) -> bool {
     let says = |all: &[&str]| warnings.iter().any(|line| all.iter().all(|word| line.contains(word)));
     match lost {
-        Events => says(&["skb-drop"]),
-        CgroupEvents => says(&["dns"]),
+        Events => says(&["events", "are not seen"]) && (says(&["skb-drop"]) || says(&["the kernel's"])),
+        CgroupEvents => says(&["events", "are not seen"]) && (says(&["dns"]) || says(&["the kernel's"])),
         Namespaces => says(&["network namespaces cannot be entered"]),
         Processes => says(&["not all processes of the machine are seen"]),
         Conntrack => says(&["conntrack", "cannot be read"]),

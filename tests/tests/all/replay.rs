@@ -4,77 +4,23 @@
 //! Each folder of `tests/replay` is one real fault, recorded by `make record-cases`, with what the
 //! built-in analyzers say of it.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::process::Output;
 
 use anyhow::{Context, Result, ensure};
-use inspector_tests::agent::binary;
-use inspector_tests::plugins::{built_in, workspace};
+use inspector_tests::nobody::Nobody;
+use inspector_tests::plugins::workspace;
 use inspector_tests::{golden, lab};
-use tempfile::TempDir;
 
-/// A user without any privilege.
-const NOBODY: u32 = 65_534;
-
-/// The binary, its plugins and a trace where everybody can read them.
-struct Public(TempDir);
-
-impl Public {
-    fn get() -> Result<&'static Self> {
-        static PUBLIC: OnceLock<Result<Public, String>> = OnceLock::new();
-        let made = PUBLIC.get_or_init(|| Self::new().map_err(|error| format!("{error:#}")));
-        made.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
-    }
-
-    fn new() -> Result<Self> {
-        let dir = tempfile::tempdir()?;
-        let plugins = dir.path().join("plugins");
-        std::fs::create_dir(&plugins)?;
-        std::fs::copy(binary()?, dir.path().join("inspector"))?;
-        for file in std::fs::read_dir(built_in()?)?.flatten() {
-            if file.path().extension().is_some_and(|extension| extension == "wasm") {
-                std::fs::copy(file.path(), plugins.join(file.file_name()))?;
-            }
-        }
-        for path in [dir.path(), &plugins] {
-            std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
-        }
-        // Compiling the analyzers once is enough.
-        let (cache, config) = (dir.path().join("cache"), dir.path().join("inspector.toml"));
-        std::fs::create_dir(&cache)?;
-        std::fs::set_permissions(&cache, PermissionsExt::from_mode(0o700))?;
-        std::os::unix::fs::chown(&cache, Some(NOBODY), Some(NOBODY))?;
-        std::fs::write(&config, format!("plugins.cache_dir = '{}'\n", cache.display()))?;
-        std::fs::set_permissions(&config, PermissionsExt::from_mode(0o644))?;
-        Ok(Self(dir))
-    }
-
-    /// A trace that everybody can read.
-    fn put(&self, name: &str, trace: &[u8]) -> Result<PathBuf> {
-        let path = self.0.path().join(name);
-        std::fs::write(&path, trace)?;
-        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644))?;
-        Ok(path)
-    }
-
-    /// Runs the binary as a user without privileges.
-    fn run(&self, args: &[&str]) -> Result<Output> {
-        let mut command = Command::new("setpriv");
-        let nobody = NOBODY.to_string();
-        command.args(["--reuid", &nobody, "--regid", &nobody, "--clear-groups", "--bounding-set=-all"]);
-        command.args(["--inh-caps=-all", "--no-new-privs"]).arg(self.0.path().join("inspector")).args(args);
-        Ok(command.current_dir("/").stdin(Stdio::null()).output()?)
-    }
-
-    fn replay(&self, trace: &Path, output: &str) -> Result<Output> {
-        let plugins = self.0.path().join("plugins");
-        let (trace, plugins) = (trace.to_str().context("UTF-8")?, plugins.to_str().context("UTF-8")?);
-        let config = self.0.path().join("inspector.toml");
-        let config = config.to_str().context("UTF-8")?;
-        self.run(&["replay", trace, "--config", config, "--plugin-dir", plugins, "-o", output])
-    }
+/// Replays a trace as a user without privileges.
+fn replay(trace: &Path, output: &str) -> Result<Output> {
+    let nobody = Nobody::get()?;
+    let flags = nobody.flags()?;
+    // Every event, and nothing that depends on where and when it is replayed.
+    let mut args = vec!["replay", trace.to_str().context("UTF-8")?, "-o", output, "--all", "--time", "none"];
+    args.extend(flags.iter().map(String::as_str));
+    nobody.run(&args)
 }
 
 fn cases() -> Result<Vec<PathBuf>> {
@@ -90,18 +36,18 @@ fn trace_of(case: &str) -> Result<Vec<u8>> {
 
 #[test]
 fn every_recorded_fault_replays_to_its_golden_output_twice_without_privileges() -> Result<()> {
-    let (public, cases) = (Public::get()?, cases()?);
+    let (public, cases) = (Nobody::get()?, cases()?);
     ensure!(cases.len() >= 10, "{} cases", cases.len());
     let mut wrong = Vec::new();
     for case in cases {
         let name = case.file_name().context("a name")?.to_string_lossy().into_owned();
         let trace = public.put(&format!("{name}.trace"), &std::fs::read(case.join("trace"))?)?;
-        let (first, second) = (public.replay(&trace, "text")?, public.replay(&trace, "text")?);
+        let (first, second) = (replay(&trace, "text")?, replay(&trace, "text")?);
         let told = String::from_utf8_lossy(&first.stderr).into_owned();
         ensure!(first.status.success() && told.is_empty(), "{name}: {:?}: {told}", first.status);
         ensure!(first.stdout == second.stdout, "{name}: two replays differ");
         wrong.extend(golden::check(&case.join("output.txt"), &first.stdout).err());
-        let json = public.replay(&trace, "json")?.stdout;
+        let json = replay(&trace, "json")?.stdout;
         for line in json.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             serde_json::from_slice::<serde_json::Value>(line)?;
         }
@@ -112,7 +58,7 @@ fn every_recorded_fault_replays_to_its_golden_output_twice_without_privileges() 
 
 #[test]
 fn each_fault_is_named_in_the_output_of_its_trace() -> Result<()> {
-    let public = Public::get()?;
+    let public = Nobody::get()?;
     for (case, words) in [
         ("closed-port", ["TCPRESET_NOSOCK", "NO_SOCKET"]),
         ("firewall-drop", ["PACKETLOSS", "NETFILTER_DROP"]),
@@ -120,7 +66,7 @@ fn each_fault_is_named_in_the_output_of_its_trace() -> Result<()> {
         ("reset-by-application", ["TCPRESET_", "TCP_RCV_RST_ESTAB"]),
     ] {
         let trace = public.put(&format!("{case}.named"), &trace_of(case)?)?;
-        let text = String::from_utf8(public.replay(&trace, "text")?.stdout)?;
+        let text = String::from_utf8(replay(&trace, "text")?.stdout)?;
         assert!(words.iter().all(|word| text.contains(word)), "{case}: {words:?} in\n{text}");
     }
     Ok(())
@@ -128,7 +74,7 @@ fn each_fault_is_named_in_the_output_of_its_trace() -> Result<()> {
 
 #[test]
 fn what_happens_in_real_life_is_explained_by_its_cause() -> Result<()> {
-    let public = Public::get()?;
+    let public = Nobody::get()?;
     for (case, code, place) in [
         ("dns-answer-too-late", "dns-timeout", "-client"),
         ("server-pause", "accept-queue-overflow", "-server"),
@@ -139,7 +85,7 @@ fn what_happens_in_real_life_is_explained_by_its_cause() -> Result<()> {
         ("policy-drop", "firewall-drop", "-server"),
     ] {
         let trace = public.put(&format!("{case}.explained"), &trace_of(case)?)?;
-        let json = String::from_utf8(public.replay(&trace, "json")?.stdout)?;
+        let json = String::from_utf8(replay(&trace, "json")?.stdout)?;
         let mut lines = json.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
         let report = lines.next_back().filter(|last| last["findings"].is_array()).context("a report")?;
         let first = &report["findings"][0];
@@ -151,19 +97,19 @@ fn what_happens_in_real_life_is_explained_by_its_cause() -> Result<()> {
 
 #[test]
 fn a_cut_or_damaged_trace_is_replayed_as_far_as_it_is_whole() -> Result<()> {
-    let (public, whole) = (Public::get()?, trace_of("firewall-drop")?);
+    let (public, whole) = (Nobody::get()?, trace_of("firewall-drop")?);
     let told = |output: &Output| String::from_utf8_lossy(&output.stderr).into_owned();
 
-    let cut = public.replay(&public.put("cut", &whole[..whole.len() * 9 / 10])?, "text")?;
+    let cut = replay(&public.put("cut", &whole[..whole.len() * 9 / 10])?, "text")?;
     assert_eq!(cut.status.code(), Some(1));
     assert!(told(&cut).contains("the file ends within it"), "{}", told(&cut));
     assert!(told(&cut).contains("it was cut short"), "{}", told(&cut));
-    assert!(cut.stdout.len() < public.replay(&public.put("whole", &whole)?, "text")?.stdout.len());
+    assert!(cut.stdout.len() < replay(&public.put("whole", &whole)?, "text")?.stdout.len());
 
     // The frame behind the first one is whole, so its entries are replayed.
     let mut damaged = whole.clone();
     damaged[60] ^= 1;
-    let damaged = public.replay(&public.put("damaged", &damaged)?, "text")?;
+    let damaged = replay(&public.put("damaged", &damaged)?, "text")?;
     assert_eq!(damaged.status.code(), Some(1));
     assert!(told(&damaged).contains("frame 0 at byte 12: its checksum does not match"), "{}", told(&damaged));
     assert!(String::from_utf8_lossy(&damaged.stdout).contains("PACKETLOSS"), "{}", told(&damaged));
@@ -171,7 +117,7 @@ fn a_cut_or_damaged_trace_is_replayed_as_far_as_it_is_whole() -> Result<()> {
     for (name, bytes, why) in
         [("empty", &b""[..], "not a trace"), ("elf", b"\x7fELF\0\0\0\0\0\0\0\0\0", "not a trace")]
     {
-        let refused = public.replay(&public.put(name, bytes)?, "text")?;
+        let refused = replay(&public.put(name, bytes)?, "text")?;
         assert!(refused.status.code() == Some(1) && told(&refused).contains(why), "{}", told(&refused));
     }
     Ok(())
@@ -179,11 +125,8 @@ fn a_cut_or_damaged_trace_is_replayed_as_far_as_it_is_whole() -> Result<()> {
 
 #[test]
 fn recording_without_privileges_or_an_unknown_probe_says_what_is_missing() -> Result<()> {
-    let public = Public::get()?;
-    let dir = public.0.path().join("nobody");
-    std::fs::create_dir(&dir)?;
-    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o777))?;
-    let file = dir.join("x.trace");
+    let public = Nobody::get()?;
+    let file = public.folder("traces")?.join("x.trace");
     let file = file.to_str().context("UTF-8")?;
     let refused = public.run(&["record", "-o", file, "--for", "1s"])?;
     let told = String::from_utf8_lossy(&refused.stderr);
@@ -191,7 +134,7 @@ fn recording_without_privileges_or_an_unknown_probe_says_what_is_missing() -> Re
     let refused = public.run(&["record", "-o", file, "--probe", "nonsense"])?;
     let told = String::from_utf8_lossy(&refused.stderr);
     assert!(
-        refused.status.code() == Some(1) && told.contains("\"nonsense\"") && told.contains("skb-drop"),
+        refused.status.code() == Some(2) && told.contains("\"nonsense\"") && told.contains("skb-drop"),
         "{told}"
     );
     Ok(())
@@ -208,8 +151,8 @@ fn a_fresh_recording_of_a_fault_can_be_replayed() -> Result<()> {
     })?;
     let mode = std::fs::metadata(&file)?.permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "a trace is private");
-    let public = Public::get()?;
-    let replayed = public.replay(&public.put("fresh", &std::fs::read(&file)?)?, "text")?;
+    let public = Nobody::get()?;
+    let replayed = replay(&public.put("fresh", &std::fs::read(&file)?)?, "text")?;
     let text = String::from_utf8(replayed.stdout)?;
     assert!(replayed.status.success(), "{}", String::from_utf8_lossy(&replayed.stderr));
     let reset = text.lines().find(|line| line.contains("TCPRESET_NOSOCK")).context("the reset")?;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
@@ -21,36 +21,46 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// One report of all agents that answer; of this node's if none is named.
 pub async fn all(mut servers: Vec<Address>, question: &Question) -> anyhow::Result<Report> {
     if servers.is_empty() {
-        servers.push(server_address("")?);
+        servers.push(server_address("127.0.0.1")?);
     }
     let names: Vec<_> = servers.iter().map(Address::to_string).collect();
     let waiting = |passed: Duration| format!("waiting for {} ({} s)", names.join(", "), passed.as_secs());
     let answers = progress::shown(waiting, each(&names, question)).await;
-    let (mut reports, mut failures) = (Vec::new(), Vec::new());
+    let (mut reports, mut refusals, mut silent) = (Vec::new(), Vec::new(), Vec::new());
     for (server, answer) in answers {
         match answer {
             Ok(report) => reports.push(report),
-            Err(why) => failures.push((server, why)),
+            Err(Failure::Refused(why)) => refusals.push((server, why)),
+            Err(Failure::Silent(why)) => silent.push(why),
         }
     }
-    let Some(mut report) = cluster::join_nodes(reports) else {
-        let whys: Vec<_> = failures.into_iter().map(|(_, why)| why).collect();
-        bail!(whys.join("; "));
-    };
-    let blind = failures.into_iter().map(|(server, why)| format!("{server} did not answer: {why}"));
-    report.blind_spots.extend(blind);
+    if reports.is_empty() {
+        bail!(refusals.into_iter().map(|(_, why)| why).chain(silent).collect::<Vec<_>>().join("; "));
+    }
+    let mut report = cluster::join_nodes(reports, silent).context("there is no report")?;
+    // Whoever is asked about lives on one of the nodes: that another does not know it is no doubt.
+    report.blind_spots.extend(refusals.into_iter().map(|(server, why)| format!("{server}: {why}")));
     Ok(report)
 }
 
+/// Why a server gives no report.
+enum Failure {
+    /// It knows no answer, and says why.
+    Refused(String),
+    /// It could not be asked; the sentence names it.
+    Silent(String),
+}
+
 /// What each server says, in the order in which they were named.
-async fn each(servers: &[String], question: &Question) -> Vec<(String, Result<Report, String>)> {
+async fn each(servers: &[String], question: &Question) -> Vec<(String, Result<Report, Failure>)> {
     let mut asking = JoinSet::new();
     for (at, server) in servers.iter().enumerate() {
         let (server, question) = (server.clone(), question.clone());
         asking.spawn(async move {
             let answer = match client::post_json(&server, "/api/v1/diagnose", &question, PATIENCE).await {
                 Ok(report) => Ok(report),
-                Err(error) => Err(in_words(&server, error).await),
+                Err(Error::Status { status: 400, message }) => Err(Failure::Refused(message)),
+                Err(error) => Err(Failure::Silent(in_words(&server, error).await)),
             };
             (at, server, answer)
         });
@@ -82,7 +92,6 @@ async fn in_words(server: &str, error: Error) -> String {
         Error::Timeout(server) => {
             format!("{server} did not answer within {}", humantime::format_duration(PATIENCE))
         }
-        Error::Status { status: 400, message } => message,
         error @ Error::Connect { .. } => {
             format!("{}: is an agent running there? (--for needs none)", client::chain(&error))
         }

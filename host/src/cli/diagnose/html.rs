@@ -1,8 +1,8 @@
 //! A report as one file for a browser: nothing is loaded, nothing runs.
 
-use super::{ago, sentence, severity, when};
+use super::{Fact, blind_spots, facts, sentence, severity, when};
 use crate::escape::visible;
-use crate::report::{Action, Evidence, Finding, Report};
+use crate::report::{Action, Finding, Report};
 
 /// A browser that is told so runs no script, whatever else went wrong.
 const HEAD: &str = "\
@@ -31,9 +31,9 @@ pub fn html(report: &Report) -> String {
     let mut out =
         format!("{HEAD}<h1 class=\"{verdict}\">{verdict}</h1>\n<p>{}.</p>\n", safe(&sentence(report)));
     report.findings.iter().for_each(|found| out += &finding(report, found));
-    if !report.blind_spots.is_empty() {
-        let spots: String =
-            report.blind_spots.iter().map(|spot| format!("<li>{}</li>\n", safe(spot))).collect();
+    let spots = blind_spots(report);
+    if !spots.is_empty() {
+        let spots: String = spots.iter().map(|spot| format!("<li>{}</li>\n", safe(spot))).collect();
         out += &format!("<h2>What could not be seen</h2>\n<ul>\n{spots}</ul>\n");
     }
     let at = humantime::format_rfc3339_seconds(
@@ -54,7 +54,7 @@ fn finding(report: &Report, finding: &Finding) -> String {
         Some((cause, [])) => cause.clone(),
         Some((cause, felt)) => format!("{cause}; felt by {}", felt.join(", ")),
     };
-    let evidence: String = finding.evidence.iter().map(|known| evidence(report, known)).collect();
+    let evidence: String = facts(finding).iter().map(|known| fact(report, known)).collect();
     let actions: String = finding.actions.iter().map(action).collect();
     format!(
         "<section class=\"{level}\">\n<h2>{title}</h2>\n<p>{level}, <code>{code}</code>, {confidence} % sure</p>\n\
@@ -67,10 +67,9 @@ fn finding(report: &Report, finding: &Finding) -> String {
     )
 }
 
-fn evidence(report: &Report, evidence: &Evidence) -> String {
-    let against = if evidence.kind == "against" { "but " } else { "" };
-    let at = evidence.at_ns.map_or_else(String::new, |at| format!("<time>{}</time>: ", ago(report, at)));
-    format!("<li>{against}{at}{}</li>\n", safe(&evidence.summary))
+fn fact(report: &Report, fact: &Fact<'_>) -> String {
+    let at = fact.ago(report).map_or_else(String::new, |ago| format!("<time>{ago}</time>: "));
+    format!("<li>{}{at}{}</li>\n", fact.but(), safe(&fact.summary()))
 }
 
 fn action(action: &Action) -> String {

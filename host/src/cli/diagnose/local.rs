@@ -11,9 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::progress;
 use crate::agent::diagnose;
 use crate::bell::Bell;
-use crate::cli::{log, serve, terminal};
+use crate::cli::{log, serve};
 use crate::config::{Config, LogLevel};
-use crate::privilege;
 use crate::question::Question;
 use crate::report::Report;
 
@@ -36,11 +35,6 @@ pub fn config(
 
 /// Looks for that long, or until it is interrupted, and answers.
 pub async fn diagnose(config: Config, question: Question, time: Duration) -> anyhow::Result<Report> {
-    if let Some(missing) = privilege::missing_for_probes() {
-        terminal::complain(&format!(
-            "{missing}: the kernel's events are not seen, only its counters; run it as root"
-        ));
-    }
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     let stop = Arc::new(Bell::default());
     let started = Instant::now();

@@ -1,8 +1,8 @@
 //! A report for a ticket or a chat.
 
-use super::{ago, sentence, severity, when};
+use super::{Fact, blind_spots, facts, sentence, severity, when};
 use crate::escape::visible;
-use crate::report::{Action, Evidence, Finding, Report};
+use crate::report::{Action, Finding, Report};
 
 /// The report as Markdown (CommonMark).
 pub fn markdown(report: &Report) -> String {
@@ -10,9 +10,10 @@ pub fn markdown(report: &Report) -> String {
     for (number, found) in (1..).zip(&report.findings) {
         out += &finding(report, number, found);
     }
-    if !report.blind_spots.is_empty() {
+    let spots = blind_spots(report);
+    if !spots.is_empty() {
         out += "\n## What could not be seen\n\n";
-        report.blind_spots.iter().for_each(|spot| out += &format!("- {}\n", plain(spot)));
+        spots.iter().for_each(|spot| out += &format!("- {}\n", plain(spot)));
     }
     out
 }
@@ -39,7 +40,7 @@ fn finding(report: &Report, number: usize, finding: &Finding) -> String {
     out += &format!("- **When:** {}\n", plain(&when));
     if !finding.evidence.is_empty() {
         out += "- **Known by:**\n";
-        finding.evidence.iter().for_each(|known| out += &evidence(report, known));
+        facts(finding).iter().for_each(|known| out += &fact(report, known));
     }
     if !finding.actions.is_empty() {
         out += "- **To do:**\n";
@@ -48,10 +49,9 @@ fn finding(report: &Report, number: usize, finding: &Finding) -> String {
     out
 }
 
-fn evidence(report: &Report, evidence: &Evidence) -> String {
-    let against = if evidence.kind == "against" { "but " } else { "" };
-    let at = evidence.at_ns.map_or_else(String::new, |at| format!("{}: ", ago(report, at)));
-    format!("  - {against}{at}{}\n", plain(&evidence.summary))
+fn fact(report: &Report, fact: &Fact<'_>) -> String {
+    let at = fact.ago(report).map_or_else(String::new, |ago| format!("{ago}: "));
+    format!("  - {}{at}{}\n", fact.but(), plain(&fact.summary()))
 }
 
 fn action(action: &Action) -> String {

@@ -13,19 +13,24 @@ use super::server_address;
 use super::terminal::{self, Style};
 use crate::address::Address;
 use crate::question::Question;
-use crate::report::Report;
+use crate::report::{Evidence, Finding, NO_TRAFFIC, Report, Verdict};
 
 mod ask;
 mod html;
 mod local;
 mod markdown;
-mod progress;
+pub mod progress;
 mod text;
 
 pub use text::text;
 
 /// Exit status for findings of the severity that `--fail-on` names.
 const FOUND: u8 = 3;
+/// Exit status, with `--fail-on`, where there is none and too little was seen for that to mean
+/// anything: a check that cannot look must not pass.
+const DOUBTFUL: u8 = 4;
+/// Names in a sentence; `-o json` has all.
+const MAX_NAMES: usize = 3;
 
 /// Ask why the network fails: the cause, where it is, how that is known, what to do
 #[derive(Debug, clap::Args)]
@@ -41,8 +46,9 @@ Examples:
 
 `inspector list scenario` shows what can be asked, `inspector list entity` about whom.
 
-Exit status: 0 if there is an answer; 1 if not; 2 for wrong usage; 3 if --fail-on was given and there
-is a finding of that severity.")]
+Exit status: 0 if there is an answer; 1 if not; 2 for wrong usage. With --fail-on also 3 if there is a
+finding of that severity, and 4 if there is none and too little was seen for that to mean anything, as
+when the answer is INCONCLUSIVE.")]
 pub struct Args {
     /// What is asked
     #[arg(value_name = "SCENARIO", default_value = crate::question::SCENARIO)]
@@ -66,7 +72,7 @@ pub struct Args {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Form,
-    /// Exit with status 3 if there is a finding of this severity or above
+    /// Exit with status 3 if there is a finding of this severity or above, 4 if that cannot be told
     #[arg(long, value_enum, value_name = "SEVERITY")]
     fail_on: Option<Severity>,
     /// Let the agent look at what a finding asks for: rules, listeners, routes, a short capture
@@ -124,6 +130,7 @@ fn exit_code(report: &Report, fail_on: Option<Severity>) -> ExitCode {
     let worst = report.findings.iter().map(|finding| finding.severity).max();
     match fail_on {
         Some(severity) if worst >= Some(severity as u8) => ExitCode::from(FOUND),
+        Some(_) if why_in_doubt(report).is_some() => ExitCode::from(DOUBTFUL),
         _ => ExitCode::SUCCESS,
     }
 }
@@ -180,11 +187,31 @@ fn when(report: &Report, first_ns: u64, last_ns: u64, count: u64) -> String {
     if first == last { format!("{often}, {last}") } else { format!("{often}, {first} to {last}") }
 }
 
+/// Why finding nothing does not mean that nothing is wrong. An agent that is not upgraded yet gives no
+/// reason, because it knows only one.
+fn why_in_doubt(report: &Report) -> Option<&str> {
+    let silent = (report.verdict == Verdict::Inconclusive).then_some(NO_TRAFFIC);
+    report.doubts.first().map(String::as_str).or(silent)
+}
+
 /// The verdict and what it rests on, in one sentence.
 fn sentence(report: &Report) -> String {
-    let last = crate::blind_spots::in_words(Duration::from_millis(report.window_ms.into()));
-    let place = if report.node.contains(", ") { "nodes" } else { "node" };
-    let place = format!("on {place} {} in the last {last}", report.node);
+    let (place, scenario) = (place(report), &report.scenario);
+    let counted = counted(report);
+    match (report.verdict, why_in_doubt(report)) {
+        (Verdict::Inconclusive, Some(why)) if counted.is_empty() => {
+            format!("nothing can be said {place} (scenario {scenario}): {why}")
+        }
+        (Verdict::Inconclusive, Some(why)) => {
+            format!("{counted}, and nothing more can be said {place} (scenario {scenario}): {why}")
+        }
+        _ if counted.is_empty() => format!("nothing is wrong {place} (scenario {scenario})"),
+        _ => format!("{counted} {place} (scenario {scenario})"),
+    }
+}
+
+/// How many findings there are of each severity; empty if there are none.
+fn counted(report: &Report) -> String {
     let counts = [(2, "critical", "critical"), (1, "warning", "warnings"), (0, "remark", "remarks")];
     let counted = counts.map(|(severity, one, many)| match report.count(severity) {
         0 => String::new(),
@@ -192,14 +219,70 @@ fn sentence(report: &Report) -> String {
         several => format!("{several} {many}"),
     });
     let counted: Vec<_> = counted.into_iter().filter(|text| !text.is_empty()).collect();
-    match report.verdict {
-        crate::report::Verdict::Inconclusive => format!(
-            "no traffic was seen {place}, so nothing can be said: ask again while it happens, or --last \
-             looks further back"
-        ),
-        _ if counted.is_empty() => format!("nothing is wrong {place} (scenario {})", report.scenario),
-        _ => format!("{} {place} (scenario {})", counted.join(", "), report.scenario),
+    counted.join(", ")
+}
+
+/// Whom, where and when the question was about.
+fn place(report: &Report) -> String {
+    let last = crate::blind_spots::in_words(Duration::from_millis(report.window_ms.into()));
+    let nodes = if report.node.contains(", ") { "nodes" } else { "node" };
+    let names = report.entities.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let whom = match report.entities.len() {
+        0 => String::new(),
+        1..=MAX_NAMES => format!("for {names} "),
+        all => format!("for {names} and {} more ", all - MAX_NAMES),
+    };
+    format!("{whom}on {nodes} {} in the last {last}", report.node)
+}
+
+/// What could not be seen, but for what the sentence says already.
+fn blind_spots(report: &Report) -> Vec<&str> {
+    let said = why_in_doubt(report).filter(|_| report.verdict == Verdict::Inconclusive);
+    report.blind_spots.iter().map(String::as_str).filter(|spot| Some(*spot) != said).collect()
+}
+
+/// A piece of evidence; what reads the same several times is one.
+struct Fact<'a> {
+    evidence: &'a Evidence,
+    times: usize,
+}
+
+impl Fact<'_> {
+    /// A word in front of what speaks against the finding.
+    fn but(&self) -> &'static str {
+        if self.evidence.kind == "against" { "but " } else { "" }
     }
+
+    /// How long ago it was last, if that is known.
+    fn ago(&self, report: &Report) -> Option<String> {
+        self.evidence.at_ns.map(|at| ago(report, at))
+    }
+
+    /// What it is, and how often.
+    fn summary(&self) -> String {
+        match self.times {
+            1 => self.evidence.summary.clone(),
+            times => format!("{} ({times} times)", self.evidence.summary),
+        }
+    }
+}
+
+/// The evidence of a finding, in its order; of what reads the same, the last.
+fn facts(finding: &Finding) -> Vec<Fact<'_>> {
+    let mut facts: Vec<Fact<'_>> = Vec::new();
+    for evidence in &finding.evidence {
+        let reads_same = |fact: &&mut Fact<'_>| {
+            (&fact.evidence.kind, &fact.evidence.summary) == (&evidence.kind, &evidence.summary)
+        };
+        match facts.iter_mut().find(reads_same) {
+            Some(fact) => {
+                fact.times += 1;
+                fact.evidence = std::cmp::max_by_key(fact.evidence, evidence, |evidence| evidence.at_ns);
+            }
+            None => facts.push(Fact { evidence, times: 1 }),
+        }
+    }
+    facts
 }
 
 #[cfg(test)]
@@ -207,7 +290,6 @@ mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::report::{Finding, Verdict};
 
     #[derive(Debug, Parser)]
     struct Flags {
@@ -239,15 +321,13 @@ mod tests {
         }
     }
 
+    fn code(severity: u8, fail_on: Option<Severity>) -> String {
+        let findings = vec![Finding { severity, ..Finding::test("x") }];
+        format!("{:?}", exit_code(&Report { findings, ..text::tests::report() }, fail_on))
+    }
+
     #[test]
     fn only_findings_of_the_named_severity_are_told_by_the_exit_status() {
-        let report = |severity| {
-            let findings = vec![Finding { severity, ..Finding::test("x") }];
-            let mut report = text::tests::report();
-            report.findings = findings;
-            report
-        };
-        let code = |severity, fail_on| format!("{:?}", exit_code(&report(severity), fail_on));
         let (found, fine) = (format!("{:?}", ExitCode::from(3)), format!("{:?}", ExitCode::SUCCESS));
         assert_eq!(code(2, Some(Severity::Critical)), found);
         assert_eq!(code(2, Some(Severity::Warning)), found);
@@ -257,12 +337,69 @@ mod tests {
     }
 
     #[test]
+    fn a_check_that_could_not_look_does_not_pass() {
+        let blind = |findings: Vec<Finding>, fail_on| {
+            let verdict = Verdict::on(&findings, &["x".to_owned()]);
+            let report = Report { findings, verdict, doubts: vec!["x".into()], ..text::tests::report() };
+            format!("{:?}", exit_code(&report, fail_on))
+        };
+        let status = |status: u8| format!("{:?}", ExitCode::from(status));
+        let warning = || vec![Finding::test("x")];
+        assert_eq!((blind(vec![], Some(Severity::Warning)), blind(vec![], None)), (status(4), status(0)));
+        assert_eq!(blind(warning(), Some(Severity::Warning)), status(3));
+        // There may be a critical one as well.
+        assert_eq!(blind(warning(), Some(Severity::Critical)), status(4));
+        let older = Report { findings: vec![], verdict: Verdict::Inconclusive, ..text::tests::report() };
+        assert_eq!(format!("{:?}", exit_code(&older, Some(Severity::Critical))), status(4));
+    }
+
+    #[test]
     fn the_sentence_fits_the_verdict() {
-        let mut report = text::tests::report();
-        report.findings.clear();
+        let mut report = Report { findings: Vec::new(), ..text::tests::report() };
         report.verdict = Verdict::Healthy;
         assert_eq!(sentence(&report), "nothing is wrong on node n1 in the last 1m (scenario connect)");
         report.verdict = Verdict::Inconclusive;
-        assert!(sentence(&report).starts_with("no traffic was seen on node n1 in the last 1m"));
+        let nothing = "nothing can be said on node n1 in the last 1m (scenario connect): ";
+        assert_eq!(sentence(&report), format!("{nothing}{NO_TRAFFIC}"));
+        report.doubts = vec!["DNS queries are not seen".into(), "nor is the rest".into()];
+        assert_eq!(sentence(&report), format!("{nothing}DNS queries are not seen"));
+        report.findings = vec![Finding { severity: 0, ..Finding::test("x") }];
+        assert!(sentence(&report).starts_with("1 remark, and nothing more can be said on node n1"));
+    }
+
+    #[test]
+    fn who_was_asked_about_is_in_the_sentence() {
+        let of = |names: &[&str]| {
+            let entities = names.iter().map(|name| (*name).to_owned()).collect();
+            place(&Report { entities, ..text::tests::report() })
+        };
+        assert_eq!(of(&["web"]), "for web on node n1 in the last 1m");
+        assert_eq!(of(&["a", "b", "c", "d", "e"]), "for a, b, c and 2 more on node n1 in the last 1m");
+    }
+
+    #[test]
+    fn no_blind_spot_is_told_twice() {
+        let blind = |verdict| Report {
+            verdict,
+            doubts: vec!["a".into(), "b".into()],
+            blind_spots: ["a", "b", "c"].map(str::to_owned).into(),
+            ..text::tests::report()
+        };
+        assert_eq!(blind_spots(&blind(Verdict::Inconclusive)), ["b", "c"]);
+        assert_eq!(blind_spots(&blind(Verdict::Broken)), ["a", "b", "c"], "the sentence tells of findings");
+    }
+
+    #[test]
+    fn evidence_that_reads_the_same_is_told_once_with_how_often_and_when_last() {
+        let evidence = |summary: &str, at_ns| Evidence {
+            kind: "event".into(),
+            summary: summary.into(),
+            at_ns: Some(at_ns),
+            attrs: vec![("flow".into(), at_ns.to_string())],
+        };
+        let evidence = vec![evidence("a", 1), evidence("b", 9), evidence("a", 3), evidence("a", 2)];
+        let finding = Finding { evidence, ..Finding::test("x") };
+        let told: Vec<_> = facts(&finding).iter().map(|fact| (fact.summary(), fact.evidence.at_ns)).collect();
+        assert_eq!(told, [("a (3 times)".to_owned(), Some(3)), ("b".to_owned(), Some(9))]);
     }
 }

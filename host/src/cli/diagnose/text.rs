@@ -1,10 +1,10 @@
 //! A report as a good engineer's note: the verdict, then for each cause what happened, where, how
 //! that is known and what to do, and what could not be seen.
 
-use super::{ago, sentence, severity, when};
+use super::{Fact, blind_spots, facts, sentence, severity, when};
 use crate::cli::terminal::{Colour, Style, wrap};
 use crate::escape::visible;
-use crate::report::{Action, Evidence, Finding, Report, Verdict};
+use crate::report::{Action, Finding, Report, Verdict};
 
 /// Columns where the terminal does not tell; wider lines are hard to read.
 const WIDTH: usize = 80;
@@ -19,10 +19,11 @@ pub fn text(report: &Report, style: Style) -> String {
         lines.push(String::new());
         lines.extend(page.finding(report, number, finding));
     }
-    if !report.blind_spots.is_empty() {
+    let spots = blind_spots(report);
+    if !spots.is_empty() {
         lines.push(String::new());
         lines.push("What could not be seen:".to_owned());
-        lines.extend(report.blind_spots.iter().flat_map(|spot| page.item("  - ", &visible(spot))));
+        lines.extend(spots.iter().flat_map(|spot| page.item("  - ", &visible(spot))));
     }
     lines.iter().fold(String::new(), |text, line| text + line.trim_end() + "\n")
 }
@@ -49,8 +50,8 @@ impl Page {
         lines.extend(self.labelled("where", &place(finding)));
         let when = when(report, finding.first_ns, finding.last_ns, finding.count);
         lines.extend(self.labelled("when", &when));
-        let facts = finding.evidence.iter().map(|evidence| fact(report, evidence));
-        let facts = folded(facts).into_iter().flat_map(|fact| self.item_at(INDENT, "- ", &fact));
+        let facts = facts(finding);
+        let facts = facts.iter().flat_map(|fact| self.item_at(INDENT, "- ", &in_words(report, fact)));
         lines.extend(under("known by", facts));
         lines.extend(under("to do", finding.actions.iter().flat_map(|action| self.action(action))));
         lines
@@ -83,23 +84,9 @@ impl Page {
     }
 }
 
-fn fact(report: &Report, evidence: &Evidence) -> String {
-    let against = if evidence.kind == "against" { "but " } else { "" };
-    let at = evidence.at_ns.map_or_else(String::new, |at| format!("{}: ", ago(report, at)));
-    format!("{against}{at}{}", visible(&evidence.summary))
-}
-
-/// What reads the same several times in a row, once and with how often.
-fn folded(facts: impl Iterator<Item = String>) -> Vec<String> {
-    let mut runs: Vec<(String, usize)> = Vec::new();
-    for fact in facts {
-        match runs.last_mut() {
-            Some((last, times)) if *last == fact => *times += 1,
-            _ => runs.push((fact, 1)),
-        }
-    }
-    let words = |(fact, times)| if times == 1 { fact } else { format!("{fact} ({times} times)") };
-    runs.into_iter().map(words).collect()
+fn in_words(report: &Report, fact: &Fact<'_>) -> String {
+    let at = fact.ago(report).map_or_else(String::new, |ago| format!("{ago}: "));
+    format!("{}{at}{}", fact.but(), visible(&fact.summary()))
 }
 
 /// Lines with a label before the first of them.
@@ -147,7 +134,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::{Answer, Answered, Place};
+    use crate::report::{Answer, Answered, BlindSpot, Evidence, Place};
 
     /// A report with everything in it.
     pub(in crate::cli::diagnose) fn report() -> Report {
@@ -184,10 +171,10 @@ pub(super) mod tests {
         };
         let answer = Answer { findings: vec![finding], seen: 1, ..Answer::default() };
         let answers = vec![Answered { analyzer: "diagnosis".into(), answer: Ok(answer) }];
-        let spots = vec![
+        let spots = vec![BlindSpot::detail(
             "probe tcp-reset: this kernel has no tracepoint tcp_send_reset; without it: no resets sent"
                 .into(),
-        ];
+        )];
         let window = Duration::from_secs(60);
         Report::of_node("connect", "n1", window, 100_000_000_000, answers, spots)
     }
@@ -217,17 +204,13 @@ What could not be seen:
     }
 
     #[test]
-    fn what_reads_the_same_is_said_once() {
-        let facts = ["a", "a", "b", "a"].map(str::to_owned).into_iter();
-        assert_eq!(folded(facts), ["a (2 times)", "b", "a"]);
-    }
-
-    #[test]
     fn nothing_from_outside_is_obeyed_by_a_terminal() {
         let evil = || "x\u{1b}[2J\r\n\u{202e}".to_owned();
         let mut report = report();
         report.node = evil();
         report.scenario = evil();
+        report.entities = vec![evil()];
+        report.doubts = vec![evil()];
         report.blind_spots = vec![evil()];
         let finding = &mut report.findings[0];
         (finding.code, finding.title) = (evil(), evil());

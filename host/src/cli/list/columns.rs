@@ -44,7 +44,10 @@ pub fn probes(probes: &[ProbeStatus]) -> Table {
         let (events, lost) = (probe.events.to_string(), probe.lost.to_string());
         table.row([&probe.name, &probe.state, &events, &lost, &probe.reason]);
         for hook in &probe.hooks {
-            table.row([&format!("  {}", hook.hook), &hook.state, "", "", &hook.reason]);
+            // What the probe says already is not said once more by each of its hooks.
+            let why =
+                if probe.reason.split("; ").any(|said| said == hook.reason) { "" } else { &hook.reason };
+            table.row([&format!("  {}", hook.hook), &hook.state, "", "", why]);
         }
     }
     table
@@ -171,6 +174,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_probe_says_is_not_repeated_by_its_hooks() {
+        let why = "loading eBPF programs needs CAP_BPF";
+        let hook = |hook: &str| HookStatus {
+            hook: hook.into(),
+            program: String::new(),
+            state: "failed".into(),
+            reason: why.into(),
+            run_count: 0,
+            run_time_ns: 0,
+            missed: 0,
+        };
+        let probe = ProbeStatus {
+            name: "icmp".into(),
+            state: "down".into(),
+            reason: why.into(),
+            hooks: vec![hook("a"), hook("b")],
+            ..ProbeStatus::default()
+        };
+        assert_eq!(shown(&probes(&[probe])).iter().filter(|line| line.contains(why)).count(), 1);
+    }
+
+    #[test]
     fn a_probe_shows_which_hook_is_missing_and_why() {
         let hook = HookStatus {
             hook: "tp_btf/tcp_send_reset".into(),
@@ -188,6 +213,7 @@ mod tests {
             schema: 1,
             events: 12,
             produced: 12,
+            folded: 0,
             lost: 0,
             hooks: vec![hook],
         };

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
@@ -10,7 +10,9 @@ use tokio::time::{sleep, timeout};
 use super::filter::Filter;
 use super::line::{Event, Line};
 use crate::address::Address;
-use crate::http::client::{self, Lines};
+use crate::cli::in_words;
+use crate::entities::Entity;
+use crate::http::client::{self, Error, Lines};
 
 /// First wait before a reconnect; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -33,8 +35,10 @@ pub enum Message {
     Connected,
     /// The stream broke; the next attempt follows after the wait.
     Broken(String, Duration),
-    /// The server refuses for good.
-    Refused(String),
+    /// The server refuses for good; `true` if the question was wrong.
+    Refused(String, bool),
+    /// There is no such name on that server now, so nothing may come for long.
+    Nobody(String),
     /// A line that is no line of an event stream.
     Nonsense(String),
 }
@@ -44,6 +48,8 @@ pub enum Message {
 pub struct Follower {
     server: Arc<str>,
     filter: Filter,
+    /// What is normal is wanted too.
+    noise: bool,
     out: Sender<(Arc<str>, Message)>,
     /// When the last line came.
     heard: Option<Instant>,
@@ -55,26 +61,33 @@ pub struct Follower {
 /// Why one connection ended.
 enum End {
     Broken(String),
-    Refused(String),
+    Refused(String, bool),
+    /// All that was asked for has come.
+    Complete,
     /// Nobody reads any more.
     Unwanted,
 }
 
 impl Follower {
     /// A follower of a server that sends what it finds, with the server's name, to `out`.
-    pub fn new(server: &Address, filter: Filter, out: Sender<(Arc<str>, Message)>) -> Self {
-        Self { server: server.to_string().into(), filter, out, heard: None, last: None }
+    pub fn new(server: &Address, filter: Filter, noise: bool, out: Sender<(Arc<str>, Message)>) -> Self {
+        Self { server: server.to_string().into(), filter, noise, out, heard: None, last: None }
     }
 
-    /// Follows until the server refuses or nobody reads any more.
+    /// Follows until the server refuses, all has come, or nobody reads any more.
     pub async fn run(mut self) {
         let mut wait = FIRST_WAIT;
         loop {
             let heard = self.heard;
             let message = match self.connection().await {
-                End::Unwanted => return,
-                End::Refused(why) => {
-                    self.say(Message::Refused(why)).await;
+                End::Unwanted | End::Complete => return,
+                End::Refused(why, is_wrong) => {
+                    self.say(Message::Refused(why, is_wrong)).await;
+                    return;
+                }
+                // Who does not follow wants to know now.
+                End::Broken(why) if self.filter.no_follow => {
+                    self.say(Message::Refused(why, false)).await;
                     return;
                 }
                 End::Broken(why) => {
@@ -94,22 +107,40 @@ impl Follower {
 
     async fn connection(&mut self) -> End {
         let since = self.heard.map(|heard| heard.elapsed() + OVERLAP);
-        let mut lines = match timeout(SILENCE, client::lines(&self.server, &self.filter.path(since))).await {
+        let path = self.filter.path(since, self.noise);
+        let mut lines = match timeout(SILENCE, client::lines(&self.server, &path)).await {
             Ok(Ok(lines)) => lines,
-            Ok(Err(err)) if err.is_refusal() => return End::Refused(client::chain(&err)),
-            Ok(Err(err)) => return End::Broken(client::chain(&err)),
+            Ok(Err(err)) if err.is_refusal() => {
+                let is_wrong = matches!(err, Error::Status { status: 400, .. });
+                return End::Refused(in_words(err), is_wrong);
+            }
+            Ok(Err(err)) => return End::Broken(in_words(err)),
             Err(_) => return End::Broken("no answer".to_owned()),
         };
         if !self.say(Message::Connected).await {
             return End::Unwanted;
         }
+        if self.heard.is_none() && self.filter.names_somebody() {
+            self.look_for_names().await;
+        }
         self.stream(&mut lines).await
+    }
+
+    /// Tells of names that nobody has. It is no error: whoever is waited for may be about to start.
+    async fn look_for_names(&self) {
+        let Ok(entities) = client::get_json::<Vec<Entity>>(&self.server, "/api/v1/entities").await else {
+            return;
+        };
+        for nobody in self.filter.nobody(&entities) {
+            self.say(Message::Nobody(nobody)).await;
+        }
     }
 
     async fn stream(&mut self, lines: &mut Lines) -> End {
         loop {
             let line = match timeout(SILENCE, lines.next()).await {
                 Ok(Ok(Some(line))) => line,
+                Ok(Ok(None)) if self.is_complete() => return End::Complete,
                 Ok(Ok(None)) => return End::Broken("the server ended the stream".to_owned()),
                 Ok(Err(err)) => return End::Broken(client::chain(&err)),
                 Err(_) => return End::Broken("the server is silent".to_owned()),
@@ -126,6 +157,11 @@ impl Follower {
                 return End::Unwanted;
             }
         }
+    }
+
+    /// Whether the server had a reason to end the stream.
+    fn is_complete(&self) -> bool {
+        self.filter.no_follow || self.filter.is_over(SystemTime::now())
     }
 
     /// Whether an event came before the last connection broke already; remembers it if not.
@@ -161,7 +197,8 @@ impl fmt::Display for Message {
             Self::Broken(why, wait) => {
                 write!(f, "{why}; trying again in {}", humantime::format_duration(*wait))
             }
-            Self::Refused(why) => f.write_str(why),
+            Self::Refused(why, _) => f.write_str(why),
+            Self::Nobody(name) => write!(f, "{name}; waiting, since it may come"),
             Self::Nonsense(why) => write!(f, "a line that is no event: {why}"),
         }
     }
@@ -214,7 +251,7 @@ mod tests {
     /// What a follower says of a server, in short, until it ends or has said `count` things.
     async fn said(server: &Address, count: usize) -> Vec<String> {
         let (out, mut messages) = mpsc::channel(16);
-        tokio::spawn(Follower::new(server, Filter::default(), out).run());
+        tokio::spawn(Follower::new(server, Filter::default(), true, out).run());
         let mut said = Vec::new();
         while said.len() < count {
             let next = timeout(Duration::from_secs(10), messages.recv()).await.expect("in time");
@@ -255,7 +292,7 @@ mod tests {
     async fn a_refusal_ends_it() -> anyhow::Result<()> {
         let refusal = "HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n{\"error\":\"bad type\"}";
         let (address, _) = server(vec![refusal.to_owned()])?;
-        assert_eq!(said(&address, 9).await, ["the server answered 400: bad type"]);
+        assert_eq!(said(&address, 9).await, ["bad type"]);
         Ok(())
     }
 

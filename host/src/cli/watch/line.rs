@@ -2,7 +2,10 @@
 
 use serde::Deserialize;
 
+use crate::cli::moment::Times;
 use crate::cli::terminal::{Colour, Style, ascii_json};
+use crate::escape::visible;
+use crate::event_fold::Told;
 use crate::event_line::EventLine;
 
 /// An event, and the line as the server wrote it.
@@ -48,34 +51,37 @@ impl Line {
 }
 
 impl Event {
-    /// For people: the level in its colour, the rest as it is.
-    pub fn text(&self, style: Style) -> String {
-        event_text(&self.fields, style)
-    }
-
     /// For programs: the server's own JSON, with fields that this version does not know.
     pub fn json(&self) -> String {
         ascii_json(self.line.trim()).into_owned()
     }
 }
 
-/// An event for people: the level in its colour, the rest as it is.
-pub fn event_text(event: &EventLine, style: Style) -> String {
-    let text = event.text();
-    let colour = match event.severity {
+/// A line for people: its time, the level in its colour, the rest as it is.
+pub fn text(told: &Told, times: &mut Times, style: Style) -> String {
+    let text = told.text();
+    let colour = match told.event.severity {
         0 => Colour::Green,
         1 => Colour::Yellow,
         _ => Colour::Red,
     };
-    match text.split_once(' ') {
+    let line = match text.split_once(' ') {
         Some((level, rest)) => format!("{} {rest}", style.paint(colour, level)),
         None => text,
+    };
+    match times.text(&told.event.time) {
+        Some(time) => format!("{} {line}", style.paint(Colour::Dim, &visible(&time))),
+        None => line,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::cli::moment::TimeForm;
+    use crate::event_fold::Fold;
 
     const EVENT: &str = r#"{"time":"2023-02-03T09:01:03.402118044Z","level":"WARN","source":"tcp",
         "msg":"TCPRESET_NOSOCK","meta":"","event":"","seq":7,"type":"TCPRESET_NOSOCK","severity":1,"count":1,
@@ -89,13 +95,27 @@ mod tests {
         }
     }
 
+    fn shown(event: EventLine, form: TimeForm, style: Style) -> String {
+        let mut fold = Fold::default();
+        fold.push(event, Duration::ZERO);
+        text(&fold.rest()[0], &mut Times::new(form), style)
+    }
+
     #[test]
     fn an_event_is_one_line_that_a_terminal_does_not_obey() {
         let plain =
             "WARN TCPRESET_NOSOCK Namespace= Pod=web Node=n1 Netns=4026532417 10.0.0.1:80 -> \\u{1b}[2J";
-        assert_eq!(event().text(Style::PLAIN), plain);
-        let coloured = event().text(Style { colour: true, width: None });
+        assert_eq!(shown(event().fields, TimeForm::None, Style::PLAIN), plain);
+        let coloured = shown(event().fields, TimeForm::None, Style { colour: true, width: None });
         assert_eq!(coloured, plain.replace("WARN", "\u{1b}[33mWARN\u{1b}[0m"));
+        let hostile = EventLine { time: "\u{1b}c".to_owned(), ..event().fields };
+        assert!(!shown(hostile, TimeForm::Utc, Style::PLAIN).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn the_time_stands_first() {
+        let line = shown(event().fields, TimeForm::Utc, Style::PLAIN);
+        assert!(line.starts_with("2023-02-03T09:01:03.402Z WARN TCPRESET_NOSOCK Namespace="), "{line}");
     }
 
     #[test]

@@ -5,15 +5,13 @@ use std::net::IpAddr;
 
 use inspector_sdk::{EntityId, Timestamp};
 
-use crate::fact::{Flow, What};
+use crate::fact::{Amount, Flow, What};
 use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural};
 use crate::rules::Rule;
 use crate::view::View;
 
 const UDP: u8 = 17;
 const PORT: u16 = 53;
-/// A resolver waits 5 s; a query without an answer for this long is told.
-const PATIENCE_NS: u64 = 1_000_000_000;
 /// An answer that takes this long is slow: a resolver in the same data centre takes a few
 /// milliseconds, a recursive one seldom more than this.
 const SLOW_NS: u64 = 200_000_000;
@@ -25,43 +23,69 @@ const AT_ONCE_NS: u64 = 500_000_000;
 /// The rules.
 pub const RULES: &[Rule] = &[Rule { name: "a DNS server", judge: server }];
 
+/// What one client asked of one server.
 #[derive(Debug, Default)]
 struct Tally {
     queries: u64,
-    first: Timestamp,
-    last_query: Timestamp,
-    last: Timestamp,
     answers: u64,
-    unmatched: u64,
+    unanswered: u64,
+    /// Answers to some of these, after all.
+    recovered: u64,
+    /// Answers that found their port closed.
+    late: u64,
     errors: BTreeMap<u8, u64>,
     absent: u64,
     slowest_ns: u64,
-    late: u64,
+    first: Timestamp,
+    last: Timestamp,
     flow: Option<Flow>,
 }
 
-fn server(view: &View, findings: &mut Findings) {
-    let mut servers: BTreeMap<(EntityId, IpAddr), Tally> = BTreeMap::new();
-    for (key, amount) in view.of(|what| matches!(what, What::DnsQuery | What::DnsAnswer { .. })) {
+type Servers = BTreeMap<(EntityId, IpAddr), Tally>;
+
+impl Tally {
+    fn saw(&mut self, flow: Flow, amount: &Amount) {
+        self.flow.get_or_insert(flow);
+        self.first = if self.first == 0 { amount.first } else { self.first.min(amount.first) };
+        self.last = self.last.max(amount.last);
+    }
+
+    fn answered(&mut self, rcode: u8, amount: &Amount) {
+        self.slowest_ns = self.slowest_ns.max(amount.most);
+        match rcode {
+            0 => {}
+            NXDOMAIN => self.absent += amount.count,
+            other => *self.errors.entry(other).or_default() += amount.count,
+        }
+    }
+
+    fn conclude(&self, code: &'static str, count: u64, title: String, who: (EntityId, IpAddr)) -> Conclusion {
+        let (first, last) = (self.first, self.last);
+        let amount = Amount { count, total: 0, least: 0, most: 0, first, last };
+        let queries = plural(self.queries, "query");
+        let (entity, server) = who;
+        Conclusion::new(code, entity, amount, title)
+            .value("server", server)
+            .because("event", format!("{queries} to {server}, {} answered", self.answers), self.last)
+            .with("flow", self.flow.unwrap_or(Flow::NONE).canonical())
+            .with("role", "symptom")
+    }
+}
+
+fn tallies(view: &View) -> Servers {
+    let mut servers = Servers::new();
+    let is_dns = |what: &What| matches!(what, What::DnsQuery | What::DnsUnanswered | What::DnsAnswer { .. });
+    for (key, amount) in view.of(is_dns) {
         let tally = servers.entry((key.entity, key.flow.destination())).or_default();
-        tally.flow = Some(key.flow);
-        tally.first = if tally.first == 0 { amount.first } else { tally.first.min(amount.first) };
-        tally.last = tally.last.max(amount.last);
+        tally.saw(key.flow, amount);
         match key.what {
-            What::DnsAnswer { rcode, matched } => {
+            What::DnsAnswer { rcode, matched, overdue } => {
                 tally.answers += if matched { amount.count } else { 0 };
-                tally.unmatched += if matched { 0 } else { amount.count };
-                tally.slowest_ns = tally.slowest_ns.max(amount.most);
-                match rcode {
-                    0 => {}
-                    NXDOMAIN => tally.absent += amount.count,
-                    other => *tally.errors.entry(other).or_default() += amount.count,
-                }
+                tally.recovered += if overdue { amount.count } else { 0 };
+                tally.answered(rcode, amount);
             }
-            _ => {
-                tally.queries += amount.count;
-                tally.last_query = amount.last;
-            }
+            What::DnsUnanswered => tally.unanswered += amount.count,
+            _ => tally.queries += amount.count,
         }
     }
     // An answer to a closed port: its client has given up.
@@ -69,90 +93,74 @@ fn server(view: &View, findings: &mut Findings) {
     {
         let tally = servers.entry((d.entity, d.flow.source())).or_default();
         tally.late += d.amount.count;
-        tally.last = tally.last.max(d.amount.last);
-        tally.first = if tally.first == 0 { d.amount.first } else { tally.first };
-        tally.flow.get_or_insert(d.flow.back());
+        tally.saw(d.flow.back(), &d.amount);
     }
-    for ((entity, server), tally) in &servers {
-        let mut others = servers.iter().filter(|((at, ip), _)| at == entity && ip != server);
-        let is_race = others.any(|(_, other)| {
-            other.first.abs_diff(tally.first) <= AT_ONCE_NS && other.answers >= tally.queries
-        });
-        judge_one(view, findings, *entity, *server, tally, is_race);
+    servers
+}
+
+fn server(view: &View, findings: &mut Findings) {
+    let servers = tallies(view);
+    for (who, tally) in &servers {
+        if tally.late > 0 {
+            findings.add(late(&servers, *who, tally));
+        } else {
+            silent(findings, *who, tally);
+            slow(findings, *who, tally);
+        }
+        says_no(findings, *who, tally);
     }
 }
 
-fn judge_one(
-    view: &View,
-    findings: &mut Findings,
-    entity: EntityId,
-    server: IpAddr,
-    tally: &Tally,
-    is_race: bool,
-) {
+fn late(servers: &Servers, who: (EntityId, IpAddr), tally: &Tally) -> Conclusion {
+    let answers = plural(tally.late, "answer");
+    let title = format!("DNS server {} answers after its client has given up: {answers}", who.1);
+    let found = tally.conclude("dns-timeout", tally.late, title, who).confidence(92);
+    let found = tally.flow.into_iter().fold(found, Conclusion::flow);
+    let found = found.because("event", "an answer found its port closed", tally.last);
+    let mut others = servers.iter().filter(|((at, ip), _)| *at == who.0 && *ip != who.1);
+    let is_race = others
+        .any(|(_, other)| other.first.abs_diff(tally.first) <= AT_ONCE_NS && other.answers >= tally.queries);
+    if is_race {
+        return found.severity(INFO).because("text", "another server that was asked at once was faster", 0);
+    }
+    found
+}
+
+/// Each query has its own patience: that clients go on asking makes no silent server a good one.
+fn silent(findings: &mut Findings, who: (EntityId, IpAddr), tally: &Tally) {
+    let missing = tally.unanswered.saturating_sub(tally.recovered);
     let flow = tally.flow.unwrap_or(Flow::NONE);
-    let amount = |count: u64| crate::fact::Amount {
-        count,
-        total: 0,
-        least: 0,
-        most: 0,
-        first: tally.first,
-        last: tally.last,
-    };
-    let is_over = view.now.saturating_sub(tally.last_query) >= PATIENCE_NS;
-    let missing = tally.queries.saturating_sub(tally.answers + tally.unmatched);
-    let evidence = |found: Conclusion| {
-        found
-            .because(
-                "event",
-                format!("{} to {server}, {} answered", plural(tally.queries, "query"), tally.answers),
-                tally.last,
-            )
-            .with("flow", flow.canonical())
-            .with("role", "symptom")
-    };
-    let explained = findings.explain(&flow);
-    if tally.late > 0 {
-        let title = format!(
-            "DNS server {server} answers after its client has given up: {}",
-            plural(tally.late, "answer")
-        );
-        let found = evidence(
-            Conclusion::new("dns-timeout", entity, amount(tally.late), title).confidence(92).flow(flow),
-        );
-        let found = found.because("event", "an answer found its port closed", tally.last);
-        findings.add(if is_race {
-            found.severity(INFO).because("text", "another server that was asked at once was faster", 0)
-        } else {
-            found
-        });
-    } else if missing > 0 && is_over && !explained {
-        let title =
-            format!("DNS server {server} does not answer: {} of {}", missing, plural(tally.queries, "query"));
-        let severity = if tally.answers == 0 { CRITICAL } else { WARNING };
-        let found = Conclusion::new("dns-timeout", entity, amount(missing), title)
-            .severity(severity)
-            .confidence(88)
-            .flow(flow);
-        findings.add(evidence(found));
+    if missing == 0 || findings.explain(&flow) {
+        return;
     }
-    if tally.slowest_ns >= SLOW_NS && tally.late == 0 {
-        let title = format!("DNS server {server} is slow: up to {} ms", tally.slowest_ns / 1_000_000);
-        findings.add(evidence(
-            Conclusion::new("dns-slow", entity, amount(tally.answers), title).confidence(85).flow(flow),
-        ));
+    let queries = plural(tally.queries.max(missing), "query");
+    let title = format!("DNS server {} does not answer: {missing} of {queries}", who.1);
+    let severity = if tally.answers == 0 { CRITICAL } else { WARNING };
+    let found = tally.conclude("dns-timeout", missing, title, who).severity(severity).confidence(88);
+    findings.add(found.flow(flow));
+}
+
+fn slow(findings: &mut Findings, who: (EntityId, IpAddr), tally: &Tally) {
+    if tally.slowest_ns < SLOW_NS {
+        return;
     }
+    let title = format!("DNS server {} is slow: up to {} ms", who.1, tally.slowest_ns / 1_000_000);
+    let found = tally.conclude("dns-slow", tally.answers, title, who).confidence(85);
+    findings.add(tally.flow.into_iter().fold(found, Conclusion::flow));
+}
+
+fn says_no(findings: &mut Findings, who: (EntityId, IpAddr), tally: &Tally) {
     for (rcode, count) in &tally.errors {
-        let title = format!("DNS server {server} answers {}: {}", rcode_name(*rcode), plural(*count, "time"));
-        findings.add(evidence(Conclusion::new("dns-error", entity, amount(*count), title).confidence(90)));
+        let times = plural(*count, "time");
+        let title = format!("DNS server {} answers {}: {times}", who.1, rcode_name(*rcode));
+        findings.add(tally.conclude("dns-error", *count, title, who).confidence(90));
     }
     // A search list asks for names that do not exist; only if nothing else is answered it is told.
     if tally.absent > 0 && tally.absent == tally.answers && tally.absent >= 3 {
         let title =
-            format!("DNS server {server} knows none of the names: {}", plural(tally.absent, "answer"));
-        findings.add(evidence(
-            Conclusion::new("dns-error", entity, amount(tally.absent), title).severity(INFO).confidence(75),
-        ));
+            format!("DNS server {} knows none of the names: {}", who.1, plural(tally.absent, "answer"));
+        let found = tally.conclude("dns-error", tally.absent, title, who);
+        findings.add(found.severity(INFO).confidence(75));
     }
 }
 

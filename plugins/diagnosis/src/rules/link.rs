@@ -1,10 +1,12 @@
 //! The wire: MTU, carrier, neighbours, addresses of frames.
 
-use inspector_sdk::probes::neighbour::{KIND_DEAD, KIND_FAILED, KIND_TABLE_FULL};
+use std::net::IpAddr;
+
+use inspector_sdk::probes::neighbour::{KIND_FAILED, KIND_TABLE_FULL, KIND_UNANSWERED};
 use inspector_sdk::probes::tcp_retransmit::WHY_RTO;
 
 use crate::counters::counter;
-use crate::fact::{Flow, Key, What};
+use crate::fact::{Amount, Flow, Key, What};
 use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
@@ -27,7 +29,8 @@ pub const RULES: &[Rule] = &[
     Rule { name: "the other end of a link does not take the packet", judge: not_forwarded },
     Rule { name: "a link has no carrier", judge: no_carrier },
     Rule { name: "a port of a bridge is blocked", judge: blocked_port },
-    Rule { name: "a neighbour does not answer", judge: neighbour },
+    Rule { name: "packets wait in vain for a neighbour", judge: neighbour },
+    Rule { name: "a neighbour does not answer", judge: silent_neighbour },
     Rule { name: "packets wait for a neighbour beyond its queue", judge: neighbour_queue },
     Rule { name: "the neighbour table is full", judge: neighbour_table },
     Rule { name: "frames for another link-layer address", judge: wrong_mac },
@@ -39,10 +42,14 @@ pub const RULES: &[Rule] = &[
 fn too_big(view: &View, findings: &mut Findings) {
     for d in view.drops.iter().filter(|d| d.is(&["PKT_TOO_BIG"])) {
         let lasts = d.amount.last.saturating_sub(d.amount.first);
-        let again = view.count_on(&d.flow, |what| *what == What::Retransmit { why: WHY_RTO });
+        let is_again = |what: &What| *what == What::Retransmit { why: WHY_RTO };
+        let again = view.count_on(&d.flow, is_again);
+        // Of connections that are given up before, and others that fare the same.
+        let others_again = view.count_on(&Flow { sport: 0, ..d.flow }, is_again);
         let tells = |i: &&Dropped| matches!(i.flow.proto, ICMPV4 | ICMPV6) && i.flow.to == d.flow.from;
         let lost = view.drops.iter().filter(|i| i.is(&["NETFILTER_DROP"])).find(tells);
-        let stuck = (lasts >= STUCK_NS && again >= 2) || (lost.is_some() && goes_on(view, d));
+        let stuck =
+            (lasts >= STUCK_NS && again >= 2) || ((lost.is_some() || others_again >= 2) && goes_on(view, d));
         let size = format!("packets of {} bytes to {}", d.amount.most, d.flow.destination());
         let packets = total("packet");
         let found = if stuck {
@@ -135,7 +142,11 @@ fn no_carrier(view: &View, findings: &mut Findings) {
         }
         // Asked for by all that it cannot send to.
         let sent_again = view.of(|what| {
-            matches!(what, What::Retransmit { .. } | What::SocketError { .. } | What::Closed { error: 1.. })
+            what.is_silence()
+                || matches!(
+                    what,
+                    What::Retransmit { .. } | What::SocketError { .. } | What::Closed { error: 1.. }
+                )
         });
         for (key, _) in sent_again.filter(|(key, _)| key.entity == d.entity) {
             found = found.flow(key.flow);
@@ -147,10 +158,7 @@ fn no_carrier(view: &View, findings: &mut Findings) {
 /// Spanning tree, or a person, keeps a port from forwarding (a reason since 6.14). It is meant to
 /// where there are two ways, so what goes to many is told only if somebody waits for its answer.
 fn blocked_port(view: &View, findings: &mut Findings) {
-    let is_missed = |d: &Dropped| {
-        let missed = view.of(|what| matches!(what, What::Neighbour { kind: KIND_FAILED | KIND_DEAD, .. }));
-        missed.into_iter().any(|(key, _)| asks_for(d, &key.flow))
-    };
+    let is_missed = |d: &Dropped| view.of(What::is_unresolved).any(|(key, _)| asks_for(d, &key.flow));
     let blocked = view.drops.iter().filter(|d| d.is(&["BRIDGE_INGRESS_STP_STATE"]));
     for d in blocked.filter(|d| !d.drop.to_many || is_missed(d)) {
         let title = format!(
@@ -180,35 +188,73 @@ fn neighbour(view: &View, findings: &mut Findings) {
         let found = Conclusion::of_drop("neighbour-unresolved", d, title)
             .confidence(92)
             .severity(if is_ping(d) { INFO } else { outage(view, &d.flow) });
-        findings
-            .add(found.check("neighbour", &[("address", d.flow.destination().to_string())]).felt_by(view));
+        findings.add(to_be_asked(found, d.flow.destination()).felt_by(view));
     }
-    for (key, amount) in view.of(|what| matches!(what, What::Neighbour { kind: KIND_FAILED | KIND_DEAD, .. }))
-    {
-        if findings.has(&["link-down"], key.entity) || is_filtered(view, &key.flow) {
+}
+
+/// The kernel asks three times, a second apart, before it gives up: who waits less than that goes
+/// without its verdict.
+fn silent_neighbour(view: &View, findings: &mut Findings) {
+    for (key, amount) in view.of(What::is_unresolved) {
+        let is_explained = findings.has(&["link-down"], key.entity) || is_filtered(view, &key.flow);
+        if is_explained || (is_waiting(key) && (is_decided(view, key) || is_reached(view, key, amount))) {
             continue;
         }
-        let never = matches!(key.what, What::Neighbour { never_known: true, .. });
-        let title = format!("{} does not answer to ARP or neighbour discovery", key.flow.destination());
-        let suffers = tried(view, key);
-        let severity = if suffers { WARNING } else { INFO };
+        let address = key.flow.destination();
+        let title = format!("{address} does not answer to ARP or neighbour discovery");
+        let severity = if tried(view, key) { WARNING } else { INFO };
+        let words = words(key);
         let found = Conclusion::new("neighbour-unresolved", key.entity, *amount, title)
             .severity(severity)
-            .confidence(if never { 90 } else { 80 });
-        let words = if never { "was never known" } else { "answered before and went away" };
-        let found =
-            found.because("event", format!("neighbour {} {words}", key.flow.destination()), amount.last);
-        let mut found = found.check("neighbour", &[("address", key.flow.destination().to_string())]);
-        for (other, _) in view.of(|what| {
+            .confidence(if is_known(key) { 80 } else { 90 })
+            .because("event", format!("neighbour {address} {words}"), amount.last);
+        let sent = view.of(|what| {
             matches!(what, What::Retransmit { .. } | What::ConnectFailed { .. } | What::SocketError { .. })
-        }) {
-            if goes_to(view, other, key) {
-                found = found.flow(other.flow);
-            }
-        }
+        });
+        let sent = sent.filter(|(sent, _)| goes_to(view, sent, key));
+        let found = sent.fold(to_be_asked(found, address), |found, (sent, _)| found.flow(sent.flow));
         let worst = found.flows.iter().map(|flow| outage(view, flow)).max().unwrap_or(severity);
         findings.add(found.severity(worst.max(severity)).felt_by(view));
     }
+}
+
+fn to_be_asked(found: Conclusion, address: IpAddr) -> Conclusion {
+    let is_of_link = matches!(address, IpAddr::V6(ip) if ip.is_unicast_link_local());
+    let found = found.check("neighbour", &[("address", address.to_string())]);
+    if is_of_link {
+        found.value("address", format!("{address}%DEVICE"))
+    } else {
+        found.value("address", address)
+    }
+}
+
+fn is_known(neighbour: &Key) -> bool {
+    matches!(neighbour.what, What::Neighbour { never_known: false, .. })
+}
+
+/// The kernel has not given up yet.
+fn is_waiting(neighbour: &Key) -> bool {
+    matches!(neighbour.what, What::Neighbour { kind: KIND_UNANSWERED, .. })
+}
+
+fn words(neighbour: &Key) -> &'static str {
+    match (is_waiting(neighbour), is_known(neighbour)) {
+        (true, _) => "was asked for a second and longer",
+        (_, false) => "was never known",
+        (_, true) => "answered before and went away",
+    }
+}
+
+/// Whether the kernel has given up since.
+fn is_decided(view: &View, neighbour: &Key) -> bool {
+    let given_up = view.of(|what| matches!(what, What::Neighbour { kind: KIND_FAILED, .. }));
+    given_up.into_iter().any(|(key, _)| (key.entity, key.flow) == (neighbour.entity, neighbour.flow))
+}
+
+/// Whether it was reached after all.
+fn is_reached(view: &View, neighbour: &Key, asked: &Amount) -> bool {
+    let answers = |what: &What| matches!(what, What::Connected | What::Accepted | What::DnsAnswer { .. });
+    view.of(answers).any(|(key, amount)| goes_to(view, key, neighbour) && amount.last >= asked.last)
 }
 
 /// Who pings a host wants to know whether it is there; that it is not is the answer.
@@ -220,6 +266,11 @@ fn is_ping(d: &Dropped) -> bool {
 fn is_filtered(view: &View, neighbour: &Flow) -> bool {
     let told = ["NETFILTER_DROP", "TC_INGRESS", "TC_EGRESS", "XDP", "BRIDGE_INGRESS_STP_STATE"];
     view.drops.iter().filter(|d| d.is(&told) || d.within(&["xdp"])).any(|d| asks_for(d, neighbour))
+}
+
+/// Whether what asks for a conversation's other end, or its answer, is lost for a cause that is known.
+pub fn is_lookup_lost(view: &View, findings: &Findings, flow: &Flow) -> bool {
+    view.drops.iter().any(|d| asks_for(d, flow) && findings.explain(&d.flow))
 }
 
 /// Whether a packet asks for a neighbour, or is its answer.

@@ -2,7 +2,6 @@
 
 use inspector_sdk::flow::TCP;
 use inspector_sdk::kernel;
-use inspector_sdk::probes::neighbour::{KIND_DEAD, KIND_FAILED};
 
 use crate::counters::counter;
 use crate::fact::What;
@@ -113,7 +112,7 @@ fn overlay(view: &View, findings: &mut Findings) {
         let title =
             format!("no tunnel ends at UDP port {}: {} refused", d.flow.dport, total("tunnel packet"));
         let inside = |what: &What| {
-            matches!(what, What::Neighbour { kind: KIND_FAILED | KIND_DEAD, .. } | What::Retransmit { .. })
+            what.is_unresolved() || what.is_silence() || matches!(what, What::Retransmit { .. })
         };
         let suffers = view.of(inside).any(|(key, _)| view.owns(key.entity, d.flow.source()));
         let severity = if suffers { CRITICAL } else { WARNING };

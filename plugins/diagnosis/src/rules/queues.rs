@@ -1,7 +1,6 @@
 //! Queues and tables of TCP that are full: accept queue, SYN queue, local ports, TIME-WAIT.
 
 use inspector_sdk::EntityId;
-use inspector_sdk::probes::tcp_retransmit::WHY_SYN;
 
 use crate::counters::counter;
 use crate::fact::What;
@@ -37,7 +36,7 @@ fn accept_queue(view: &View, findings: &mut Findings) {
 /// Adds the conversations of those who try to connect to an entity.
 pub fn clients(view: &View, mut found: Conclusion, entity: EntityId) -> Conclusion {
     let mut ports = Vec::new();
-    for (key, _) in view.of(|what| *what == What::Retransmit { why: WHY_SYN }) {
+    for (key, _) in view.of(What::is_silence) {
         let to = key.flow.destination();
         if view.owns(entity, to) && (!view.is_shared(to) || view.saw(entity, &key.flow)) {
             found = found.flow(key.flow);
@@ -105,7 +104,8 @@ fn syn_queue(view: &View, findings: &mut Findings) {
 
 /// `connect` fails before it has a port: the state turns to SYN_SENT and back at once.
 fn local_ports(view: &View, findings: &mut Findings) {
-    for (key, amount) in view.of(|what| *what == What::ConnectFailed { error: 0, portless: true }) {
+    let is_portless = |what: &What| matches!(what, What::ConnectFailed { error: 0, portless: true, .. });
+    for (key, amount) in view.of(is_portless) {
         let title = format!(
             "no local port is left for {}: {} failed at once",
             key.flow.destination(),

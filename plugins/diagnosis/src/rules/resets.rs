@@ -2,14 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::fact::{Flow, Segment, What};
+use crate::fact::{ETIMEDOUT, Flow, Segment, What};
 use crate::finding::{Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::view::{Dropped, ResetSent, View};
 
 const ESTABLISHED: u8 = 1;
 const CLOSE: u8 = 7;
-const ETIMEDOUT: u32 = 110;
 
 /// Connections between two hosts, for each in which data came after the end, that make a remark of it.
 const MANY: u64 = 5;

@@ -35,15 +35,12 @@ fn conclude(
     title: String,
     confidence: u8,
 ) {
-    let found = Conclusion::of_drop(code, d, title).confidence(confidence).severity(outage(view, &d.flow));
-    findings.add(
-        found
-            .check(
-                "route",
-                &[("to", d.flow.destination().to_string()), ("from", d.flow.source().to_string())],
-            )
-            .felt_by(view),
-    );
+    findings.add(refusal(view, code, d, title).confidence(confidence).felt_by(view));
+}
+
+fn refusal(view: &View, code: &'static str, d: &Dropped, title: String) -> Conclusion {
+    let way = [("to", d.flow.destination().to_string()), ("from", d.flow.source().to_string())];
+    Conclusion::of_drop(code, d, title).severity(outage(view, &d.flow)).check("route", &way)
 }
 
 fn missing(view: &View, findings: &mut Findings) {
@@ -53,7 +50,8 @@ fn missing(view: &View, findings: &mut Findings) {
         let (to, packets) = (d.flow.destination(), total("packet"));
         if view.count_on(&d.flow, answer) > 0 {
             let title = format!("the route to {to} is of type prohibit: {packets} dropped");
-            conclude(view, findings, "route-blocked", d, title, 93);
+            let found = refusal(view, "route-blocked", d, title).confidence(93);
+            findings.add(found.value("type", "prohibit").felt_by(view));
         } else {
             conclude(view, findings, "route-missing", d, format!("no route to {to}: {packets} dropped"), 95);
         }
@@ -72,7 +70,10 @@ fn missing_locally(view: &View, findings: &mut Findings) {
         let title = format!("no route for what is sent from here: {} failed", total("send"));
         let found = Conclusion::new("route-missing", entity, amount, title).rose("IpOutNoRoutes", amount);
         // Whoever connects to it waits for answers that have no way back.
-        let found = clients(view, found, entity);
+        let mut found = clients(view, found, entity);
+        if let Some(back) = found.flows.first().map(Flow::source) {
+            found = found.value("destination", back);
+        }
         let worst = found.flows.iter().map(|flow| outage(view, flow)).max().unwrap_or(WARNING);
         findings.add(found.severity(worst).felt_by(view));
     }
@@ -99,7 +100,8 @@ fn blocked(view: &View, findings: &mut Findings) {
         };
         let title =
             format!("the route to {} is of type {kind}: {} dropped", d.flow.destination(), total("packet"));
-        conclude(view, findings, "route-blocked", d, title, 90);
+        let found = refusal(view, "route-blocked", d, title).confidence(90);
+        findings.add(found.value("type", kind).felt_by(view));
     }
 }
 
@@ -112,7 +114,7 @@ fn blocked_locally(view: &View, findings: &mut Findings) {
         };
         let title =
             format!("the route to {} is of type {kind}: {} failed", key.0.destination(), total("send"));
-        findings.add(locally("route-blocked", key, amount, title));
+        findings.add(locally("route-blocked", key, amount, title).value("type", kind));
     }
 }
 

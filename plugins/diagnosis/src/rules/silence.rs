@@ -1,23 +1,32 @@
 //! Symptoms that no cause here explains: silence, loss, a peer's reset, and drops that no rule knows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use inspector_sdk::EntityId;
-use inspector_sdk::probes::tcp_retransmit::{WHY_FAST, WHY_LOSS, WHY_RTO, WHY_SYN};
+use inspector_sdk::probes::tcp_retransmit::{WHY_FAST, WHY_LOSS, WHY_RTO};
+use inspector_sdk::{EntityId, Timestamp, errno};
 
-use crate::fact::{Amount, Flow, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
+use crate::fact::{Amount, ETIMEDOUT, Flow, Key, Segment, What};
+use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, symptom, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
+use crate::rules::link::is_lookup_lost;
 use crate::view::{ResetSent, View};
 
-const ETIMEDOUT: u32 = 110;
 const SYN_SENT: u8 = 2;
 const ESTABLISHED: u8 = 1;
 /// Segments sent again before it is called loss: a few are the price of a shared network.
 const LOSS: u64 = 5;
-/// Timeouts in a row on one connection before its peer is called silent.
+/// Timeouts in a row on one connection before its peer is called silent; the later ones are minutes
+/// apart, so one of them is enough that says the number.
 const TIMEOUTS: u64 = 3;
+/// Ports of one host that make a scan, and attempts at each that are none.
+const MANY_PORTS: usize = 5;
+const FEW: u64 = 2;
+/// What ICMP errors make of a connect: EACCES, ENONET, EPROTO, ENOPROTOOPT, EOPNOTSUPP, ENETUNREACH,
+/// ECONNREFUSED, EHOSTDOWN, EHOSTUNREACH.
+const BY_ICMP: [u32; 9] = [13, 64, 71, 92, 95, 101, 111, 112, 113];
+/// Lines of evidence for one service.
+const SHOWN: usize = 4;
 
 /// Connections that went well, for each attempt without an answer, that make a remark of it.
 const MANY: u64 = 10;
@@ -28,20 +37,31 @@ const ON_ITS_WAY_NS: u64 = 100_000_000;
 pub const RULES: &[Rule] = &[
     Rule { name: "what nobody answers went to another host", judge: misdirected },
     Rule { name: "a peer does not answer", judge: unresponsive },
+    Rule { name: "a peer answers too late", judge: too_late },
+    Rule { name: "a router elsewhere says no", judge: refused_elsewhere },
     Rule { name: "segments get lost elsewhere", judge: loss },
     Rule { name: "a peer resets", judge: reset_by_peer },
     Rule { name: "a drop that no rule knows", judge: unexplained },
 ];
 
-type Sum = (Amount, Vec<Flow>);
+/// What was tried at one service in vain: how often, on which conversations, and how that was seen.
+struct Tried {
+    amount: Amount,
+    flows: Vec<Flow>,
+    seen: Vec<(Key, Amount)>,
+}
 
-fn add(sums: &mut BTreeMap<(EntityId, [u8; 16], u16), Sum>, entity: EntityId, flow: Flow, amount: Amount) {
-    let service = flow.of_service();
+/// By client, address and port.
+type Services = BTreeMap<(EntityId, [u8; 16], u16), Tried>;
+
+fn add(services: &mut Services, key: &Key, amount: &Amount) {
+    let service = key.flow.of_service();
     let port = if service.dport != 0 { service.dport } else { service.sport };
-    let (sum, flows) =
-        sums.entry((entity, flow.to, port)).or_insert((Amount { count: 0, ..amount }, Vec::new()));
-    sum.add(&amount);
-    flows.push(flow);
+    let none = || Tried { amount: Amount { count: 0, ..*amount }, flows: Vec::new(), seen: Vec::new() };
+    let tried = services.entry((key.entity, key.flow.to, port)).or_insert_with(none);
+    tried.amount.add(amount);
+    tried.flows.push(key.flow);
+    tried.seen.push((*key, *amount));
 }
 
 /// Frames for others are normal on a flooded or promiscuous link; not so if nobody answers what is in
@@ -64,61 +84,164 @@ fn misdirected(view: &View, findings: &mut Findings) {
     }
 }
 
+/// A connect that was not answered is evidence by itself, whether its client goes on waiting or has
+/// given up.
 fn unresponsive(view: &View, findings: &mut Findings) {
-    let mut silent = BTreeMap::new();
-    let gave_up = |what: &What| {
-        matches!(
-            what,
-            What::Retransmit { why: WHY_SYN }
-                | What::ConnectFailed { error: ETIMEDOUT, .. }
-                | What::Closed { error: ETIMEDOUT }
-        )
-    };
-    for (key, amount) in view.of(gave_up).filter(|(key, _)| !findings.explain_symptom(key)) {
-        add(&mut silent, key.entity, key.flow, *amount);
-    }
-    for (key, amount) in view.of(|what| *what == What::Retransmit { why: WHY_RTO }) {
-        if amount.count >= TIMEOUTS && !findings.explain(&key.flow) {
-            add(&mut silent, key.entity, key.flow, *amount);
+    let silent = unanswered(view, findings);
+    let scanned = scanned(view, &silent);
+    for ((entity, to, port), tried) in silent {
+        let destination = tried.flows[0].destination();
+        let title = format!("{destination} port {port} does not answer: {}", total("attempt"));
+        let mut found = Conclusion::new("peer-unresponsive", entity, tried.amount, title)
+            .severity(urgency(view, &tried))
+            .confidence(if view.is_local(destination) { 60 } else { 75 });
+        found = tried.evidence(found).because("text", "no drop on this node explains it", 0);
+        if scanned.contains(&(entity, to)) {
+            found =
+                found.severity(INFO).because("text", "many ports of it were tried, each once or twice", 0);
         }
-    }
-    for ((entity, _, port), (amount, flows)) in silent {
-        let flow = flows[0];
-        let title = format!("{} port {port} does not answer: {}", flow.destination(), total("attempt"));
-        let opened = || view.of(|what| *what == What::Connected);
-        let opened = || opened().filter(|(key, _)| key.flow.meets(&flow.of_service()));
-        let well: u64 = opened().map(|(_, amount)| amount.count).sum();
-        let is_over = opened().map(|(_, a)| a.last).max() > Some(amount.last);
-        let severity = match well {
-            0 => CRITICAL,
-            _ if is_over && well >= MANY * amount.count => INFO,
-            _ => WARNING,
-        };
-        let confidence = if view.is_local(flow.destination()) { 60 } else { 75 };
-        let mut found = Conclusion::new("peer-unresponsive", entity, amount, title)
-            .severity(severity)
-            .confidence(confidence);
-        found = found
-            .because("event", format!("sent again without an answer, {}", flow.show()), amount.last)
-            .with("flow", flow.canonical())
-            .with("role", "symptom")
-            .because("text", "no drop on this node explains it", 0);
-        findings.add(flows.into_iter().fold(found, Conclusion::flow));
+        findings.add(tried.flows.into_iter().fold(found, Conclusion::flow));
     }
 }
 
-fn loss(view: &View, findings: &mut Findings) {
-    let mut lossy = BTreeMap::new();
-    for (key, amount) in
-        view.of(|what| matches!(what, What::Retransmit { why: WHY_FAST | WHY_LOSS | WHY_RTO }))
-    {
-        if !findings.explain(&key.flow) {
-            add(&mut lossy, key.entity, key.flow, *amount);
+/// Attempts that nobody answered so far, and that nothing explains.
+fn unanswered(view: &View, findings: &Findings) -> Services {
+    let mut silent = Services::new();
+    let gave_up = |what: &What| what.is_silence() || *what == What::Closed { error: ETIMEDOUT };
+    for (key, amount) in view.of(gave_up).filter(|(key, _)| !findings.explain_symptom(key)) {
+        let is_lost = is_lookup_lost(view, findings, &key.flow);
+        if key.flow.is_known() && !is_lost && answer_in_vain(view, &key.flow).is_none() {
+            add(&mut silent, key, amount);
         }
     }
-    for ((entity, _, _), (amount, flows)) in lossy.into_iter().filter(|(_, (amount, _))| amount.count >= LOSS)
-    {
-        let flow = flows[0];
+    for (key, amount) in view.of(|what| *what == What::Retransmit { why: WHY_RTO }) {
+        if amount.count.max(amount.most) >= TIMEOUTS && !findings.explain(&key.flow) {
+            add(&mut silent, key, amount);
+        }
+    }
+    silent
+}
+
+/// The answer comes when its client has given up, finds no socket and is reset. Who tries two
+/// addresses and takes the faster one wants it so.
+fn too_late(view: &View, findings: &mut Findings) {
+    let mut late = Services::new();
+    for (key, amount) in view.of(What::is_silence).filter(|(key, _)| !findings.explain_symptom(key)) {
+        if matches!(key.what, What::ConnectFailed { .. }) && answer_in_vain(view, &key.flow).is_some() {
+            add(&mut late, key, amount);
+        }
+    }
+    for ((entity, _, port), tried) in late {
+        let destination = tried.flows[0].destination();
+        let title = format!(
+            "{destination} port {port} answers only after its client has given up: {}",
+            total("attempt")
+        );
+        let is_wanted = goes_elsewhere(view, &tried) || urgency(view, &tried) == INFO;
+        let found = Conclusion::new("peer-unresponsive", entity, tried.amount, title)
+            .severity(if is_wanted { INFO } else { WARNING })
+            .confidence(80);
+        let found = tried.evidence(found);
+        let at = answer_in_vain(view, &tried.flows[0]).unwrap_or_default();
+        let found = found.because("event", "an answer to a connect found nobody waiting for it", at);
+        findings.add(tried.flows.into_iter().fold(found, Conclusion::flow));
+    }
+}
+
+/// An ICMP error ends a connect at once, with an error and no reset.
+fn refused_elsewhere(view: &View, findings: &mut Findings) {
+    let mut refused = BTreeMap::<u32, Services>::new();
+    for (key, amount) in view.of(|what| matches!(what, What::ConnectFailed { .. })) {
+        let What::ConnectFailed { error, .. } = key.what else { continue };
+        // Of a storm not each reset is told.
+        let service = Flow { sport: 0, ..key.flow };
+        let is_by_reset = || view.count_on(&service, |what| matches!(what, What::ResetReceived { .. })) > 0;
+        let is_explained = || findings.explain_symptom(key) || findings.explain(&service);
+        if BY_ICMP.contains(&error) && key.flow.is_known() && !is_explained() && !is_by_reset() {
+            add(refused.entry(error).or_default(), key, amount);
+        }
+    }
+    let refused =
+        refused.into_iter().flat_map(|(error, services)| services.into_iter().map(move |s| (error, s)));
+    for (error, ((entity, _, port), tried)) in refused.collect::<Vec<_>>() {
+        let (destination, name) = (tried.flows[0].destination(), errno::name(error));
+        let failed = total("connect");
+        let title = format!("{destination} port {port} cannot be reached: {failed} failed with {name}");
+        let found = Conclusion::new("peer-unresponsive", entity, tried.amount, title)
+            .severity(urgency(view, &tried))
+            .confidence(80);
+        let found = tried.evidence(found);
+        let found = found.because("text", "an ICMP error says so that nothing on this node sent", 0);
+        findings.add(tried.flows.into_iter().fold(found, Conclusion::flow));
+    }
+}
+
+impl Tried {
+    fn evidence(&self, found: Conclusion) -> Conclusion {
+        self.seen.iter().take(SHOWN).fold(found, |found, (key, amount)| {
+            found
+                .because("event", symptom(&key.what, amount, &key.flow), amount.last)
+                .with("flow", key.flow.canonical())
+                .with("role", "symptom")
+        })
+    }
+}
+
+/// How bad it is that a service does not answer, by how many connections to it go well.
+fn urgency(view: &View, tried: &Tried) -> u8 {
+    let service = tried.flows[0].of_service();
+    let opened = view.of(|what| *what == What::Connected);
+    let opened: Vec<_> = opened.filter(|(key, _)| key.flow.meets(&service)).map(|(_, a)| a).collect();
+    let well: u64 = opened.iter().map(|amount| amount.count).sum();
+    let is_over = opened.iter().map(|amount| amount.last).max() > Some(tried.amount.last);
+    match well {
+        0 if goes_elsewhere(view, tried) => WARNING,
+        0 => CRITICAL,
+        _ if is_over && well >= MANY * tried.amount.count => INFO,
+        _ => WARNING,
+    }
+}
+
+/// Whether the client reaches the same port of other addresses as often as it tried this one in vain.
+fn goes_elsewhere(view: &View, tried: &Tried) -> bool {
+    let (key, _) = tried.seen[0];
+    let opened = view.of(|what| *what == What::Connected).filter(|(other, _)| {
+        (other.entity, other.flow.dport) == (key.entity, key.flow.dport) && other.flow.to != key.flow.to
+    });
+    opened.map(|(_, amount)| amount.count).sum::<u64>() >= tried.amount.count
+}
+
+/// When the answer to a connect came whose client had given up.
+fn answer_in_vain(view: &View, flow: &Flow) -> Option<Timestamp> {
+    let dropped = view.drops.iter().filter(|d| d.is(&["NO_SOCKET"]) && d.drop.segment == Segment::SynAck);
+    let refused = view.resets.iter().filter(|r| !r.reset.with_socket && r.reset.segment == Segment::SynAck);
+    let dropped = dropped.filter(|d| d.flow.meets(flow)).map(|d| d.amount.last);
+    dropped.chain(refused.filter(|r| r.flow.meets(flow)).map(|r| r.amount.last)).next()
+}
+
+/// Hosts of which many ports were tried, none with insistence, and that answer at others: whoever
+/// looks for what is open meets silence.
+fn scanned(view: &View, silent: &Services) -> BTreeSet<(EntityId, [u8; 16])> {
+    let mut ports = BTreeMap::<_, usize>::new();
+    for ((entity, to, _), _) in silent.iter().filter(|(_, tried)| tried.amount.count <= FEW) {
+        *ports.entry((*entity, *to)).or_default() += 1;
+    }
+    let answers = |(entity, to): &(EntityId, [u8; 16])| {
+        let answered = view.of(|what| matches!(what, What::Connected | What::ResetReceived { .. }));
+        answered.into_iter().any(|(key, _)| key.entity == *entity && key.flow.to == *to)
+    };
+    let many = ports.into_iter().filter(|(host, ports)| *ports >= MANY_PORTS && answers(host));
+    many.map(|(host, _)| host).collect()
+}
+
+fn loss(view: &View, findings: &mut Findings) {
+    let mut lossy = Services::new();
+    let is_lost = |what: &What| matches!(what, What::Retransmit { why: WHY_FAST | WHY_LOSS | WHY_RTO });
+    for (key, amount) in view.of(is_lost).filter(|(key, _)| !findings.explain(&key.flow)) {
+        add(&mut lossy, key, amount);
+    }
+    for ((entity, ..), tried) in lossy.into_iter().filter(|(_, tried)| tried.amount.count >= LOSS) {
+        let (flow, amount) = (tried.flows[0], tried.amount);
         let title = format!(
             "segments to {} get lost beyond this node: {} sent again",
             flow.destination(),
@@ -130,7 +253,7 @@ fn loss(view: &View, findings: &mut Findings) {
             .with("flow", flow.canonical())
             .with("role", "symptom")
             .because("text", "no drop on this node explains it", 0);
-        findings.add(flows.into_iter().fold(found, Conclusion::flow));
+        findings.add(tried.flows.into_iter().fold(found, Conclusion::flow));
     }
 }
 
@@ -210,7 +333,8 @@ fn unexplained(view: &View, findings: &mut Findings) {
         }
         let title =
             format!("packets dropped in {} ({}): {}", d.symbol, d.reason, plural(d.amount.count, "packet"));
-        let found = Conclusion::of_drop("unexplained-drop", d, title).confidence(45);
+        let found =
+            Conclusion::of_drop("unexplained-drop", d, title).confidence(45).value("reason", &d.reason);
         let severity = if d.flow.is_known()
             && view.count_on(&d.flow, |what| matches!(what, What::Retransmit { .. })) > 0
         {

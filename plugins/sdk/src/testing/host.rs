@@ -23,6 +23,8 @@ pub struct World {
     pub host: EntityId,
     /// When an entity was first seen; 0 for those not named here. The analyzer starts at 1.
     pub since: HashMap<EntityId, Timestamp>,
+    /// Names of entities; `e` and the number for those not named here.
+    pub names: HashMap<EntityId, &'static str>,
     /// Addresses of an entity.
     pub ips: HashMap<EntityId, Vec<&'static str>>,
     /// Columns of each source.
@@ -169,7 +171,8 @@ pub mod entities {
         HOST.with_borrow(|host| {
             let since = host.world.since.get(&id).copied().unwrap_or(0);
             let kind = if id == host.world.host { "host" } else { "netns" };
-            let (kind, name) = (kind.to_owned(), format!("e{id}"));
+            let name = host.world.names.get(&id).map_or_else(|| format!("e{id}"), |name| (*name).to_owned());
+            let kind = kind.to_owned();
             let live = host.world.entities.contains(&id);
             let ips = host.world.ips.get(&id).into_iter().flatten().map(|&ip| ip.to_owned()).collect();
             live.then(|| Entity { id, kind, name, since, ips, ..Entity::default() })

@@ -262,6 +262,7 @@ fn up() -> ProbeStatus {
         reason: String::new(),
         schema,
         produced: 0,
+        folded: 0,
         events: 0,
         lost: 0,
         hooks: Vec::new(),

@@ -1,13 +1,14 @@
 //! The demo without the privileges for eBPF: the same three faults, recorded on another day.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use inspector_tests::agent::binary;
 use inspector_tests::plugins::{built_in, workspace};
 
-use super::Style;
+use super::show::Style;
 
 /// A recorded fault: its case, what it is, and the words by which its events and metrics are known.
 struct Fault {
@@ -21,7 +22,7 @@ const FAULTS: &[Fault] = &[
     Fault {
         case: "closed-port",
         title: "A closed port: the client connects to 10.9.0.2:9, where nobody listens",
-        events: &["TCPRESET_NOSOCK", "PACKETLOSS", "TCPRESET_RECEIVE"],
+        events: &["TCPRESET_NOSOCK", "TCPCONNECT_FAILED"],
         metrics: &["inspector_pod_tcpoutrsts", "inspector_pod_tcpattemptfails", "inspector_drops_total"],
     },
     Fault {
@@ -53,7 +54,7 @@ pub fn obstacle() -> Option<String> {
     match (lacks(NET_ADMIN), lacks(SYS_ADMIN)) {
         (true, _) => Some("CAP_NET_ADMIN is missing".to_owned()),
         (_, true) => Some("CAP_SYS_ADMIN is missing".to_owned()),
-        _ if fs::metadata("/sys/kernel/btf/vmlinux").is_err() => Some("this kernel has no BTF".to_owned()),
+        _ if fs::metadata("/sys/kernel/btf/vmlinux").is_err() => Some("this kernel shows no BTF".to_owned()),
         _ => None,
     }
 }
@@ -61,29 +62,50 @@ pub fn obstacle() -> Option<String> {
 /// Replays the three faults and shows what the analyzers say of them.
 pub fn demo(style: Style, obstacle: &str) -> Result<()> {
     println!("{}", style.bold("Nothing happens live: this shows recorded traces of real faults,"));
-    println!("because {obstacle}, and loading eBPF programs needs more (`sudo make demo`).");
+    println!("because {obstacle}. What loading the probes needs is told by `inspector doctor`.");
     println!("The analyzers run now, in their sandbox, on what a kernel said on another day.");
+    let mut last = String::new();
     for (number, fault) in FAULTS.iter().enumerate() {
         println!("\n{}", style.bold(&format!("{}. {}", number + 1, fault.title)));
         let output = replay(fault.case)?;
-        for words in fault.events {
-            println!("  event   {}", line(&output, |line| line.split(' ').nth(1) == Some(words), words)?);
+        for kind in fault.events {
+            let is_event = |line: &str| line.split(' ').any(|word| word == *kind);
+            println!("  event   {}", line(&output, is_event, kind)?);
         }
         for name in fault.metrics {
             let is_sample = |line: &str| line.starts_with(&format!("{name}{{")) && !line.ends_with(" 0");
             println!("  metric  {}", line(&output, is_sample, name)?);
         }
+        last = output;
     }
+    let command = format!("inspector replay {}", trace(FAULTS[FAULTS.len() - 1].case).display());
+    style.command(&format!("{command}    # at its end, what the analyzers conclude"), report(&last)?);
     println!("\n{}", style.bold("All three faults were named, from their traces."));
     Ok(())
 }
 
+fn trace(case: &str) -> PathBuf {
+    workspace().join("tests/replay").join(case).join("trace")
+}
+
 fn replay(case: &str) -> Result<String> {
-    let trace = workspace().join("tests/replay").join(case).join("trace");
-    let output =
-        Command::new(binary()?).arg("replay").arg(&trace).arg("--plugin-dir").arg(built_in()?).output()?;
+    let output = Command::new(binary()?)
+        .arg("replay")
+        .arg(trace(case))
+        .arg("--plugin-dir")
+        .arg(built_in()?)
+        .output()?;
     ensure!(output.status.success(), "replay of {case}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).context("the output is UTF-8")
+}
+
+/// The diagnosis, which follows the last metric.
+fn report(output: &str) -> Result<&str> {
+    let samples = output.lines().filter(|line| line.starts_with("inspector_"));
+    let last = samples.last().with_context(|| format!("the replay shows no metric:\n{output}"))?;
+    let (_, report) = output.rsplit_once(last).context("it was found")?;
+    ensure!(report.contains("accept-queue-overflow"), "the replay does not name the cause:\n{report}");
+    Ok(report.trim())
 }
 
 fn line<'a>(output: &'a str, is_it: impl Fn(&str) -> bool, what: &str) -> Result<&'a str> {

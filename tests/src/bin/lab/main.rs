@@ -48,6 +48,9 @@ fn lab() -> Result<bool> {
         options
             .exams()
             .for_each(|exam| println!("{:<12} {:<26} {}", exam.group, exam.name(), exam.case.made));
+        options
+            .that_do_not_last()
+            .for_each(|(exam, reason)| println!("{:<12} {:<26} not: {reason}", exam.group, exam.name()));
         return Ok(true);
     }
     if options.make_only {
@@ -88,7 +91,7 @@ fn make(options: &Options) -> bool {
         let made = exam.make();
         let took = begun.elapsed().as_secs_f64();
         match &made {
-            Ok(_) => println!("{took:>6.2} s  {}", exam.name()),
+            Ok(()) => println!("{took:>6.2} s  {}", exam.name()),
             Err(error) => println!("{took:>6.2} s  {} DID NOT HAPPEN: {error:#}", exam.name()),
         }
         all &= made.is_ok();

@@ -1,15 +1,20 @@
 //! What the command line asks for.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use inspector_tests::exam::{Exam, Manner};
+use inspector_tests::lab::cases::Ongoing;
 
 /// How it is called.
 pub const USAGE: &str = "\
-lab [NAME-PART]... [--scenario NAME] [--settle TIME] [--keep DIR] [--make-only] [--list] [-o text|json]
+lab [NAME-PART]... [--ongoing] [--patience TIME] [--scenario NAME] [--settle TIME] [--keep DIR]
+    [--make-only] [--list] [-o text|json]
 
   NAME-PART        run the cases (or groups) whose name holds one of these; all without any
+  --ongoing        ask while the faults last and their clients go on; `--list` says which do not last
+  --patience TIME  when those clients give up each time; 500ms by default
   --scenario NAME  the question that is asked; node by default
   --settle TIME    how long after the fault it is asked; 1500ms by default
   --keep DIR       keep each answer in a file of its own
@@ -23,6 +28,10 @@ lab [NAME-PART]... [--scenario NAME] [--settle TIME] [--keep DIR] [--make-only] 
 pub struct Options {
     /// Parts of names; all cases if empty.
     parts: Vec<String>,
+    /// Whether faults are asked about while they last.
+    ongoing: bool,
+    /// How patient clients are then.
+    patience: Duration,
     /// How it is asked.
     pub manner: Manner,
     /// Where answers are kept.
@@ -45,6 +54,8 @@ impl Options {
     pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
         let mut options = Self {
             parts: Vec::new(),
+            ongoing: false,
+            patience: Duration::from_millis(500),
             manner: Manner::default(),
             keep: None,
             json: false,
@@ -55,6 +66,8 @@ impl Options {
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
             match arg.as_str() {
+                "--ongoing" => options.ongoing = true,
+                "--patience" => options.patience = humantime::parse_duration(&value()?)?,
                 "--scenario" => options.manner.scenario = value()?,
                 "--settle" => options.manner.settle = humantime::parse_duration(&value()?)?,
                 "--keep" => options.keep = Some(value()?.into()),
@@ -76,7 +89,18 @@ impl Options {
 
     /// The cases that are asked for, in each of their families.
     pub fn exams(&self) -> impl Iterator<Item = Exam> {
-        Exam::all().filter(|exam| self.wants(exam))
+        let once = (!self.ongoing).then(Exam::all).into_iter().flatten();
+        let lasting = self.ongoing.then(|| Exam::ongoing(self.patience)).into_iter().flatten();
+        once.chain(lasting).filter(|exam| self.wants(exam))
+    }
+
+    /// Those of them that have no ongoing form, and why, if that is what is asked for.
+    pub fn that_do_not_last(&self) -> impl Iterator<Item = (Exam, &'static str)> {
+        let all = self.ongoing.then(Exam::all).into_iter().flatten();
+        all.filter(|exam| self.wants(exam)).filter_map(|exam| match exam.case.ongoing {
+            Ongoing::Never(reason) => Some((exam, reason)),
+            _ => None,
+        })
     }
 
     fn wants(&self, exam: &Exam) -> bool {

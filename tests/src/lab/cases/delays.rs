@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use super::{Case, FAULT, Place, at, client, server};
+use super::{Case, FAULT, Ongoing, Place, at, client, server};
 use crate::lab::background::Repeated;
 use crate::lab::counters::counter;
 use crate::lab::{Held, Scene, delays, faults};
@@ -15,6 +15,7 @@ pub const CASES: &[Case] = &[
         name: "queueing_delay",
         made: "datagrams through a queue of the client in which each waits for a second, and none is lost",
         expect: &[client("queueing-delay")],
+        ongoing: Ongoing::ByItself,
         run: slow_queue,
         ..FAULT
     },
@@ -22,6 +23,7 @@ pub const CASES: &[Case] = &[
         name: "softirq_delay",
         made: "a firewall with four million rules for a packet keeps a CPU's soft interrupts busy",
         expect: &[at(Place::Host, "softirq-delay"), server("softirq-delay"), client("softirq-delay")],
+        ongoing: Ongoing::Never("it keeps a CPU of the machine busy, and one burst of that is enough"),
         run: |scene| delays::busy_soft_interrupt(&scene.pair, scene.family),
         ..FAULT
     },
@@ -29,6 +31,7 @@ pub const CASES: &[Case] = &[
         name: "softnet_backlog",
         made: "the CPUs may keep no packets waiting (global), and a burst comes",
         expect: &[at(Place::Host, "softnet-backlog"), server("softnet-backlog"), client("softnet-backlog")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let held = delays::no_backlog(&scene.pair, scene.family)?;
             ensure!(counter(scene.client(), "TcpRetransSegs")? > 0, "nothing was lost");

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Case, Expected, FAULT, client, server};
+use super::{Case, Expected, FAULT, Ongoing, client, server};
 use crate::lab::dns::{A, LATE, Resolver, Transport};
 use crate::lab::{Held, Scene};
 
@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
         name: "dns_timeout",
         made: "a name server that does not answer, asked five times twice",
         expect: &either("dns-timeout"),
+        ongoing: Ongoing::Again,
         run: silence,
         ..FAULT
     },
@@ -23,6 +24,7 @@ pub const CASES: &[Case] = &[
         name: "dns_slow",
         made: "a name server that takes 300 ms for each answer",
         expect: &either("dns-slow"),
+        ongoing: Ongoing::Again,
         run: |scene| {
             let resolver = Resolver::start(&scene.pair)?;
             for _ in 0..6 {
@@ -37,6 +39,7 @@ pub const CASES: &[Case] = &[
         name: "dns_servfail",
         made: "a name server that fails",
         expect: &either("dns-error"),
+        ongoing: Ongoing::Again,
         run: |scene| ask(scene, 20, "www.servfail.example"),
         ..FAULT
     },
@@ -44,6 +47,7 @@ pub const CASES: &[Case] = &[
         name: "dns_refused",
         made: "a name server that refuses",
         expect: &either("dns-error"),
+        ongoing: Ongoing::Again,
         run: |scene| ask(scene, 20, "www.refused.example"),
         ..FAULT
     },
@@ -51,6 +55,7 @@ pub const CASES: &[Case] = &[
         name: "dns_nxdomain_storm",
         made: "fifty questions for names that do not exist, and none for one that does",
         expect: &either("dns-error"),
+        ongoing: Ongoing::Again,
         run: |scene| ask(scene, 50, "missing.nx.example"),
         ..FAULT
     },

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Case, FAULT, client, server, unanswered};
+use super::{Case, FAULT, Ongoing, client, server, unanswered};
 use crate::lab::counters::counted;
 use crate::lab::sockets::{one_packet_per_segment, send_and_read};
 use crate::lab::{Connection, Global, Held, Namespace, Scene, faults, run};
@@ -19,7 +19,7 @@ pub const CASES: &[Case] = &[
         expect: &[server("firewall-drop")],
         run: |scene| {
             faults::drop_incoming(scene.server(), "tcp", PORT)?;
-            Ok(Box::new(unanswered(scene, scene.server_at(PORT))?))
+            unanswered(scene, scene.server_at(PORT))
         },
         ..FAULT
     },
@@ -29,7 +29,7 @@ pub const CASES: &[Case] = &[
         expect: &[server("firewall-drop")],
         run: |scene| {
             iptables(scene, scene.server(), "legacy", "-A INPUT -p tcp --dport 80 -j DROP")?;
-            Ok(Box::new(unanswered(scene, scene.server_at(PORT))?))
+            unanswered(scene, scene.server_at(PORT))
         },
         ..FAULT
     },
@@ -39,9 +39,9 @@ pub const CASES: &[Case] = &[
         expect: &[client("firewall-drop")],
         run: |scene| {
             iptables(scene, scene.client(), "nft", "-A OUTPUT -p tcp --dport 80 -j DROP")?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(PORT))?;
-            counted(scene.client(), "TcpExtTCPTimeouts", 1)?;
-            Ok(Box::new(connecting))
+            let connecting = scene.connect(scene.client(), scene.server_at(PORT))?;
+            scene.in_vain(scene.client(), 1)?;
+            Ok(connecting)
         },
         ..FAULT
     },
@@ -52,8 +52,7 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             let rule = "-A INPUT -p tcp --dport 80 -j REJECT --reject-with tcp-reset";
             iptables(scene, scene.server(), "nft", rule)?;
-            faults::connect_to_closed_port(scene.client(), scene.server_at(PORT))?;
-            Ok(Box::new(()))
+            scene.refused(scene.client(), scene.server_at(PORT))
         },
         ..FAULT
     },
@@ -63,10 +62,10 @@ pub const CASES: &[Case] = &[
         expect: &[server("firewall-reject")],
         run: |scene| {
             iptables(scene, scene.server(), "nft", "-A INPUT -p tcp --dport 80 -j REJECT")?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(PORT))?;
+            let connecting = scene.connect(scene.client(), scene.server_at(PORT))?;
             let sent = scene.by_family("IcmpOutDestUnreachs", "Icmp6OutDestUnreachs");
             counted(scene.server(), sent, 1)?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..FAULT
     },
@@ -74,6 +73,7 @@ pub const CASES: &[Case] = &[
         name: "nft_random_loss",
         made: "the server's nft drops 5 % of an upload",
         expect: &[server("firewall-drop")],
+        ongoing: Ongoing::Again,
         run: lossy_upload,
         ..FAULT
     },
@@ -82,6 +82,7 @@ pub const CASES: &[Case] = &[
         made: "the server's nft drops everything while the client's keepalive asks twice",
         expect: &[server("firewall-drop"), client("reset-keepalive-timeout")],
         also: &[server("firewall-drop"), client("reset-keepalive-timeout")],
+        ongoing: Ongoing::Never("a connection is given up once"),
         run: keepalive,
         ..FAULT
     },
@@ -133,7 +134,7 @@ fn full_table(scene: &Scene) -> Result<Held> {
     let open = (0..5).map(|_| Connection::open(&scene.pair, scene.family)).collect::<Result<Vec<_>>>()?;
     let maximum = Global::set("/proc/sys/net/netfilter/nf_conntrack_max", "4")?;
     let to = open[0].server_at;
-    let late = (0..10).map(|_| faults::start_connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
-    counted(scene.client(), "TcpExtTCPSynRetrans", 3)?;
+    let late = (0..10).map(|_| scene.connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
+    scene.in_vain(scene.client(), 3)?;
     Ok(Box::new((late, open, maximum)))
 }

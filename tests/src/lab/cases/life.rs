@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Case, FAULT, client, server};
+use super::{Case, FAULT, Ongoing, client, server};
 use crate::lab::counters::{counted, counter};
 use crate::lab::dns::{LATE, Resolver};
 use crate::lab::sockets::listener;
@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
         name: "life_late_dns_answer",
         made: "a name server answers after its client has given up, again and again",
         expect: &[server("dns-slow"), client("dns-slow"), server("dns-timeout"), client("dns-timeout")],
+        ongoing: Ongoing::Again,
         run: late_answers,
         ..FAULT
     },
@@ -26,6 +27,7 @@ pub const CASES: &[Case] = &[
         name: "life_server_pause",
         made: "a server with a backlog of 4 pauses for two seconds while forty clients come, and goes on",
         expect: &[server("accept-queue-overflow")],
+        ongoing: Ongoing::Never("the pause is over when somebody asks"),
         run: pause,
         ..FAULT
     },
@@ -33,6 +35,7 @@ pub const CASES: &[Case] = &[
         name: "life_cpu_throttled",
         made: "a server whose cgroup may use 3 % of a CPU, and clients that wait for half a second",
         expect: &[server("accept-queue-overflow"), server("socket-read-slow")],
+        ongoing: Ongoing::Again,
         run: throttled,
         ..FAULT
     },
@@ -41,6 +44,7 @@ pub const CASES: &[Case] = &[
         made: "a gateway (the third host) keeps connections that its upstream resets when idle",
         topology: Topology::Bridged,
         expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
         run: bad_gateway,
         ..FAULT
     },

@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use anyhow::{Result, ensure};
 use nix::libc;
 
-use super::{Case, FAULT, client, server};
+use super::{Case, FAULT, Ongoing, client, server};
 use crate::lab::counters::{counted, counter};
 use crate::lab::sockets::set_option;
 use crate::lab::wire::Wire;
@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
         name: "veth_down_peer",
         made: "the server's end of the link goes down while a connection is in use",
         expect: &[client("link-down"), server("link-down")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             let mut connection = Connection::open(&scene.pair, scene.family)?;
             connection.exchange(1, 1)?;
@@ -55,8 +56,8 @@ fn foreign_tunnel(scene: &Scene) -> Result<Held> {
     scene.server().ip("link set vx0 addrgenmode none up")?;
     let arrivals = scene.by_family("IpInDelivers", "Ip6InDelivers");
     let before = counter(scene.server(), arrivals)?;
-    scene.client().run(|| {
-        let socket = UdpSocket::bind((scene.client_ip(), 0))?;
+    let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
+    let sender = scene.repeat(scene.client(), 1, move || {
         for (flags, network) in [(0x08, 43), (0x08, 43), (0x00, 42)] {
             let mut packet = vec![flags, 0, 0, 0, 0, 0, network, 0];
             packet.extend([0xff; 6]);
@@ -70,7 +71,7 @@ fn foreign_tunnel(scene: &Scene) -> Result<Held> {
     ensure!(counter(scene.server(), "vx0 rx bytes")? == 0, "the tunnel took a foreign packet");
     let nobody = scene.by_family("UdpNoPorts", "Udp6NoPorts");
     ensure!(counter(scene.server(), nobody)? == 0, "there is no tunnel");
-    Ok(Box::new(()))
+    Ok(sender)
 }
 
 /// Nobody reads the other end of this device, so its ring of two packets is soon full.
@@ -81,12 +82,12 @@ fn stuck_device(scene: &Scene) -> Result<Held> {
     scene.client().ip("route add fd00:8::/64 dev stuck0")?;
     let to = scene.by_family("10.8.0.1", "fd00:8::1");
     scene.client().ip(&format!("neigh add {to} lladdr 02:00:00:00:00:01 dev stuck0 nud permanent"))?;
-    scene.client().run(|| {
-        let socket = UdpSocket::bind((scene.client_ip(), 0))?;
+    let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
+    let sender = scene.repeat(scene.client(), 1, move || {
         // A full queue may be told to the sender.
         (0..100).for_each(|_| drop(socket.send_to(&[0; 100], (to, 4242))));
         Ok(())
     })?;
     counted(scene.client(), "stuck0 tx drop", 50)?;
-    Ok(Box::new(stuck))
+    Ok(Box::new((sender, stuck)))
 }

@@ -14,12 +14,7 @@ pub const CASES: &[Case] = &[
         name: "tcp_closed_port",
         made: "connects to a port where nobody listens",
         expect: &[server("port-not-listening")],
-        run: |scene| {
-            for _ in 0..3 {
-                faults::connect_to_closed_port(scene.client(), scene.server_at(faults::CLOSED_PORT))?;
-            }
-            Ok(Box::new(()))
-        },
+        run: |scene| scene.refused(scene.client(), scene.server_at(faults::CLOSED_PORT)),
         ..FAULT
     },
     Case {
@@ -32,17 +27,14 @@ pub const CASES: &[Case] = &[
 ];
 
 fn datagrams(scene: &Scene) -> Result<Held> {
-    scene.client().run(|| {
-        let socket = UdpSocket::bind((scene.client_ip(), 0))?;
-        socket.connect(scene.server_at(faults::CLOSED_PORT))?;
-        socket.set_read_timeout(Some(Duration::from_secs(5)))?;
-        for _ in 0..3 {
-            socket.send(b"anybody?")?;
-            let answer = socket.recv(&mut [0]);
-            let refused = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
-            ensure!(refused, "expected to be refused, got {answer:?}");
-        }
+    let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
+    socket.connect(scene.server_at(faults::CLOSED_PORT))?;
+    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    scene.repeat(scene.client(), 3, move || {
+        socket.send(b"anybody?")?;
+        let answer = socket.recv(&mut [0]);
+        let refused = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused);
+        ensure!(refused, "expected to be refused, got {answer:?}");
         Ok(())
-    })?;
-    Ok(Box::new(()))
+    })
 }

@@ -10,6 +10,7 @@
 //! - [`routes`], [`mtu`], [`links`], [`neighbours`]: the way;
 //! - [`receive`], [`sockets`], [`delays`]: the host;
 //! - [`dns`], [`peers`]: the other side;
+//! - [`ongoing`]: what goes on while somebody asks;
 //! - [`life`]: several of these together, as they happen;
 //! - [`variations`]: what no rule was written for.
 
@@ -23,6 +24,7 @@ mod links;
 mod listening;
 mod mtu;
 mod neighbours;
+mod ongoing;
 mod peers;
 mod programs;
 mod queues;
@@ -33,12 +35,9 @@ mod segments;
 mod sockets;
 mod variations;
 
-use std::os::fd::OwnedFd;
-
 use anyhow::Result;
 
-use super::counters::counted;
-use super::{Connection, Family, Held, Scene, Topology, faults};
+use super::{Connection, Family, Held, Scene, Topology};
 
 /// A host of a scene.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +84,20 @@ impl Expected {
     }
 }
 
+/// The form of a fault in which somebody asks while it lasts and clients go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ongoing {
+    /// Its clients try again and again, at the pace of the scene.
+    Clients,
+    /// The whole case is made again and again, with new clients each time.
+    Again,
+    /// What the case holds goes on by itself, as long as it is held: its programs, or the kernel for
+    /// those of its clients that are patient.
+    ByItself,
+    /// There is none, for this reason.
+    Never(&'static str),
+}
+
 /// One situation.
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
@@ -100,6 +113,8 @@ pub struct Case {
     pub expect: &'static [Expected],
     /// These must be among the findings as well.
     pub also: &'static [Expected],
+    /// How it is made for who asks while it lasts.
+    pub ongoing: Ongoing,
     /// Makes it, and returns once it has provably happened.
     ///
     /// # Errors
@@ -115,6 +130,7 @@ const FAULT: Case = Case {
     families: &Family::BOTH,
     expect: &[],
     also: &[],
+    ongoing: Ongoing::Clients,
     run: |_| Ok(Box::new(())),
 };
 
@@ -151,6 +167,12 @@ pub const GROUPS: &[Group] = &[
     ("dns", dns::CASES),
     ("peers", peers::CASES),
     ("life", life::CASES),
+    ("ongoing", ongoing::names::CASES),
+    ("ongoing", ongoing::walls::CASES),
+    ("ongoing", ongoing::servers::CASES),
+    ("ongoing", ongoing::ways::CASES),
+    ("ongoing", ongoing::healthy::CASES),
+    ("ongoing", ongoing::quiet::CASES),
     ("variations", variations::walls::CASES),
     ("variations", variations::hosts::CASES),
     ("variations", variations::ways::CASES),
@@ -185,10 +207,10 @@ const fn router(code: &'static str) -> Expected {
 }
 
 /// A connect that nobody answers: it goes on as long as what is returned.
-fn unanswered(scene: &Scene, to: std::net::SocketAddr) -> Result<OwnedFd> {
-    let (socket, _) = faults::start_connect(scene.client(), to)?;
-    counted(scene.client(), "TcpExtTCPSynRetrans", 1)?;
-    Ok(socket)
+fn unanswered(scene: &Scene, to: std::net::SocketAddr) -> Result<Held> {
+    let connecting = scene.connect(scene.client(), to)?;
+    scene.in_vain(scene.client(), 1)?;
+    Ok(connecting)
 }
 
 /// A connection in order, after which both sides know each other's Ethernet address: what a fault

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Case, FAULT, client, router, server};
+use super::{Case, FAULT, Ongoing, client, router, server};
 use crate::lab::counters::counted;
 use crate::lab::sockets::{one_packet_per_segment, send_and_read};
 use crate::lab::{Connection, Held, Scene, Topology};
@@ -21,6 +21,7 @@ pub const CASES: &[Case] = &[
         name: "mtu_pmtud_ok",
         made: "an upload over a router whose second link is narrower, which it says",
         expect: &[router("packet-too-big").info()],
+        ongoing: Ongoing::Never("a sender learns of the smaller MTU once, and then all is well"),
         run: |scene| {
             scene.router()?.ip(&format!("link set eth1 mtu {NARROW}"))?;
             let connection = Connection::open(&scene.pair, scene.family)?;
@@ -34,6 +35,7 @@ pub const CASES: &[Case] = &[
         name: "pmtu_blackhole_client",
         made: "the same, but the client's firewall drops the ICMP errors",
         expect: &[router("pmtu-blackhole"), client("pmtu-blackhole")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let error = scene.by_family("icmp type destination-unreachable", "icmpv6 type packet-too-big");
             scene.client().nft(&format!(
@@ -48,6 +50,7 @@ pub const CASES: &[Case] = &[
         name: "pmtu_blackhole_router",
         made: "the same, but the router's firewall drops the ICMP errors",
         expect: &[router("pmtu-blackhole")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let error = scene.by_family("icmp type destination-unreachable", "icmpv6 type packet-too-big");
             scene.router()?.nft(&format!(
@@ -62,6 +65,7 @@ pub const CASES: &[Case] = &[
         name: "mtu_veth_mismatch",
         made: "one end of the link takes 1300 bytes, the other sends 1500",
         expect: &[client("link-mtu-mismatch"), server("link-mtu-mismatch")],
+        ongoing: Ongoing::Again,
         run: mismatch,
         ..FAULT
     },

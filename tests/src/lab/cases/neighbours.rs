@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 
 use anyhow::{Result, ensure};
 
-use super::{Case, FAULT, client, server, unanswered};
+use super::{Case, FAULT, Ongoing, client, server, unanswered};
 use crate::lab::counters::counter;
 use crate::lab::{Family, Global, Held, Scene, faults};
 use crate::wait;
@@ -16,9 +16,9 @@ pub const CASES: &[Case] = &[
         expect: &[client("neighbour-unresolved")],
         run: |scene| {
             let nobody = scene.neighbour(99);
-            let connecting = faults::start_connect(scene.client(), (nobody, 80).into())?;
+            let connecting = scene.connect(scene.client(), (nobody, 80).into())?;
             failed(scene)?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..FAULT
     },
@@ -26,6 +26,7 @@ pub const CASES: &[Case] = &[
         name: "arp_queue_full",
         made: "fifty datagrams to such an address, and room for three while it is asked for",
         expect: &[client("neighbour-queue-full"), client("neighbour-unresolved")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let ip = scene.by_family("ipv4", "ipv6");
             scene.client().sysctl(&format!("net/{ip}/neigh/eth0/unres_qlen"), "3")?;
@@ -44,7 +45,7 @@ pub const CASES: &[Case] = &[
             scene
                 .client()
                 .ip(&format!("neigh replace {to} lladdr 02:00:00:00:00:99 dev eth0 nud permanent"))?;
-            Ok(Box::new(unanswered(scene, scene.server_at(80))?))
+            unanswered(scene, scene.server_at(80))
         },
         ..FAULT
     },
@@ -52,6 +53,7 @@ pub const CASES: &[Case] = &[
         name: "neighbour_table_full",
         made: "the table of neighbours holds two (global), and twenty are asked for",
         expect: &[client("neighbour-table-full")],
+        ongoing: Ongoing::Again,
         run: full_table,
         ..FAULT
     },

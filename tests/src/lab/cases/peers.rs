@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{Case, FAULT, client, server, unanswered};
+use super::{Case, FAULT, Ongoing, client, server, unanswered};
 use crate::lab::cable::tcp_payload;
 use crate::lab::counters::counted;
 use crate::lab::sockets::send_and_read;
@@ -20,6 +20,7 @@ pub const CASES: &[Case] = &[
         name: "tcp_loss",
         made: "a cable that loses every twentieth full segment of an upload",
         expect: &[client("tcp-loss")],
+        ongoing: Ongoing::Again,
         run: lossy_cable,
         ..CABLED
     },
@@ -41,6 +42,7 @@ pub const CASES: &[Case] = &[
         name: "peer_vanishes",
         made: "a cable that is cut while a connection is in use",
         expect: &[client("peer-unresponsive"), server("peer-unresponsive")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             let cut = Arc::new(AtomicBool::new(false));
             let cable = scene.cable()?.carry({
@@ -61,11 +63,11 @@ pub const CASES: &[Case] = &[
 fn lossy_cable(scene: &Scene) -> Result<Held> {
     const FULL: usize = 1000;
     let number = AtomicU32::new(0);
-    let cable = scene.cable()?.carry(move |_, packet| {
+    scene.carry(move |_, packet| {
         tcp_payload(packet) < FULL || number.fetch_add(1, Ordering::Relaxed) % 20 != 19
-    });
+    })?;
     let connection = Connection::open(&scene.pair, scene.family)?;
     send_and_read(&connection, 50, Duration::ZERO)?;
     counted(scene.client(), "TcpRetransSegs", 10)?;
-    Ok(Box::new((connection, cable)))
+    Ok(Box::new(connection))
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use anyhow::{Result, bail, ensure};
 use etherparse::{EtherType, IpFragOffset, IpNumber, TcpHeader, UdpHeader};
 
-use super::{Case, FAULT, V4, know_each_other, server};
+use super::{Case, FAULT, Ongoing, V4, know_each_other, server};
 use crate::lab::counters::{counted, counter};
 use crate::lab::injector::Injector;
 use crate::lab::{Family, Held, Scene};
@@ -16,6 +16,7 @@ pub const CASES: &[Case] = &[
         made: "datagrams from an address that the server would reach elsewhere",
         families: V4,
         expect: &[server("reverse-path-filter")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             scene.server().sysctl("net/ipv4/conf/eth0/rp_filter", "1")?;
             let through = Injector::new(&scene.pair)?;
@@ -32,6 +33,7 @@ pub const CASES: &[Case] = &[
         made: "datagrams from 127.0.0.1, from the server itself, from everybody and from a group",
         families: V4,
         expect: &[server("martian-source")],
+        ongoing: Ongoing::Again,
         run: martians,
         ..FAULT
     },
@@ -41,6 +43,7 @@ pub const CASES: &[Case] = &[
         families: V4,
         expect: &[server("malformed-packet"), server("checksum-error"), server("wrong-destination-mac")],
         also: &[server("malformed-packet"), server("checksum-error"), server("wrong-destination-mac")],
+        ongoing: Ongoing::Again,
         run: garbage,
         ..FAULT
     },
@@ -48,6 +51,7 @@ pub const CASES: &[Case] = &[
         name: "tcp_bad_csum",
         made: "SYNs with a bad checksum",
         expect: &[server("checksum-error")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let through = Injector::new(&scene.pair)?;
             for port in 1..4 {
@@ -64,6 +68,7 @@ pub const CASES: &[Case] = &[
         name: "frag_timeout",
         made: "first fragments whose rest never comes",
         expect: &[server("reassembly-failure")],
+        ongoing: Ongoing::Again,
         run: halves,
         ..FAULT
     },

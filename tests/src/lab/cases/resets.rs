@@ -6,7 +6,7 @@ use std::net::{IpAddr, TcpStream};
 use anyhow::{Context as _, Result, ensure};
 use etherparse::TcpHeader;
 
-use super::{Case, FAULT, Place, V4, at, know_each_other, server};
+use super::{Case, FAULT, Ongoing, Place, V4, at, know_each_other, server};
 use crate::lab::counters::counted;
 use crate::lab::injector::Injector;
 use crate::lab::puppet::{ACK, Puppet, RST, Segment};
@@ -19,6 +19,7 @@ pub const CASES: &[Case] = &[
         name: "app_close_unread",
         made: "the server closes while data waits there unread",
         expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             for _ in 0..3 {
                 faults::reset_by_unread_data(&scene.pair, scene.family)?;
@@ -31,6 +32,7 @@ pub const CASES: &[Case] = &[
         name: "app_linger0",
         made: "the server closes with SO_LINGER 0",
         expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             for _ in 0..3 {
                 faults::reset_by_server(&scene.pair, scene.family)?;
@@ -43,6 +45,7 @@ pub const CASES: &[Case] = &[
         name: "write_after_close",
         made: "the server closes in order, and the client goes on writing",
         expect: &[server("reset-after-close")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             for _ in 0..3 {
                 write_after_close(scene)?;
@@ -55,6 +58,7 @@ pub const CASES: &[Case] = &[
         name: "tcp_ack_no_conn",
         made: "acknowledgements out of the blue to a listener, and data to a closed port",
         expect: &[server("stale-connection")],
+        ongoing: Ongoing::Again,
         run: out_of_the_blue,
         ..FAULT
     },
@@ -64,6 +68,7 @@ pub const CASES: &[Case] = &[
         topology: Topology::Bridged,
         families: V4,
         expect: &[at(Place::Third, "stale-connection")],
+        ongoing: Ongoing::Never("an address is taken over once"),
         run: taken_over,
         ..FAULT
     },
@@ -148,7 +153,7 @@ fn taken_over(scene: &Scene) -> Result<Held> {
 fn reset_by_stranger(scene: &Scene) -> Result<Held> {
     let listener = listener(scene.server(), scene.server_ip())?;
     let mut stranger = Puppet::behind(scene.cable()?.server, &scene.pair, listener.local_addr()?.port())?;
-    for _ in 0..3 {
+    let resets = scene.repeat(scene.server(), 3, move || {
         stranger.shake_hands()?;
         let (stream, _) = listener.accept().context("a connection")?;
         stranger.send(&Segment { data: b"hello", ..Segment::default() })?;
@@ -158,7 +163,8 @@ fn reset_by_stranger(scene: &Scene) -> Result<Held> {
         let told = from.read(&mut [0; 5]).and_then(|_| from.read(&mut [0]));
         ensure!(told.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset), "expected a reset");
         stranger.begin_anew();
-    }
+        Ok(())
+    })?;
     counted(scene.server(), "TcpEstabResets", 3)?;
-    Ok(Box::new((listener, stranger)))
+    Ok(resets)
 }

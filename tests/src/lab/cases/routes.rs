@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use anyhow::{Result, bail, ensure};
 use nix::libc;
 
-use super::{Case, FAULT, client, router, unanswered};
+use super::{Case, FAULT, Ongoing, client, router, unanswered};
 use crate::lab::counters::counted;
 use crate::lab::sockets::set_option;
-use crate::lab::{Family, Held, Scene, Topology, faults};
+use crate::lab::{Family, Held, Scene, Topology};
 
 const ROUTED: Case = Case { topology: Topology::Routed, ..FAULT };
 
@@ -40,9 +40,9 @@ pub const CASES: &[Case] = &[
         made: "the client has no route",
         expect: &[client("route-missing")],
         run: |scene| {
-            fails_at_once(scene, libc::ENETUNREACH)?;
+            let clients = fails_at_once(scene, libc::ENETUNREACH)?;
             counted(scene.client(), scene.by_family("IpOutNoRoutes", "Ip6OutNoRoutes"), 3)?;
-            Ok(Box::new(()))
+            Ok(clients)
         },
         ..FAULT
     },
@@ -52,7 +52,7 @@ pub const CASES: &[Case] = &[
         expect: &[router("route-blocked")],
         run: |scene| {
             scene.router()?.ip(&format!("route add blackhole {}", net(scene.family)))?;
-            Ok(Box::new(unanswered(scene, beyond(scene.family))?))
+            unanswered(scene, beyond(scene.family))
         },
         ..ROUTED
     },
@@ -76,9 +76,9 @@ pub const CASES: &[Case] = &[
         made: "the router has no route",
         expect: &[router("route-missing")],
         run: |scene| {
-            let connecting = faults::start_connect(scene.client(), beyond(scene.family))?;
+            let connecting = scene.connect(scene.client(), beyond(scene.family))?;
             counted(scene.router()?, scene.by_family("IpExtInNoRoutes", "Ip6InNoRoutes"), 1)?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..ROUTED
     },
@@ -89,7 +89,7 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             let (v4, v6) = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding");
             scene.router()?.sysctl(scene.by_family(v4, v6), "0")?;
-            Ok(Box::new(unanswered(scene, scene.server_at(80))?))
+            unanswered(scene, scene.server_at(80))
         },
         ..ROUTED
     },
@@ -97,6 +97,7 @@ pub const CASES: &[Case] = &[
         name: "ttl_exceeded",
         made: "datagrams that may take one hop",
         expect: &[router("ttl-exceeded")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
             let hops: i32 = 1;
@@ -134,20 +135,17 @@ pub fn beyond(family: Family) -> SocketAddr {
 
 fn refused_here(scene: &Scene, kind: &str, errno: i32) -> Result<Held> {
     scene.client().ip(&format!("route add {kind} {}", net(scene.family)))?;
-    fails_at_once(scene, errno)?;
-    Ok(Box::new(()))
+    fails_at_once(scene, errno)
 }
 
 /// Connects and sends beyond, three times each.
-pub fn fails_at_once(scene: &Scene, errno: i32) -> Result<()> {
+pub fn fails_at_once(scene: &Scene, errno: i32) -> Result<Held> {
     let to = beyond(scene.family);
     let any: IpAddr = scene.by_family(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
-    for _ in 0..3 {
-        expect(errno, scene.client().run(|| Ok(TcpStream::connect(to).map(drop)))?)?;
-        let socket = scene.client().run(|| Ok(UdpSocket::bind((any, 0))?))?;
-        expect(errno, socket.send_to(b"x", to).map(drop))?;
-    }
-    Ok(())
+    scene.repeat(scene.client(), 3, move || {
+        expect(errno, TcpStream::connect(to).map(drop))?;
+        expect(errno, UdpSocket::bind((any, 0))?.send_to(b"x", to).map(drop))
+    })
 }
 
 fn expect(errno: i32, outcome: io::Result<()>) -> Result<()> {
@@ -158,8 +156,8 @@ fn expect(errno: i32, outcome: io::Result<()>) -> Result<()> {
 
 fn refused_on_the_way(scene: &Scene, kind: &str) -> Result<Held> {
     scene.router()?.ip(&format!("route add {kind} {}", net(scene.family)))?;
-    let connecting = faults::start_connect(scene.client(), beyond(scene.family))?;
+    let connecting = scene.connect(scene.client(), beyond(scene.family))?;
     let sent = scene.by_family("IcmpOutDestUnreachs", "Icmp6OutDestUnreachs");
     counted(scene.router()?, sent, 1)?;
-    Ok(Box::new(connecting))
+    Ok(connecting)
 }

@@ -19,13 +19,15 @@ pub const CASES: &[Case] = &[
         expect: &[server("tcp-invalid-segment")],
         run: |scene| {
             let (puppet, held) = acquainted(scene)?;
-            for _ in 0..3 {
-                puppet.send(&Segment { off: 1_000_000_000, data: b"far", ..Segment::default() })?;
-            }
-            puppet.send(&Segment { off: -100_000, data: b"old", ..Segment::default() })?;
-            puppet.send(&Segment { flags: SYN, ..Segment::default() })?;
+            let sender = scene.repeat(scene.server(), 1, move || {
+                for _ in 0..3 {
+                    puppet.send(&Segment { off: 1_000_000_000, data: b"far", ..Segment::default() })?;
+                }
+                puppet.send(&Segment { off: -100_000, data: b"old", ..Segment::default() })?;
+                puppet.send(&Segment { flags: SYN, ..Segment::default() })
+            })?;
             counted(scene.server(), "TcpExtTCPChallengeACK", 1)?;
-            Ok(Box::new((puppet, held)))
+            Ok(Box::new((sender, held)))
         },
         ..FAULT
     },
@@ -39,11 +41,11 @@ pub const CASES: &[Case] = &[
             let (mut puppet, held) = acquainted(scene)?;
             puppet.send(&Segment { clock: 1000, data: b"now", ..Segment::default() })?;
             puppet.seq = puppet.seq.wrapping_add(3);
-            for _ in 0..5 {
-                puppet.send(&Segment { clock: -500_000, data: b"then", ..Segment::default() })?;
-            }
+            let sender = scene.repeat(scene.server(), 5, move || {
+                puppet.send(&Segment { clock: -500_000, data: b"then", ..Segment::default() })
+            })?;
             counted(scene.server(), "TcpExtPAWSEstab", 5)?;
-            Ok(Box::new((puppet, held)))
+            Ok(Box::new((sender, held)))
         },
         ..FAULT
     },

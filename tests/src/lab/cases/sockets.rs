@@ -8,11 +8,11 @@ use anyhow::{Result, ensure};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::{Case, FAULT, client, server};
+use super::{Case, FAULT, Ongoing, client, server};
 use crate::lab::counters::{counted, counter};
 use crate::lab::sockets::{fill, listener, set_option};
 use crate::lab::wire::Wire;
-use crate::lab::{Actor, Cgroup, Connection, Held, Scene, delays, faults};
+use crate::lab::{Actor, Cgroup, Connection, Held, Scene, delays};
 
 pub const CASES: &[Case] = &[
     Case {
@@ -22,9 +22,9 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             let socket = receiver(scene)?;
             setsockopt(&socket, sockopt::RcvBuf, &4096)?;
-            faults::send_udp(scene.client(), socket.local_addr()?, 200, 500)?;
+            let sender = scene.datagrams(socket.local_addr()?, 200, 500)?;
             counted(scene.server(), scene.by_family("UdpRcvbufErrors", "Udp6RcvbufErrors"), 100)?;
-            Ok(Box::new(socket))
+            Ok(Box::new((sender, socket)))
         },
         ..FAULT
     },
@@ -32,6 +32,7 @@ pub const CASES: &[Case] = &[
         name: "tcp_zero_window",
         made: "an upload to a server that accepts and never reads",
         expect: &[server("receiver-not-reading")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             scene.server().sysctl("net/ipv4/tcp_rmem", "4096 4096 4096")?;
             let connection = Connection::open(&scene.pair, scene.family)?;
@@ -55,9 +56,9 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             let socket = receiver(scene)?;
             want_nothing(&socket)?;
-            faults::send_udp(scene.client(), socket.local_addr()?, 5, 100)?;
+            let sender = scene.datagrams(socket.local_addr()?, 5, 100)?;
             counted(scene.server(), scene.by_family("UdpInErrors", "Udp6InErrors"), 5)?;
-            Ok(Box::new(socket))
+            Ok(Box::new((sender, socket)))
         },
         ..FAULT
     },
@@ -65,6 +66,7 @@ pub const CASES: &[Case] = &[
         name: "memcg_tcp_limit",
         made: "a server whose cgroup may hold 32 kB of TCP memory and that never reads",
         expect: &[server("socket-memory-pressure")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             let limit = Cgroup::of("memory")?;
             limit.set("memory.kmem.tcp.limit_in_bytes", "32768")?;
@@ -82,6 +84,7 @@ pub const CASES: &[Case] = &[
         name: "socket_read_slow",
         made: "a server that lets requests wait for half a second",
         expect: &[server("socket-read-slow")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let mut connection = Connection::open(&scene.pair, scene.family)?;
             for _ in 0..4 {
@@ -97,6 +100,7 @@ pub const CASES: &[Case] = &[
         name: "capture_overflow",
         made: "a packet capture that nobody reads, beside healthy traffic",
         expect: &[server("capture-overflow").info()],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let capture = Wire::open(scene.server(), "eth0")?;
             capture.hold_little()?;
@@ -127,9 +131,12 @@ fn small_sender(scene: &Scene) -> Result<Held> {
     let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
     setsockopt(&socket, sockopt::SndBuf, &4096)?;
     socket.set_nonblocking(true)?;
-    // Full is what is wanted.
-    (0..100).for_each(|_| drop(socket.send_to(&[0; 1000], to)));
+    let sender = scene.repeat(scene.client(), 1, move || {
+        // Full is what is wanted.
+        (0..100).for_each(|_| drop(socket.send_to(&[0; 1000], to)));
+        Ok(())
+    })?;
     let errors = scene.by_family("UdpSndbufErrors", "Udp6SndbufErrors");
     ensure!(counter(scene.client(), errors)? > 50, "the buffer was not full");
-    Ok(Box::new((socket, sink)))
+    Ok(Box::new((sender, sink)))
 }

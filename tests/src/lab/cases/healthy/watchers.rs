@@ -54,20 +54,23 @@ fn scanned(scene: &Scene) -> Result<Held> {
     Ok(Box::new(load))
 }
 
+/// How many strangers [`knock`].
+pub const STRANGERS: u8 = 16;
+
 /// What reaches every address of the internet: a SYN or a datagram each from somebody else, with
-/// pauses, to where nobody listens.
+/// pauses, to where nobody listens. Strangers have numbers, from this one on.
 ///
 /// # Errors
 /// If the link refuses it.
-pub fn knock(scene: &Scene, through: &Injector) -> Result<()> {
-    let to = scene.server_ip();
-    for (n, port) in (1..).zip(POPULAR) {
+pub fn knock(scene: &Scene, through: &Injector, first: u8) -> Result<()> {
+    let (to, mut numbers) = (scene.server_ip(), first..first + STRANGERS);
+    for (port, n) in POPULAR.into_iter().zip(numbers.by_ref()) {
         let mut syn = TcpHeader::new(50_000, port, 1, 65_535);
         syn.syn = true;
         through.segment(stranger(scene, n), to, syn, &[], false)?;
         sleep(Duration::from_millis(40));
     }
-    for (n, port) in (100..).zip([137, 1900, 5060, 11_211]) {
+    for (port, n) in [137, 1900, 5060, 11_211].into_iter().zip(numbers) {
         let mut frame = Vec::new();
         through.packet(stranger(scene, n), to)?.udp(50_000, port).write(&mut frame, &[0; 40])?;
         through.wire().send(&frame)?;
@@ -110,7 +113,7 @@ pub fn kept_out_so_far(at: &Namespace) -> Result<u64> {
 fn kept_out(scene: &Scene) -> Result<Held> {
     let load = Background::start(scene, 6000)?;
     keep_out_all_but(scene.server(), load.server_at())?;
-    knock(scene, &Injector::new(&scene.pair)?)?;
+    knock(scene, &Injector::new(&scene.pair)?, 1)?;
     let dropped = kept_out_so_far(scene.server())?;
     ensure!(dropped >= 16, "{dropped} packets were dropped");
     ensure!(load.done() > 40, "only {} connections", load.done());

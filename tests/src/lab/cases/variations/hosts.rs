@@ -2,7 +2,6 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::thread::{self, sleep};
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::lab::background::Background;
-use crate::lab::cases::{Case, FAULT, client, server};
+use crate::lab::cases::{Case, FAULT, Ongoing, client, server};
 use crate::lab::counters::{counted, counter};
 use crate::lab::dns::Resolver;
 use crate::lab::sockets::{listener, set_option};
@@ -34,10 +33,8 @@ pub const CASES: &[Case] = &[
             let lo: IpAddr = scene.by_family(Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
             let listener = listener(scene.server(), lo)?;
             let port = listener.local_addr()?.port();
-            for _ in 0..3 {
-                faults::connect_to_closed_port(scene.client(), scene.server_at(port))?;
-            }
-            Ok(Box::new(listener))
+            let refused = scene.refused(scene.client(), scene.server_at(port))?;
+            Ok(Box::new((refused, listener)))
         },
         ..FAULT
     },
@@ -46,6 +43,7 @@ pub const CASES: &[Case] = &[
         made: "a server with requests in its sockets is killed, and its clients come back",
         expect: &[server("reset-by-application"), server("port-not-listening")],
         also: &[server("reset-by-application"), server("port-not-listening")],
+        ongoing: Ongoing::Again,
         run: killed,
         ..FAULT
     },
@@ -53,6 +51,7 @@ pub const CASES: &[Case] = &[
         name: "var_slow_udp_reader",
         made: "a reader that takes a datagram every 2 ms, and thousands come",
         expect: &[server("socket-receive-buffer-full")],
+        ongoing: Ongoing::Again,
         run: slow_reader,
         ..FAULT
     },
@@ -60,6 +59,7 @@ pub const CASES: &[Case] = &[
         name: "var_state_lost",
         made: "a server that lost its connections without a word, as after a power failure",
         expect: &[server("stale-connection")],
+        ongoing: Ongoing::Again,
         run: state_lost,
         ..FAULT
     },
@@ -68,6 +68,7 @@ pub const CASES: &[Case] = &[
         made: "a third host asks at a closed port, beside healthy traffic of the client",
         topology: Topology::Bridged,
         expect: &[server("port-not-listening")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let load = Background::start(scene, 1000)?;
             for _ in 0..3 {
@@ -83,6 +84,7 @@ pub const CASES: &[Case] = &[
         name: "var_no_name_server",
         made: "questions to a host on which no name server runs",
         expect: &[server("port-not-listening")],
+        ongoing: Ongoing::Again,
         run: no_name_server,
         ..FAULT
     },
@@ -91,6 +93,7 @@ pub const CASES: &[Case] = &[
         made: "questions to a name server behind a firewall that drops them",
         expect: &[server("firewall-drop"), client("dns-timeout"), server("dns-timeout")],
         also: &[server("firewall-drop")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let resolver = Resolver::start(&scene.pair)?;
             faults::drop_incoming(scene.server(), "udp", 53)?;
@@ -105,6 +108,7 @@ pub const CASES: &[Case] = &[
         name: "var_trickling_reader",
         made: "a server that reads a few bytes at a time from a small buffer",
         expect: &[server("receiver-not-reading"), server("socket-read-slow")],
+        ongoing: Ongoing::Again,
         run: trickling,
         ..FAULT
     },
@@ -117,10 +121,9 @@ fn stopped(scene: &Scene) -> Result<Held> {
     first.write_all(b"?")?;
     first.read_exact(&mut [0])?;
     actor.signal(Signal::SIGSTOP)?;
-    let waiting: Vec<(OwnedFd, SocketAddr)> =
-        (0..8).map(|_| faults::start_connect(scene.client(), at)).collect::<Result<_>>()?;
+    let waiting: Vec<Held> = (0..8).map(|_| scene.connect(scene.client(), at)).collect::<Result<_>>()?;
     counted(scene.server(), "TcpExtListenOverflows", 4)?;
-    counted(scene.client(), "TcpExtTCPSynRetrans", 1)?;
+    scene.in_vain(scene.client(), 1)?;
     Ok(Box::new((waiting, first, actor)))
 }
 
@@ -140,10 +143,8 @@ fn killed(scene: &Scene) -> Result<Held> {
     sleep(Duration::from_millis(100));
     drop(actor);
     counted(scene.server(), "TcpExtTCPAbortOnClose", 5)?;
-    for _ in 0..3 {
-        faults::connect_to_closed_port(scene.client(), at)?;
-    }
-    Ok(Box::new(clients))
+    let refused = scene.refused(scene.client(), at)?;
+    Ok(Box::new((refused, clients)))
 }
 
 fn slow_reader(scene: &Scene) -> Result<Held> {

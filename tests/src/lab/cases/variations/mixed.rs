@@ -16,7 +16,9 @@ use crate::lab::cases::healthy::pods::connected;
 use crate::lab::cases::healthy::transfers::dropped;
 use crate::lab::cases::healthy::watchers::{keep_out_all_but, kept_out_so_far, knock};
 use crate::lab::cases::routes::{beyond, net};
-use crate::lab::cases::{Case, FAULT, Place, at, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{
+    Case, FAULT, Ongoing, Place, at, client, know_each_other, router, server, unanswered,
+};
 use crate::lab::counters::counted;
 use crate::lab::dns::{A, AAAA, Resolver, Transport};
 use crate::lab::injector::Injector;
@@ -40,6 +42,7 @@ pub const CASES: &[Case] = &[
         name: "var_full_amid_cancels",
         made: "one service does not accept, and clients of another cancel a few of its downloads",
         expect: &[server("accept-queue-overflow")],
+        ongoing: Ongoing::ByItself,
         run: full_amid_cancels,
         ..FAULT
     },
@@ -50,14 +53,12 @@ pub const CASES: &[Case] = &[
         also: &[router("route-blocked"), server("port-not-listening")],
         run: |scene| {
             scene.ip(scene.router()?, &format!("rule add to {} prohibit", net(scene.family)))?;
-            let connecting = (0..3).map(|_| faults::start_connect(scene.client(), beyond(scene.family)));
+            let connecting = (0..3).map(|_| scene.connect(scene.client(), beyond(scene.family)));
             let connecting = connecting.collect::<Result<Vec<_>>>()?;
             let sent = scene.by_family("IcmpOutDestUnreachs", "Icmp6OutDestUnreachs");
             counted(scene.router()?, sent, 1)?;
-            for _ in 0..3 {
-                faults::connect_to_closed_port(scene.client(), scene.server_at(8081))?;
-            }
-            Ok(Box::new(connecting))
+            let refused = scene.refused(scene.client(), scene.server_at(8081))?;
+            Ok(Box::new((connecting, refused)))
         },
         ..ROUTED
     },
@@ -66,6 +67,7 @@ pub const CASES: &[Case] = &[
         made: "datagrams find no room at the client, and the server's firewall refuses a third host",
         expect: &[client("socket-receive-buffer-full"), server("firewall-reject")],
         also: &[client("socket-receive-buffer-full"), server("firewall-reject")],
+        ongoing: Ongoing::Again,
         run: deaf_and_refusing,
         ..BRIDGED
     },
@@ -73,6 +75,7 @@ pub const CASES: &[Case] = &[
         name: "var_lost_state_amid_chatter",
         made: "a server lost three connections without a word, beside all that a switch says",
         expect: &[server("stale-connection")],
+        ongoing: Ongoing::Again,
         run: lost_state,
         ..FAULT
     },
@@ -80,6 +83,7 @@ pub const CASES: &[Case] = &[
         name: "var_unread_amid_search_lists",
         made: "a server that never reads an upload, while names are looked for along a search list",
         expect: &[server("receiver-not-reading"), server("socket-read-slow")],
+        ongoing: Ongoing::ByItself,
         run: unread,
         ..FAULT
     },
@@ -87,6 +91,7 @@ pub const CASES: &[Case] = &[
         name: "var_hole_amid_traceroute",
         made: "the router's iptables drops its ICMP errors about size, and somebody asks for the way",
         expect: &[router("pmtu-blackhole")],
+        ongoing: Ongoing::Again,
         run: hole,
         ..ROUTED
     },
@@ -94,6 +99,7 @@ pub const CASES: &[Case] = &[
         name: "var_narrow_amid_noise",
         made: "the router's queue has no room for datagrams, and the server's firewall keeps strangers out",
         expect: &[router("qdisc-drop")],
+        ongoing: Ongoing::Again,
         run: narrow,
         ..ROUTED
     },
@@ -109,6 +115,7 @@ pub const CASES: &[Case] = &[
         name: "var_failing_names_amid_pods",
         made: "a name server fails for one zone, while a pod of its host starts and ends",
         expect: &[server("dns-error"), client("dns-error")],
+        ongoing: Ongoing::Never("its pod starts and ends once"),
         run: failing_names,
         ..FAULT
     },
@@ -124,12 +131,12 @@ fn wall_amid_scan(scene: &Scene) -> Result<Held> {
            }\n\
          }\n",
     )?;
-    let connecting = faults::start_connect(scene.client(), scene.server_at(5432))?;
+    let connecting = scene.connect(scene.client(), scene.server_at(5432))?;
     for port in [21, 22, 23, 25, 110, 139, 445, 1433, 3306, 3389] {
         faults::connect_to_closed_port(scene.third()?, scene.server_at(port))?;
         sleep(Duration::from_millis(80));
     }
-    counted(scene.client(), "TcpExtTCPSynRetrans", 1)?;
+    scene.in_vain(scene.client(), 1)?;
     ensure!(load.done() > 40, "only {} connections", load.done());
     Ok(Box::new((connecting, load)))
 }
@@ -151,7 +158,7 @@ fn full_amid_cancels(scene: &Scene) -> Result<Held> {
         }
     }
     counted(scene.server(), "TcpExtListenOverflows", 4)?;
-    counted(scene.client(), "TcpExtTCPSynRetrans", 1)?;
+    scene.in_vain(scene.client(), 1)?;
     Ok(Box::new(full))
 }
 
@@ -163,10 +170,8 @@ fn deaf_and_refusing(scene: &Scene) -> Result<Held> {
     let iptables = scene.by_family("iptables-legacy", "ip6tables-legacy");
     let rule = "-w 5 -A INPUT -p tcp --dport 6379 -j REJECT --reject-with tcp-reset";
     scene.server().run(|| run(iptables, rule))?;
-    for _ in 0..3 {
-        faults::connect_to_closed_port(scene.third()?, scene.server_at(6379))?;
-    }
-    Ok(Box::new(deaf))
+    let refused = scene.refused(scene.third()?, scene.server_at(6379))?;
+    Ok(Box::new((refused, deaf)))
 }
 
 /// A socket under repair is closed without a word to its peer.
@@ -233,7 +238,7 @@ fn hole(scene: &Scene) -> Result<Held> {
 
 fn narrow(scene: &Scene) -> Result<Held> {
     let router = scene.router()?;
-    router.tc("qdisc add dev eth1 root tbf rate 500kbit burst 2k limit 4k")?;
+    router.tc("qdisc replace dev eth1 root tbf rate 500kbit burst 2k limit 4k")?;
     let reader = scene.server().run(|| Ok(UdpSocket::bind((scene.server_ip(), 0))?))?;
     // Room for all that gets through, so that nothing but the queue is wrong.
     setsockopt(&reader, sockopt::RcvBufForce, &(4 << 20))?;
@@ -246,7 +251,7 @@ fn narrow(scene: &Scene) -> Result<Held> {
     // What comes from strangers comes by way of the router.
     let mut strangers = Injector::new(&scene.pair)?;
     strangers.server = Wire::open(router, "eth0")?.mac;
-    knock(scene, &strangers)?;
+    knock(scene, &strangers, 1)?;
     ensure!(kept_out_so_far(scene.server())? >= 12, "the strangers did not come");
     Ok(Box::new(reader))
 }

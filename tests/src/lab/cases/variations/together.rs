@@ -3,7 +3,6 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
@@ -13,7 +12,9 @@ use anyhow::{Result, ensure};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::lab::background::{Background, Repeated};
-use crate::lab::cases::{Case, FAULT, Place, at, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{
+    Case, FAULT, Ongoing, Place, at, client, know_each_other, router, server, unanswered,
+};
 use crate::lab::counters::{counted, counter};
 use crate::lab::sockets::{fill, listener};
 use crate::lab::{Actor, Connection, Family, Held, Namespace, Scene, Topology, faults, run};
@@ -29,6 +30,7 @@ pub const CASES: &[Case] = &[
         name: "var_busy_beside_full",
         made: "one service does not accept, beside another that a third host keeps busy",
         expect: &[server("accept-queue-overflow")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             let load = Load::start(scene.third()?, scene)?;
             load.carries(100)?;
@@ -66,6 +68,7 @@ pub const CASES: &[Case] = &[
         name: "var_wall_for_a_second",
         made: "a firewall of the server drops what connections in use receive, and is removed again",
         expect: &[server("firewall-drop")],
+        ongoing: Ongoing::Never("it has healed when somebody asks"),
         run: wall_for_a_second,
         ..FAULT
     },
@@ -74,6 +77,7 @@ pub const CASES: &[Case] = &[
         made: "the router has a blackhole for the server until its route is put right",
         topology: Topology::Routed,
         expect: &[router("route-blocked")],
+        ongoing: Ongoing::Never("it has healed when somebody asks"),
         run: blackhole_for_a_second,
         ..FAULT
     },
@@ -81,6 +85,7 @@ pub const CASES: &[Case] = &[
         name: "var_reader_wakes_up",
         made: "a server that does not read for more than a second, and then reads all there is",
         expect: &[server("receiver-not-reading"), server("socket-read-slow")],
+        ongoing: Ongoing::Never("it has healed when somebody asks"),
         run: reader_wakes_up,
         ..FAULT
     },
@@ -95,6 +100,7 @@ pub const CASES: &[Case] = &[
         name: "var_upload_refused",
         made: "one service answers uploads before it has read them and closes; another of the same server is well",
         expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
         run: upload_refused,
         ..FAULT
     },
@@ -145,9 +151,8 @@ fn limited(scene: &Scene) -> Result<Held> {
          add rule inet lab in tcp dport {} ct state new limit rate over 2/second burst 5 packets drop",
         to.port()
     ))?;
-    let connecting =
-        (0..12).map(|_| faults::start_connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
-    counted(scene.client(), "TcpExtTCPSynRetrans", 5)?;
+    let connecting = (0..12).map(|_| scene.connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
+    scene.in_vain(scene.client(), 5)?;
     load.carries(200)?;
     Ok(Box::new((connecting, listener, load)))
 }
@@ -155,15 +160,13 @@ fn limited(scene: &Scene) -> Result<Held> {
 fn wall_and_closed_port(scene: &Scene) -> Result<Held> {
     let iptables = scene.by_family("iptables-legacy", "ip6tables-legacy");
     scene.server().run(|| run(iptables, "-A INPUT -p tcp --dport 8443 -j DROP"))?;
-    for _ in 0..3 {
-        faults::connect_to_closed_port(scene.third()?, (scene.client_ip(), 9100).into())?;
-    }
-    Ok(Box::new(unanswered(scene, scene.server_at(8443))?))
+    let refused = scene.refused(scene.third()?, (scene.client_ip(), 9100).into())?;
+    Ok(Box::new((refused, unanswered(scene, scene.server_at(8443))?)))
 }
 
 fn nobody_and_slow_reader(scene: &Scene) -> Result<Held> {
     let third = scene.third()?;
-    let connecting = faults::start_connect(third, (scene.neighbour(66), 5432).into())?;
+    let connecting = scene.connect(third, (scene.neighbour(66), 5432).into())?;
     let reader = scene.server().run(|| Ok(UdpSocket::bind((scene.server_ip(), 0))?))?;
     setsockopt(&reader, sockopt::RcvBuf, &8192)?;
     faults::send_udp_evenly(scene.client(), reader.local_addr()?, 500, 2, |sent| sent < 500)?;
@@ -234,7 +237,7 @@ fn one_family(scene: &Scene) -> Result<Held> {
     let listener = listener(scene.server(), scene.server_ip())?;
     know_each_other(scene)?;
     scene.server().ip(&format!("route add prohibit {to_client}"))?;
-    let connecting: OwnedFd = unanswered(scene, listener.local_addr()?)?;
+    let connecting = unanswered(scene, listener.local_addr()?)?;
     for _ in 0..50 {
         let mut connection = Connection::open(&scene.pair, well)?;
         connection.exchange(500, 500)?;

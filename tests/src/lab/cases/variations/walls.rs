@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use crate::lab::background::Background;
 use crate::lab::bpf::{Xdp, drop_at_link};
-use crate::lab::cases::{Case, FAULT, V4, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{Case, FAULT, Ongoing, V4, client, know_each_other, router, server, unanswered};
 use crate::lab::counters::counted;
 use crate::lab::sockets::listener;
 use crate::lab::{Connection, Held, Scene, Topology, faults};
@@ -26,7 +26,7 @@ pub const CASES: &[Case] = &[
                 "add table inet lab; add chain inet lab through { type filter hook forward priority 0; }; \
                  add rule inet lab through tcp dport 5432 counter drop",
             )?;
-            Ok(Box::new(unanswered(scene, scene.server_at(5432))?))
+            unanswered(scene, scene.server_at(5432))
         },
         ..FAULT
     },
@@ -39,10 +39,10 @@ pub const CASES: &[Case] = &[
                 "add table inet lab; add chain inet lab in { type filter hook input priority 0; }; \
                  add rule inet lab in tcp dport 6379 reject with icmpx type admin-prohibited",
             )?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(6379))?;
+            let connecting = scene.connect(scene.client(), scene.server_at(6379))?;
             let sent = scene.by_family("IcmpOutDestUnreachs", "Icmp6OutDestUnreachs");
             counted(scene.server(), sent, 1)?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..FAULT
     },
@@ -72,7 +72,7 @@ pub const CASES: &[Case] = &[
                  add rule inet lab in meta l4proto ipv6-icmp accept; \
                  add rule inet lab in tcp dport 22 accept",
             )?;
-            Ok(Box::new(unanswered(scene, scene.server_at(8443))?))
+            unanswered(scene, scene.server_at(8443))
         },
         ..FAULT
     },
@@ -87,7 +87,7 @@ pub const CASES: &[Case] = &[
                  add chain netdev lab in { type filter hook ingress device \"eth0\" priority 0; }; \
                  add rule netdev lab in meta l4proto tcp drop",
             )?;
-            Ok(Box::new(unanswered(scene, scene.server_at(80))?))
+            unanswered(scene, scene.server_at(80))
         },
         ..FAULT
     },
@@ -95,6 +95,7 @@ pub const CASES: &[Case] = &[
         name: "var_strict_tracking",
         made: "the server's firewall begins to track strictly and drops what it saw no beginning of",
         expect: &[server("firewall-drop")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             let mut connection = Connection::open(&scene.pair, scene.family)?;
             connection.exchange(100, 100)?;
@@ -119,11 +120,11 @@ pub const CASES: &[Case] = &[
                 "add table arp lab; add chain arp lab in { type filter hook input priority 0; }; \
                  add rule arp lab in arp operation request drop",
             )?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(80))?;
+            let connecting = scene.connect(scene.client(), scene.server_at(80))?;
             wait::until("the neighbour to fail", || {
                 scene.client().ip("neigh show").ok()?.contains("FAILED").then_some(())
             })?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..FAULT
     },
@@ -135,9 +136,9 @@ pub const CASES: &[Case] = &[
             know_each_other(scene)?;
             scene.client().tc("qdisc add dev eth0 clsact")?;
             scene.client().tc("filter add dev eth0 egress bpf da bytecode '1,6 0 0 2,'")?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(80))?;
-            counted(scene.client(), "TcpExtTCPTimeouts", 1)?;
-            Ok(Box::new(connecting))
+            let connecting = scene.connect(scene.client(), scene.server_at(80))?;
+            scene.in_vain(scene.client(), 1)?;
+            Ok(connecting)
         },
         ..FAULT
     },
@@ -159,10 +160,8 @@ pub const CASES: &[Case] = &[
         also: &[server("firewall-drop"), server("port-not-listening")],
         run: |scene| {
             faults::drop_incoming(scene.server(), "tcp", 8080)?;
-            for _ in 0..3 {
-                faults::connect_to_closed_port(scene.client(), scene.server_at(8081))?;
-            }
-            Ok(Box::new(unanswered(scene, scene.server_at(8080))?))
+            let refused = scene.refused(scene.client(), scene.server_at(8081))?;
+            Ok(Box::new((refused, unanswered(scene, scene.server_at(8080))?)))
         },
         ..FAULT
     },
@@ -177,6 +176,7 @@ pub const CASES: &[Case] = &[
         name: "var_redirected",
         made: "the server's nft redirects a port to one where nobody listens",
         expect: &[server("port-not-listening")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             scene.server().nft(
                 "add table inet lab; add chain inet lab pre { type nat hook prerouting priority -100; }; \

@@ -11,11 +11,13 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::lab::cable::tcp;
 use crate::lab::cases::routes::{beyond, fails_at_once, net};
-use crate::lab::cases::{Case, FAULT, Place, V4, at, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{
+    Case, FAULT, Ongoing, Place, V4, at, client, know_each_other, router, server, unanswered,
+};
 use crate::lab::counters::{counted, counter};
 use crate::lab::injector::Injector;
 use crate::lab::sockets::send_and_read;
-use crate::lab::{Connection, Held, Scene, Topology, faults};
+use crate::lab::{Connection, Held, Scene, Topology};
 use crate::wait;
 
 const ROUTED: Case = Case { topology: Topology::Routed, ..FAULT };
@@ -27,8 +29,7 @@ pub const CASES: &[Case] = &[
         expect: &[client("route-blocked")],
         run: |scene| {
             scene.ip(scene.client(), &format!("rule add to {} prohibit", net(scene.family)))?;
-            fails_at_once(scene, libc::EACCES)?;
-            Ok(Box::new(()))
+            fails_at_once(scene, libc::EACCES)
         },
         ..FAULT
     },
@@ -42,11 +43,11 @@ pub const CASES: &[Case] = &[
             scene.server().sysctl(forwards, "1")?;
             // A router that forwards asks for its neighbours from this address.
             scene.server().ip("addr add fe80::2/64 dev eth0 nodad")?;
-            faults::send_udp(scene.client(), beyond(scene.family), 5, 100)?;
+            let sender = scene.datagrams(beyond(scene.family), 5, 100)?;
             let said = scene.by_family("IcmpOutTimeExcds", "Icmp6OutTimeExcds");
             let either = || Ok::<_, Error>(counter(scene.router()?, said)? + counter(scene.server(), said)?);
             wait::until("the last hop", || (either().ok()? > 0).then_some(()))?;
-            Ok(Box::new(()))
+            Ok(sender)
         },
         ..ROUTED
     },
@@ -54,6 +55,7 @@ pub const CASES: &[Case] = &[
         name: "var_router_link_down",
         made: "the router's link to the server goes down while a connection is in use",
         expect: &[router("link-down"), router("route-missing"), server("link-down")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             let mut connection = Connection::open(&scene.pair, scene.family)?;
             connection.exchange(100, 100)?;
@@ -69,6 +71,7 @@ pub const CASES: &[Case] = &[
         made: "a cable that loses every second acknowledgement and every tenth segment of a download",
         topology: Topology::Cabled,
         expect: &[server("tcp-loss"), client("tcp-loss")],
+        ongoing: Ongoing::Again,
         run: lossy_download,
         ..FAULT
     },
@@ -84,6 +87,7 @@ pub const CASES: &[Case] = &[
         made: "frames of a VLAN that the server does not have",
         families: V4,
         expect: &[server("wrong-destination-mac"), server("malformed-packet")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             know_each_other(scene)?;
             let through = Injector::new(&scene.pair)?;
@@ -110,9 +114,9 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             scene.server().ip("link set eth0 mtu 1300")?;
             let sink = scene.server().run(|| Ok(UdpSocket::bind((scene.server_ip(), 0))?))?;
-            faults::send_udp(scene.client(), sink.local_addr()?, 20, 1400)?;
+            let sender = scene.datagrams(sink.local_addr()?, 20, 1400)?;
             counted(scene.router()?, "eth1 tx drop", 10)?;
-            Ok(Box::new(sink))
+            Ok(Box::new((sender, sink)))
         },
         ..FAULT
     },
@@ -127,10 +131,8 @@ pub const CASES: &[Case] = &[
             // The client asks for the way while the server cannot answer yet.
             scene.server().ip("link set eth0 arp off")?;
             scene.third()?.ip(&format!("addr add {}/24 dev eth0", scene.server_ip()))?;
-            for _ in 0..3 {
-                faults::connect_to_closed_port(scene.client(), listener.local_addr()?)?;
-            }
-            Ok(Box::new(listener))
+            let refused = scene.refused(scene.client(), listener.local_addr()?)?;
+            Ok(Box::new((refused, listener)))
         },
         ..FAULT
     },
@@ -140,10 +142,10 @@ pub const CASES: &[Case] = &[
         expect: &[router("neighbour-unresolved")],
         run: |scene| {
             let off = scene.by_family("10.9.1.77", "fd00:9:0:1::77");
-            let connecting = faults::start_connect(scene.client(), (off.parse::<IpAddr>()?, 80).into())?;
+            let connecting = scene.connect(scene.client(), (off.parse::<IpAddr>()?, 80).into())?;
             let said = scene.by_family("IcmpOutDestUnreachs", "Icmp6OutDestUnreachs");
             counted(scene.router()?, said, 1)?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..ROUTED
     },
@@ -154,8 +156,7 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             let default = scene.by_family("0.0.0.0/0", "::/0");
             scene.client().ip(&format!("route add blackhole {default}"))?;
-            fails_at_once(scene, libc::EINVAL)?;
-            Ok(Box::new(()))
+            fails_at_once(scene, libc::EINVAL)
         },
         ..FAULT
     },
@@ -175,20 +176,20 @@ pub const CASES: &[Case] = &[
 
 fn lossy_download(scene: &Scene) -> Result<Held> {
     let (acknowledgements, segments) = (AtomicU32::new(0), AtomicU32::new(0));
-    let cable = scene.cable()?.carry(move |_, packet| {
+    scene.carry(move |_, packet| {
         let Some(segment) = tcp(packet).filter(|segment| !segment.syn()) else { return true };
         if segment.payload().is_empty() {
             acknowledgements.fetch_add(1, Ordering::Relaxed) % 2 == 0
         } else {
             segments.fetch_add(1, Ordering::Relaxed) % 10 != 9
         }
-    });
+    })?;
     let Connection { client, server, client_at, server_at } = Connection::open(&scene.pair, scene.family)?;
     // The server uploads to the client.
     let turned = Connection { client: server, server: client, client_at: server_at, server_at: client_at };
     send_and_read(&turned, 20, Duration::ZERO)?;
     counted(scene.server(), "TcpRetransSegs", 10)?;
-    Ok(Box::new((turned, cable)))
+    Ok(Box::new(turned))
 }
 
 fn full_class(scene: &Scene) -> Result<Held> {
@@ -201,13 +202,13 @@ fn full_class(scene: &Scene) -> Result<Held> {
     ] {
         scene.client().tc(command)?;
     }
-    scene.client().run(|| {
-        let socket = UdpSocket::bind((scene.client_ip(), 0))?;
-        setsockopt(&socket, sockopt::SndBuf, &(1 << 20))?;
+    let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
+    setsockopt(&socket, sockopt::SndBuf, &(1 << 20))?;
+    let sender = scene.repeat(scene.client(), 1, move || {
         // What is dropped is told to the sender, which is no surprise here.
         (0..100).for_each(|_| drop(socket.send_to(&[0; 1000], to)));
         Ok(())
     })?;
     counted(scene.client(), scene.by_family("IpOutDiscards", "Ip6OutDiscards"), 50)?;
-    Ok(Box::new(sink))
+    Ok(Box::new((sender, sink)))
 }

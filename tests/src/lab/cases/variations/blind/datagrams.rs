@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use etherparse::{NetSlice, SlicedPacket};
 
 use super::{gives_up_neighbour, sink};
-use crate::lab::cases::{Case, FAULT, client, know_each_other, router, server};
+use crate::lab::cases::{Case, FAULT, Ongoing, client, know_each_other, router, server};
 use crate::lab::counters::counted;
 use crate::lab::dns::{A, Resolver, Transport};
 use crate::lab::{Held, Scene, Topology, faults, run};
@@ -18,6 +18,7 @@ pub const CASES: &[Case] = &[
         made: "the router changes a word of each datagram and leaves the checksum alone",
         topology: Topology::Routed,
         expect: &[server("checksum-error"), router("checksum-error")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             // A link that leaves checksums to its device has none that could be wrong.
             scene.client().run(|| run("ethtool", "-K eth0 tx off"))?;
@@ -40,6 +41,7 @@ pub const CASES: &[Case] = &[
         name: "var_first_resolver_gone",
         made: "a client asks two name servers in turn, of which the first does not exist any more",
         expect: &[client("neighbour-unresolved"), client("dns-timeout")],
+        ongoing: Ongoing::Again,
         run: first_resolver_gone,
         ..FAULT
     },
@@ -48,6 +50,7 @@ pub const CASES: &[Case] = &[
         made: "large datagrams over a cable that loses the last fragment of each",
         topology: Topology::Cabled,
         expect: &[server("reassembly-failure")],
+        ongoing: Ongoing::Again,
         run: last_fragment_lost,
         ..FAULT
     },
@@ -73,12 +76,12 @@ fn first_resolver_gone(scene: &Scene) -> Result<Held> {
 fn last_fragment_lost(scene: &Scene) -> Result<Held> {
     let setting = scene.by_family("net/ipv4/ipfrag_time", "net/ipv6/ip6frag_time");
     scene.server().sysctl(setting, "1")?;
-    let cable = scene.cable()?.carry(|_, packet| !is_last_fragment(packet));
+    scene.carry(|_, packet| !is_last_fragment(packet))?;
     know_each_other(scene)?;
     let large = sink(scene.server(), scene.server_at(2049))?;
     faults::send_udp(scene.client(), large.local_addr()?, 5, 4000)?;
     counted(scene.server(), scene.by_family("IpReasmFails", "Ip6ReasmFails"), 5)?;
-    Ok(Box::new((large, cable)))
+    Ok(Box::new(large))
 }
 
 /// All others are as large as the link allows.

@@ -10,7 +10,9 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use super::{MACHINE, PATIENCE, behind_bridge, gives_up_neighbour, reaches, sink, takes_part_in_ipv6};
 use crate::lab::cases::routes::{beyond, net};
-use crate::lab::cases::{Case, FAULT, Place, at, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{
+    Case, FAULT, Ongoing, Place, at, client, know_each_other, router, server, unanswered,
+};
 use crate::lab::counters::counted;
 use crate::lab::pair::set_up;
 use crate::lab::sockets::{listener, set_option};
@@ -57,6 +59,7 @@ pub const CASES: &[Case] = &[
         name: "var_download_too_big",
         made: "the router's link to the client is narrow, and the server's iptables drops what says so",
         expect: &[router("pmtu-blackhole"), server("pmtu-blackhole")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let (program, error) = scene.by_family(
                 ("iptables-legacy", "-p icmp --icmp-type fragmentation-needed"),
@@ -96,7 +99,7 @@ pub const CASES: &[Case] = &[
             client.ip("link set tun0 addrgenmode none up")?;
             client.ip(&format!("route add {} dev tun0", net(scene.family)))?;
             ensure!(client.ip("link show tun0")?.contains("NO-CARRIER"), "somebody reads from the tunnel");
-            Ok(Box::new(unanswered(scene, beyond(scene.family))?))
+            unanswered(scene, beyond(scene.family))
         },
         ..FAULT
     },
@@ -118,7 +121,7 @@ fn macvlan(scene: &Scene) -> Result<Held> {
     let listener = listener(&container, scene.neighbour(MACHINE))?;
     let to = listener.local_addr()?;
     let visitor = scene.client().run(|| Ok(TcpStream::connect(to)?))?;
-    let connecting = faults::start_connect(server, to)?;
+    let connecting = scene.connect(server, to)?;
     gives_up_neighbour(server)?;
     Ok(Box::new((visitor, connecting, listener, container)))
 }
@@ -199,12 +202,14 @@ fn narrow_bridge(scene: &Scene) -> Result<Held> {
     let inside = sink(&machine, (scene.neighbour(MACHINE), 5000).into())?;
     inside.set_read_timeout(Some(PATIENCE))?;
     let to = inside.local_addr()?;
-    for (packets, bytes) in [(1, 100), (20, 1400), (1, 200)] {
-        faults::send_udp(scene.client(), to, packets, bytes)?;
-        if bytes < 1300 {
-            let arrived = inside.recv(&mut [0; 2000])?;
-            ensure!(arrived == bytes, "{arrived} bytes arrived, not {bytes}");
-        }
-    }
-    Ok(Box::new((inside, machine)))
+    let fits = |bytes| {
+        faults::send_udp(scene.client(), to, 1, bytes)?;
+        let arrived = inside.recv(&mut [0; 2000])?;
+        ensure!(arrived == bytes, "{arrived} bytes arrived, not {bytes}");
+        Ok(())
+    };
+    fits(100)?;
+    let sender = scene.datagrams(to, 20, 1400)?;
+    fits(200)?;
+    Ok(Box::new((sender, inside, machine)))
 }

@@ -13,7 +13,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket, sockopt,
 };
 
-use crate::lab::cases::{Case, FAULT, client, server};
+use crate::lab::cases::{Case, FAULT, Ongoing, client, server};
 use crate::lab::counters::counted;
 use crate::lab::sockets::{fill, listener};
 use crate::lab::{Actor, Connection, Held, Namespace, Scene, Topology, faults};
@@ -23,6 +23,7 @@ pub const CASES: &[Case] = &[
         name: "var_accepts_and_sleeps",
         made: "a server that accepts and never reads; its clients have said hello (as TLS does) and wait",
         expect: &[server("socket-read-slow"), server("receiver-not-reading")],
+        ongoing: Ongoing::Again,
         run: sleeper,
         ..FAULT
     },
@@ -31,6 +32,7 @@ pub const CASES: &[Case] = &[
         made: "a cable is cut under an idle connection, whose keepalive notices",
         topology: Topology::Cabled,
         expect: &[client("reset-keepalive-timeout"), client("peer-unresponsive")],
+        ongoing: Ongoing::Never("a connection is given up once"),
         run: cut_while_idle,
         ..FAULT
     },
@@ -39,6 +41,7 @@ pub const CASES: &[Case] = &[
         made: "two programs that each write all they have before they read what the other wrote",
         expect: &[client("receiver-not-reading"), server("receiver-not-reading")],
         also: &[client("receiver-not-reading"), server("receiver-not-reading")],
+        ongoing: Ongoing::ByItself,
         run: |scene| {
             for host in [scene.client(), scene.server()] {
                 host.sysctl("net/ipv4/tcp_rmem", "4096 4096 4096")?;
@@ -58,6 +61,7 @@ pub const CASES: &[Case] = &[
         name: "var_stuck_datagram_worker",
         made: "one of two workers that share a port for datagrams (SO_REUSEPORT) reads no more",
         expect: &[server("socket-receive-buffer-full"), server("socket-read-slow")],
+        ongoing: Ongoing::Again,
         run: stuck_worker,
         ..FAULT
     },

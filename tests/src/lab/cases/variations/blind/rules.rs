@@ -7,10 +7,10 @@ use anyhow::Result;
 use nix::libc;
 
 use super::{MACHINE, behind_bridge, gives_up_neighbour, queue_dropped, sink};
-use crate::lab::cases::{Case, FAULT, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{Case, FAULT, Ongoing, client, know_each_other, router, server, unanswered};
 use crate::lab::counters::counted;
 use crate::lab::sockets::{listener, set_option};
-use crate::lab::{Connection, Held, Scene, Topology, faults, run};
+use crate::lab::{Connection, Held, Scene, Topology, run};
 
 pub const CASES: &[Case] = &[
     Case {
@@ -22,7 +22,7 @@ pub const CASES: &[Case] = &[
             let rule = "-A FORWARD -i veth0 -s ! 02:00:00:00:00:aa -j DROP";
             scene.server().run(|| run("ebtables", rule))?;
             let to = (scene.neighbour(MACHINE), 22).into();
-            let connecting = faults::start_connect(scene.client(), to)?;
+            let connecting = scene.connect(scene.client(), to)?;
             gives_up_neighbour(scene.client())?;
             Ok(Box::new((connecting, machine)))
         },
@@ -49,6 +49,7 @@ pub const CASES: &[Case] = &[
         made: "the shaper of the router's link allows bursts that are smaller than a full packet",
         topology: Topology::Routed,
         expect: &[router("qdisc-drop")],
+        ongoing: Ongoing::ByItself,
         run: small_burst,
         ..FAULT
     },
@@ -102,7 +103,7 @@ fn ingress_shaper(scene: &Scene) -> Result<Held> {
     }
     know_each_other(scene)?;
     let sink = sink(server, scene.server_at(514))?;
-    faults::send_udp(scene.client(), sink.local_addr()?, 200, 1000)?;
+    let sender = scene.datagrams(sink.local_addr()?, 200, 1000)?;
     queue_dropped(server, "ifb0", 100)?;
-    Ok(Box::new(sink))
+    Ok(Box::new((sender, sink)))
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use super::{PATIENCE, matched, sink};
-use crate::lab::cases::{Case, FAULT, Place, V4, at, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{
+    Case, FAULT, Ongoing, Place, V4, at, client, know_each_other, router, server, unanswered,
+};
 use crate::lab::counters::counted;
 use crate::lab::sockets::listener;
 use crate::lab::{Connection, Held, Namespace, Scene, Topology};
@@ -28,6 +30,7 @@ pub const CASES: &[Case] = &[
         name: "var_idle_translation",
         made: "the router's translation of an idle connection expires, and the next one has another port",
         expect: &[router("stale-connection"), server("stale-connection")],
+        ongoing: Ongoing::Again,
         run: idle,
         ..ROUTED
     },
@@ -35,6 +38,7 @@ pub const CASES: &[Case] = &[
         name: "var_replaced_endpoint",
         made: "a service's endpoint moved to another port, and tracked datagrams still go to the old one",
         expect: &[server("port-not-listening"), router("stale-connection")],
+        ongoing: Ongoing::Again,
         run: replaced,
         ..ROUTED
     },
@@ -43,6 +47,7 @@ pub const CASES: &[Case] = &[
         made: "a third host forwards one direction only, and its firewall drops what it takes for invalid",
         topology: Topology::Bridged,
         expect: &[at(Place::Third, "firewall-drop")],
+        ongoing: Ongoing::ByItself,
         run: one_way,
         ..FAULT
     },
@@ -66,6 +71,7 @@ pub const CASES: &[Case] = &[
         name: "var_sessions_cut",
         made: "the router's firewall gets a rule that resets a service's connections, which are in use",
         expect: &[router("firewall-reject")],
+        ongoing: Ongoing::Never("connections that were open before the rule are cut once"),
         run: cut,
         ..ROUTED
     },

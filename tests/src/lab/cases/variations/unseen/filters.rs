@@ -4,7 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::{gives_up_neighbour, got_nothing, iptables, put_on_bridge, sink};
 use crate::lab::bpf::{Direction, drop_at_cgroup};
-use crate::lab::cases::{Case, FAULT, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{Case, FAULT, Ongoing, client, know_each_other, router, server, unanswered};
 use crate::lab::counters::{counted, counter};
 use crate::lab::sockets::listener;
 use crate::lab::{Actor, Cgroup, Family, Held, Scene, Topology, faults};
@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
         name: "var_raw_table",
         made: "the server's raw table drops datagrams before connections are tracked",
         expect: &[server("firewall-drop")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             iptables(scene, scene.server(), "legacy", "-t raw -A PREROUTING -p udp --dport 514 -j DROP")?;
             let log = sink(scene, 514)?;
@@ -48,7 +49,7 @@ pub const CASES: &[Case] = &[
                 "add table bridge lab; add chain bridge lab in { type filter hook input priority 0; }; \
                  add rule bridge lab in tcp dport 3306 drop",
             )?;
-            Ok(Box::new(unanswered(scene, scene.server_at(3306))?))
+            unanswered(scene, scene.server_at(3306))
         },
         ..FAULT
     },
@@ -62,9 +63,9 @@ pub const CASES: &[Case] = &[
                 "add table inet lab; add chain inet lab in { type filter hook input priority 0; }; \
                  add rule inet lab in meta l4proto ipv6-icmp drop",
             )?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(80))?;
+            let connecting = scene.connect(scene.client(), scene.server_at(80))?;
             gives_up_neighbour(scene.client())?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..FAULT
     },
@@ -72,6 +73,7 @@ pub const CASES: &[Case] = &[
         name: "var_fragments_filtered",
         made: "the server's firewall drops fragments, and large datagrams come",
         expect: &[server("firewall-drop")],
+        ongoing: Ongoing::Again,
         run: filtered_fragments,
         ..FAULT
     },
@@ -82,7 +84,7 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             let rule = "-A INPUT -p tcp --dport 443 -j NFQUEUE --queue-num 7";
             iptables(scene, scene.server(), "legacy", rule)?;
-            Ok(Box::new(unanswered(scene, scene.server_at(443))?))
+            unanswered(scene, scene.server_at(443))
         },
         ..FAULT
     },
@@ -98,10 +100,8 @@ pub const CASES: &[Case] = &[
             let to = listener.local_addr()?;
             let open = (0..2).map(|_| scene.client().run(|| Ok(std::net::TcpStream::connect(to)?)));
             let open = open.collect::<Result<Vec<_>>>()?;
-            for _ in 0..5 {
-                faults::connect_to_closed_port(scene.client(), to)?;
-            }
-            Ok(Box::new((open, listener)))
+            let refused = scene.refused(scene.client(), to)?;
+            Ok(Box::new((refused, open, listener)))
         },
         ..FAULT
     },
@@ -131,9 +131,9 @@ pub const CASES: &[Case] = &[
             scene.client().tc("qdisc add dev eth0 clsact")?;
             scene.client().tc("filter add dev eth0 egress protocol all u32 match u32 0 0 \
                  action mirred egress redirect dev side0")?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(80))?;
-            counted(scene.client(), "TcpExtTCPTimeouts", 1)?;
-            Ok(Box::new(connecting))
+            let connecting = scene.connect(scene.client(), scene.server_at(80))?;
+            scene.in_vain(scene.client(), 1)?;
+            Ok(connecting)
         },
         ..FAULT
     },

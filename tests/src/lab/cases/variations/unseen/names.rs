@@ -1,7 +1,6 @@
 //! Name servers.
 
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -31,10 +30,11 @@ pub const CASES: &[Case] = &[
             scene.server().ip(&format!("addr add {}/{prefix} dev eth0", second.ip()))?;
             let asked = scene.server().run(|| Ok(UdpSocket::bind(second)?))?;
             serve(asked, sink(scene, 53)?, |_| Some(ANSWER));
-            for _ in 0..3 {
-                ensure!(ask(scene, second, 1)?.is_none(), "the answer was accepted");
-            }
-            Ok(Box::new(()))
+            let client = scene.client_ip();
+            scene.repeat(scene.client(), 3, move || {
+                ensure!(ask(client, second, 1)?.is_none(), "the answer was accepted");
+                Ok(())
+            })
         },
         ..FAULT
     },
@@ -46,7 +46,7 @@ pub const CASES: &[Case] = &[
             let socket = sink(scene, 53)?;
             serve(socket.try_clone()?, socket, |_| Some(ANSWER | TRUNCATED));
             faults::drop_incoming(scene.server(), "tcp", 53)?;
-            let again: Vec<OwnedFd> = (0..2).map(|_| again_over_tcp(scene)).collect::<Result<_>>()?;
+            let again: Vec<Held> = (0..2).map(|_| again_over_tcp(scene)).collect::<Result<_>>()?;
             Ok(Box::new(again))
         },
         ..FAULT
@@ -58,11 +58,12 @@ pub const CASES: &[Case] = &[
         run: |scene| -> Result<Held> {
             let socket = sink(scene, 53)?;
             serve(socket.try_clone()?, socket, |qtype| (qtype != AAAA).then_some(ANSWER));
-            for _ in 0..4 {
-                ensure!(ask(scene, scene.server_at(53), 1)?.is_some(), "it does not serve");
-                ensure!(ask(scene, scene.server_at(53), AAAA)?.is_none(), "it knows IPv6");
-            }
-            Ok(Box::new(()))
+            let (client, server) = (scene.client_ip(), scene.server_at(53));
+            scene.repeat(scene.client(), 4, move || {
+                ensure!(ask(client, server, 1)?.is_some(), "it does not serve");
+                ensure!(ask(client, server, AAAA)?.is_none(), "it knows IPv6");
+                Ok(())
+            })
         },
         ..FAULT
     },
@@ -83,9 +84,10 @@ fn serve(asked: UdpSocket, answers: UdpSocket, flags: fn(u8) -> Option<u8>) {
     });
 }
 
-/// One question from a socket of its own; the third byte of the answer, if one is accepted.
-fn ask(scene: &Scene, server: SocketAddr, qtype: u8) -> Result<Option<u8>> {
-    let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
+/// One question from a socket of its own, in the namespace of the calling thread; the third byte of
+/// the answer, if one is accepted.
+fn ask(client: IpAddr, server: SocketAddr, qtype: u8) -> Result<Option<u8>> {
+    let socket = UdpSocket::bind((client, 0))?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_millis(400)))?;
     let mut query = vec![0x12, qtype, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -97,8 +99,8 @@ fn ask(scene: &Scene, server: SocketAddr, qtype: u8) -> Result<Option<u8>> {
 }
 
 /// What a resolver does when an answer was cut short.
-fn again_over_tcp(scene: &Scene) -> Result<OwnedFd> {
-    let flags = ask(scene, scene.server_at(53), 16)?;
+fn again_over_tcp(scene: &Scene) -> Result<Held> {
+    let flags = scene.client().run(|| ask(scene.client_ip(), scene.server_at(53), 16))?;
     ensure!(flags.is_some_and(|flags| flags & TRUNCATED != 0), "the answer was whole");
     unanswered(scene, scene.server_at(53))
 }

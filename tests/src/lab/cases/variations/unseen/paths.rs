@@ -12,10 +12,12 @@ use nix::libc;
 
 use super::{gives_up_neighbour, put_on_bridge, sink};
 use crate::lab::cases::routes::{beyond, net};
-use crate::lab::cases::{Case, FAULT, Place, V4, at, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{
+    Case, FAULT, Ongoing, Place, V4, at, client, know_each_other, router, server, unanswered,
+};
 use crate::lab::counters::{counted, counter};
 use crate::lab::sockets::listener;
-use crate::lab::{Held, Scene, Topology, faults};
+use crate::lab::{Held, Scene, Topology};
 use crate::wait;
 
 const ROUTED: Case = Case { topology: Topology::Routed, ..FAULT };
@@ -44,7 +46,7 @@ pub const CASES: &[Case] = &[
         run: |scene| {
             let (of, mac) = (scene.server_ip(), "02:00:00:00:00:63");
             scene.router()?.ip(&format!("neigh replace {of} lladdr {mac} dev eth1 nud permanent"))?;
-            Ok(Box::new(unanswered(scene, scene.server_at(80))?))
+            unanswered(scene, scene.server_at(80))
         },
         ..ROUTED
     },
@@ -56,9 +58,9 @@ pub const CASES: &[Case] = &[
             let (own, narrow, wide) = (scene.client_ip(), scene.by_family(24, 64), scene.by_family(16, 48));
             scene.client().ip(&format!("addr del {own}/{narrow} dev eth0"))?;
             scene.client().ip(&format!("addr add {own}/{wide} dev eth0 nodad"))?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(80))?;
+            let connecting = scene.connect(scene.client(), scene.server_at(80))?;
             gives_up_neighbour(scene.client())?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..ROUTED
     },
@@ -72,7 +74,7 @@ pub const CASES: &[Case] = &[
             third.sysctl(scene.by_family("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"), "0")?;
             third.ip(&format!("route add {net} via {}", scene.server_ip()))?;
             scene.client().ip(&format!("route add {net} via {}", scene.neighbour(3)))?;
-            Ok(Box::new(unanswered(scene, beyond(scene.family))?))
+            unanswered(scene, beyond(scene.family))
         },
         ..FAULT
     },
@@ -101,9 +103,9 @@ pub const CASES: &[Case] = &[
         expect: &[server("overlay-misconfigured"), server("port-not-listening")],
         run: |scene| {
             tunnel(scene, 8472, 4789, 1430)?;
-            faults::send_udp(scene.client(), (INSIDE.parse::<std::net::IpAddr>()?, 4242).into(), 3, 100)?;
+            let sender = scene.datagrams((INSIDE.parse::<std::net::IpAddr>()?, 4242).into(), 3, 100)?;
             counted(scene.server(), scene.by_family("UdpNoPorts", "Udp6NoPorts"), 3)?;
-            Ok(Box::new(()))
+            Ok(sender)
         },
         ..FAULT
     },
@@ -111,6 +113,7 @@ pub const CASES: &[Case] = &[
         name: "var_overlay_too_wide",
         made: "a VXLAN wider than the way between its ends, whose router says so to nobody",
         expect: &[router("pmtu-blackhole"), client("pmtu-blackhole")],
+        ongoing: Ongoing::ByItself,
         run: too_wide,
         ..ROUTED
     },
@@ -120,9 +123,9 @@ pub const CASES: &[Case] = &[
         expect: &[server("link-down"), client("neighbour-unresolved")],
         run: |scene| {
             put_on_bridge(scene.server(), "stp_state 1 forward_delay 1500")?;
-            let connecting = faults::start_connect(scene.client(), scene.server_at(80))?;
+            let connecting = scene.connect(scene.client(), scene.server_at(80))?;
             gives_up_neighbour(scene.client())?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..FAULT
     },
@@ -130,6 +133,7 @@ pub const CASES: &[Case] = &[
         name: "var_bloated_router",
         made: "an upload fills a deep queue of the router, and others wait behind it",
         expect: &[router("queueing-delay")],
+        ongoing: Ongoing::Again,
         run: bloated,
         ..ROUTED
     },
@@ -137,6 +141,7 @@ pub const CASES: &[Case] = &[
         name: "var_no_sctp",
         made: "SCTP to a host that does not speak it",
         expect: &[server("malformed-packet")],
+        ongoing: Ongoing::Again,
         run: no_sctp,
         ..FAULT
     },
@@ -153,10 +158,12 @@ pub fn send_from_elsewhere(scene: &Scene) -> Result<Held> {
     scene.router()?.ip(&format!("route add {} via {}", net(scene.family), scene.server_ip()))?;
     let sink = sink(scene, 4242)?;
     let socket = scene.client().run(|| Ok(UdpSocket::bind((own, 0))?))?;
-    (0..5).try_for_each(|_| socket.send_to(b"from elsewhere", scene.server_at(4242)).map(drop))?;
+    let to = scene.server_at(4242);
+    let sender =
+        scene.repeat(scene.client(), 5, move || Ok(socket.send_to(b"from elsewhere", to).map(drop)?))?;
     counted(scene.router()?, received, before + 5)?;
     super::got_nothing(&sink)?;
-    Ok(Box::new((socket, sink)))
+    Ok(Box::new((sender, sink)))
 }
 
 /// Which gateway a connection takes depends on its port.
@@ -168,7 +175,7 @@ fn dead_next_hop(scene: &Scene) -> Result<Held> {
     scene.ip(scene.client(), &format!("route add default nexthop via {alive} nexthop via {gone}"))?;
     let listener = listener(scene.server(), scene.server_ip())?;
     let to = listener.local_addr()?;
-    let all = (0..16).map(|_| faults::start_connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
+    let all = (0..16).map(|_| scene.connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
     counted(scene.server(), "TcpPassiveOpens", 1)?;
     gives_up_neighbour(scene.client())?;
     Ok(Box::new((all, listener)))
@@ -213,7 +220,7 @@ fn too_wide(scene: &Scene) -> Result<Held> {
 
 /// The queue holds all that is sent, so nothing is lost, at 250 kB/s.
 fn bloated(scene: &Scene) -> Result<Held> {
-    scene.router()?.tc("qdisc add dev eth1 root tbf rate 2mbit burst 3k limit 2m")?;
+    scene.router()?.tc("qdisc replace dev eth1 root tbf rate 2mbit burst 3k limit 2m")?;
     // BBR, the default here, would see to it that the queue stays short.
     scene.client().sysctl("net/ipv4/tcp_congestion_control", "reno")?;
     let listener = listener(scene.server(), scene.server_ip())?;

@@ -13,10 +13,10 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
 };
 
-use crate::lab::cases::{Case, FAULT, client, server, unanswered};
+use crate::lab::cases::{Case, FAULT, Ongoing, client, server, unanswered};
 use crate::lab::counters::counted;
 use crate::lab::sockets::{fill, listener, set_option};
-use crate::lab::{Actor, Cgroup, Connection, Held, Scene, faults, run};
+use crate::lab::{Actor, Cgroup, Connection, Held, Scene, run};
 use crate::wait;
 
 pub const CASES: &[Case] = &[
@@ -28,10 +28,10 @@ pub const CASES: &[Case] = &[
             scene.server().sysctl("net/core/somaxconn", "2")?;
             let listener = listener(scene.server(), Ipv6Addr::UNSPECIFIED.into())?;
             let to = scene.server_at(listener.local_addr()?.port());
-            let waiting = (0..8).map(|_| faults::start_connect(scene.client(), to));
+            let waiting = (0..8).map(|_| scene.connect(scene.client(), to));
             let waiting = waiting.collect::<Result<Vec<_>>>()?;
             counted(scene.server(), "TcpExtListenOverflows", 4)?;
-            counted(scene.client(), "TcpExtTCPSynRetrans", 1)?;
+            scene.in_vain(scene.client(), 1)?;
             Ok(Box::new((waiting, listener)))
         },
         ..FAULT
@@ -47,6 +47,7 @@ pub const CASES: &[Case] = &[
         name: "var_stopped_in_requests",
         made: "a server is stopped (SIGSTOP), and clients ask on connections that are open already",
         expect: &[server("socket-read-slow")],
+        ongoing: Ongoing::ByItself,
         run: stopped_in_requests,
         ..FAULT
     },
@@ -54,6 +55,7 @@ pub const CASES: &[Case] = &[
         name: "var_frozen_reader",
         made: "a container is paused (its cgroup frozen) while it receives an upload",
         expect: &[server("receiver-not-reading"), server("socket-read-slow")],
+        ongoing: Ongoing::ByItself,
         run: frozen,
         ..FAULT
     },
@@ -61,6 +63,7 @@ pub const CASES: &[Case] = &[
         name: "var_connections_killed",
         made: "an operator closes the server's connections from outside (ss -K)",
         expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let open = (0..3).map(|_| {
                 let mut connection = Connection::open(&scene.pair, scene.family)?;
@@ -78,6 +81,7 @@ pub const CASES: &[Case] = &[
         name: "var_reloaded_listener",
         made: "a server closes its listener while five clients wait to be accepted",
         expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let listener = listener(scene.server(), scene.server_ip())?;
             let to = listener.local_addr()?;
@@ -94,6 +98,7 @@ pub const CASES: &[Case] = &[
         name: "var_ports_in_time_wait",
         made: "the client has four local ports, all in TIME-WAIT, and connects five times more",
         expect: &[client("local-port-exhaustion")],
+        ongoing: Ongoing::Again,
         run: ports_in_time_wait,
         ..FAULT
     },
@@ -113,6 +118,7 @@ pub const CASES: &[Case] = &[
         name: "var_half_open",
         made: "a server lost its connections without a word, and the clients' keepalive finds out",
         expect: &[server("stale-connection")],
+        ongoing: Ongoing::Again,
         run: |scene| {
             let Connection { client, server, .. } = Connection::open(&scene.pair, scene.family)?;
             setsockopt(&client, sockopt::KeepAlive, &true)?;
@@ -148,9 +154,9 @@ fn shared_listener(scene: &Scene, at: SocketAddr, backlog: i32) -> Result<TcpLis
 fn stalled_worker(scene: &Scene) -> Result<Held> {
     let at = scene.server_at(8080);
     let (stalled, healthy) = (shared_listener(scene, at, 1)?, shared_listener(scene, at, 128)?);
-    let clients = (0..32).map(|_| faults::start_connect(scene.client(), at)).collect::<Result<Vec<_>>>()?;
+    let clients = (0..32).map(|_| scene.connect(scene.client(), at)).collect::<Result<Vec<_>>>()?;
     counted(scene.server(), "TcpExtListenOverflows", 4)?;
-    counted(scene.client(), "TcpExtTCPSynRetrans", 1)?;
+    scene.in_vain(scene.client(), 1)?;
     Ok(Box::new((healthy.accept()?, clients, stalled, healthy)))
 }
 

@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use anyhow::{Result, bail};
 
 use super::{iptables, service};
-use crate::lab::cases::{Case, FAULT, client, know_each_other, router, server, unanswered};
+use crate::lab::cases::{Case, FAULT, Ongoing, client, know_each_other, router, server, unanswered};
 use crate::lab::counters::counted;
 use crate::lab::sockets::listener;
-use crate::lab::{Held, Namespace, Scene, Topology, faults, run};
+use crate::lab::{Held, Namespace, Scene, Topology, run};
 
 const ROUTED: Case = Case { topology: Topology::Routed, ..FAULT };
 
@@ -20,10 +20,7 @@ pub const CASES: &[Case] = &[
         expect: &[server("port-not-listening")],
         run: |scene| {
             translate(scene, scene.router()?, service(scene.family, 80), scene.server_at(8080))?;
-            for _ in 0..3 {
-                faults::connect_to_closed_port(scene.client(), service(scene.family, 80))?;
-            }
-            Ok(Box::new(()))
+            scene.refused(scene.client(), service(scene.family, 80))
         },
         ..ROUTED
     },
@@ -35,9 +32,9 @@ pub const CASES: &[Case] = &[
             let to = service(scene.family, 443);
             let rule = format!("-A OUTPUT -d {} -p tcp --dport 443 -j REJECT", to.ip());
             iptables(scene, scene.client(), "nft", &rule)?;
-            let connecting = faults::start_connect(scene.client(), to)?;
+            let connecting = scene.connect(scene.client(), to)?;
             counted(scene.client(), "TcpAttemptFails", 1)?;
-            Ok(Box::new(connecting))
+            Ok(connecting)
         },
         ..ROUTED
     },
@@ -54,6 +51,7 @@ pub const CASES: &[Case] = &[
         name: "var_translation_forgotten",
         made: "the router forgets the translation of a connection in use and resets it",
         expect: &[router("stale-connection")],
+        ongoing: Ongoing::Never("the translation of a connection is forgotten once"),
         run: forgotten,
         ..ROUTED
     },
@@ -74,10 +72,8 @@ pub const CASES: &[Case] = &[
                 "add table inet lab; add chain inet lab out { type nat hook output priority -100; }; \
                  add rule inet lab out meta l4proto tcp redirect to :15001",
             )?;
-            for _ in 0..3 {
-                faults::connect_to_closed_port(scene.client(), listener.local_addr()?)?;
-            }
-            Ok(Box::new(listener))
+            let refused = scene.refused(scene.client(), listener.local_addr()?)?;
+            Ok(Box::new((refused, listener)))
         },
         ..FAULT
     },
@@ -137,7 +133,7 @@ fn used_up(scene: &Scene) -> Result<Held> {
     let to = listener.local_addr()?;
     let open = (0..2).map(|_| scene.client().run(|| Ok(TcpStream::connect(to)?)));
     let open = open.collect::<Result<Vec<_>>>()?;
-    let late = (0..5).map(|_| faults::start_connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
-    counted(scene.client(), "TcpExtTCPSynRetrans", 5)?;
+    let late = (0..5).map(|_| scene.connect(scene.client(), to)).collect::<Result<Vec<_>>>()?;
+    scene.in_vain(scene.client(), 5)?;
     Ok(Box::new((late, open, listener)))
 }

@@ -1,0 +1,130 @@
+//! `inspector serve --check`: looks at everything that a configuration names, and starts nothing.
+//!
+//! A port that is taken is no mistake: the agent that is to be restarted has it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use crate::address::Address;
+use crate::advice::Advice;
+use crate::cli::table::Table;
+use crate::cli::terminal::{self, Colour, Style};
+use crate::config::{Config, Plugins};
+use crate::plugin::{self, Described, Look};
+use crate::{cause, http};
+
+/// One thing that the configuration names.
+struct Row {
+    key: &'static str,
+    what: String,
+    /// What there is, or what is wrong with it.
+    found: Result<String, String>,
+}
+
+impl Row {
+    fn new(key: &'static str, what: impl ToString, found: Result<String, String>) -> Self {
+        Self { key, what: what.to_string(), found }
+    }
+}
+
+/// Prints what was found; fails if something is wrong.
+pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
+    let mut rows = vec![Row::new("node.name", &config.node.name, Ok("value of the label `node`".to_owned()))];
+    rows.extend(addresses("web.listen", &config.web.listen));
+    rows.extend(addresses("events.listen", &config.events.listen));
+    rows.extend(plugins(&config.plugins)?);
+    rows.extend(texts(&config.advice.file));
+    rows.push(Row::new("paths.procfs", config.paths.procfs.display(), procfs(&config.paths.procfs)));
+    rows.push(Row::new("paths.netns", config.paths.netns.display(), Ok(names(&config.paths.netns))));
+    print(&rows, Style::of_stdout())?;
+    let wrong = rows.iter().any(|row| row.found.is_err());
+    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print(rows: &[Row], style: Style) -> io::Result<()> {
+    let mut table = Table::new(&["key", "value", "state", "found"]);
+    for Row { key, what, found } in rows {
+        match found {
+            Ok(found) => table.row([key, what, "ok", found]),
+            Err(wrong) => table.row([key, what, "failed", wrong]),
+        }
+    }
+    // What was found stands at the end of its line and is what people came for: it is not cut.
+    for line in table.lines(Style { width: None, ..style }) {
+        terminal::print_line(&line)?;
+    }
+    let (colour, summary) = match rows.iter().filter(|row| row.found.is_err()).count() {
+        0 => (Colour::Green, "The configuration is good.".to_owned()),
+        1 => (Colour::Red, "One thing is wrong.".to_owned()),
+        wrong => (Colour::Red, format!("{wrong} things are wrong.")),
+    };
+    terminal::print_line(&format!("\n{}", style.paint(colour, &summary)))
+}
+
+fn addresses(key: &'static str, addresses: &[Address]) -> Vec<Row> {
+    let found = |address: &Address| match http::bind(std::slice::from_ref(address), key) {
+        Ok(_) => Ok("free".to_owned()),
+        Err(http::Error::Bind { reason, .. }) if reason.kind() == io::ErrorKind::AddrInUse => {
+            Ok("in use: by an agent that runs already?".to_owned())
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    addresses.iter().map(|address| Row::new(key, address, found(address))).collect()
+}
+
+fn plugins(config: &Plugins) -> anyhow::Result<Vec<Row>> {
+    let looks = plugin::look(&config.directories)?;
+    let names: Vec<_> =
+        looks.iter().filter_map(|look| Some(look.found.as_ref().ok()?.name.clone())).collect();
+    let empty = |directory: &&PathBuf| !looks.iter().any(|look| look.path.starts_with(directory));
+    let empty = config.directories.iter().filter(empty);
+    let empty = empty.map(|directory| {
+        Row::new("plugins.directories", directory.display(), Err("there is no component in it".to_owned()))
+    });
+    let mut rows: Vec<_> = empty.collect();
+    rows.extend(looks.into_iter().map(|Look { path, found }| {
+        let found = found.map(|Described { name, version }| {
+            let disabled = if config.disabled.contains(&name) { ", disabled" } else { "" };
+            format!("{name} {version}{disabled}")
+        });
+        Row::new("plugins.directories", path.display(), found)
+    }));
+    rows.extend(config.strangers(&names).map(|stranger| {
+        let wrong = format!("no analyzer has this name; there are {}", names.join(", "));
+        Row::new("plugins.disabled", stranger, Err(wrong))
+    }));
+    Ok(rows)
+}
+
+/// The operator's own texts, if there are any.
+fn texts(file: &Path) -> Option<Row> {
+    if file.as_os_str().is_empty() {
+        return None;
+    }
+    let found = read_texts(file).map(|advice| format!("{} texts", advice.all().count()));
+    Some(Row::new("advice.file", file.display(), found))
+}
+
+/// Reads the operator's own texts, or says why they cannot be used.
+pub(super) fn read_texts(file: &Path) -> Result<Advice, String> {
+    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    Advice::parse(&file.display().to_string(), &text).map_err(|error| error.to_string())
+}
+
+fn procfs(path: &Path) -> Result<String, String> {
+    let snmp = path.join("self/net/snmp");
+    let read = std::fs::read(&snmp);
+    read.map(|_| "readable".to_owned())
+        .map_err(|error| format!("{}: {error}: is it a procfs?", snmp.display()))
+}
+
+fn names(path: &Path) -> String {
+    match std::fs::read_dir(path) {
+        Ok(entries) => format!("{} names of network namespaces", entries.count()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            "not there: nothing has a name by `ip netns` yet".to_owned()
+        }
+        Err(error) => cause::chain(&error),
+    }
+}

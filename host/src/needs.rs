@@ -1,0 +1,196 @@
+//! What a question rests on: probes and sources without which finding nothing means nothing.
+//!
+//! A question rests on what shows that something is wrong at all. What only tells one cause from
+//! another is worth having, and no more: hardly any kernel gives everything, and a healthy node is
+//! to be called healthy on all of them. The host knows this and does not ask the analyzers, because
+//! a guest that is blind is not the one to say so.
+//!
+//! An analyzer need not see everything that a question rests on, only what it subscribes to. The
+//! questions of other people's analyzers are not known here: they rest on all that those subscribe to.
+
+use std::collections::BTreeSet;
+
+use crate::status::{HookStatus, PluginStatus, ProbeStatus};
+
+/// A question and what it rests on.
+struct Known {
+    scenario: &'static str,
+    probes: &'static [&'static str],
+    sources: &'static [&'static str],
+}
+
+/// The questions that the product promises to answer.
+const KNOWN: &[Known] = &[
+    Known {
+        scenario: "connect",
+        probes: &["skb-drop", "tcp-state", "tcp-retransmit"],
+        sources: &["snmp", "netstat"],
+    },
+    Known { scenario: "reset", probes: &["skb-drop", "tcp-reset"], sources: &["snmp"] },
+    Known {
+        scenario: "loss",
+        probes: &["skb-drop", "tcp-retransmit"],
+        sources: &["snmp", "netstat", "netdev", "qdisc"],
+    },
+    Known {
+        scenario: "latency",
+        probes: &["tcp-retransmit", "softirq"],
+        sources: &["snmp", "netstat", "qdisc"],
+    },
+    Known { scenario: "dns", probes: &["dns"], sources: &["snmp"] },
+    Known {
+        scenario: "gateway",
+        probes: &["skb-drop", "tcp-state", "tcp-reset", "tcp-retransmit"],
+        sources: &["snmp", "netstat"],
+    },
+    Known {
+        scenario: "node",
+        probes: &["skb-drop", "tcp-state", "tcp-reset", "tcp-retransmit", "dns", "softirq"],
+        sources: &["snmp", "netstat", "netdev", "qdisc"],
+    },
+];
+
+/// Hooks that kernels lack on which the rest of their probe is worth as much without them: most
+/// came after the oldest kernel that is supported.
+const DETAILS: &[&str] = &[
+    "tp_btf/tcp_cong_state_set",
+    "tp_btf/inet_sk_error_report",
+    "tp_btf/icmp_send",
+    "tp_btf/qdisc_enqueue",
+    "tp_btf/sk_data_ready",
+    "tp_btf/sock_recv_length",
+    "tp_btf/sock_send_length",
+    "tp_btf/tcp_sendmsg_locked",
+];
+
+/// What some analyzers must see, so that finding nothing means that nothing is there.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Needs<'a> {
+    /// Probes.
+    pub probes: BTreeSet<&'a str>,
+    /// Sources.
+    pub sources: BTreeSet<&'a str>,
+}
+
+impl<'a> Needs<'a> {
+    /// What a question rests on with the analyzers that are asked.
+    pub fn of(scenario: &str, asked: &[&'a PluginStatus]) -> Self {
+        let mut needs = Self::default();
+        for analyzer in asked {
+            let (probes, sources) = of_analyzer(scenario, analyzer);
+            needs.probes.extend(probes);
+            needs.sources.extend(sources);
+        }
+        needs
+    }
+}
+
+fn of_analyzer<'a>(scenario: &str, analyzer: &'a PluginStatus) -> (Vec<&'a str>, Vec<&'a str>) {
+    let (no_probes, no_sources) = (Vec::new(), Vec::new());
+    let known = KNOWN.iter().find(|known| known.scenario == scenario);
+    let (probes, sources) = known.map_or((no_probes, no_sources), |known| {
+        (among(&analyzer.probes, known.probes), among(&analyzer.sources, known.sources))
+    });
+    match probes.is_empty() && sources.is_empty() {
+        true => (names(&analyzer.probes), names(&analyzer.sources)),
+        false => (probes, sources),
+    }
+}
+
+fn among<'a>(declared: &'a [String], known: &[&str]) -> Vec<&'a str> {
+    names(declared).into_iter().filter(|name| known.contains(name)).collect()
+}
+
+fn names(declared: &[String]) -> Vec<&str> {
+    declared.iter().map(String::as_str).collect()
+}
+
+/// Whether any question that is known rests on a probe.
+pub fn matters(probe: &str) -> bool {
+    KNOWN.iter().any(|known| known.probes.contains(&probe))
+}
+
+/// Whether a probe shows too little for a question that rests on it.
+pub fn is_blind(probe: &ProbeStatus) -> bool {
+    let lacks = |hook: &HookStatus| hook.state != "attached" && !DETAILS.contains(&hook.hook.as_str());
+    match probe.state.as_str() {
+        "down" => true,
+        "partial" => probe.hooks.iter().any(lacks),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use inspector_ebpf::PROBES;
+
+    use super::*;
+
+    fn analyzer(probes: &[&str], sources: &[&str]) -> PluginStatus {
+        let text = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        PluginStatus { probes: text(probes), sources: text(sources), ..PluginStatus::default() }
+    }
+
+    fn probes_of<'a>(scenario: &str, analyzer: &'a PluginStatus) -> Vec<&'a str> {
+        Needs::of(scenario, &[analyzer]).probes.into_iter().collect()
+    }
+
+    #[test]
+    fn what_is_named_here_exists() {
+        let probes = KNOWN.iter().flat_map(|known| known.probes);
+        for name in probes {
+            assert!(PROBES.iter().any(|probe| probe.name == *name), "{name}");
+        }
+        let hooks: Vec<_> = PROBES.iter().flat_map(|probe| probe.hooks).map(|hook| hook.name()).collect();
+        for detail in DETAILS {
+            assert!(hooks.iter().any(|hook| hook == detail), "{detail}");
+        }
+    }
+
+    #[test]
+    fn whether_a_node_is_healthy_rests_on_all_that_any_question_rests_on() {
+        let node = KNOWN.iter().find(|known| known.scenario == "node").expect("the usual question");
+        for known in KNOWN {
+            assert!(known.probes.iter().all(|probe| node.probes.contains(probe)), "{}", known.scenario);
+            assert!(known.sources.iter().all(|source| node.sources.contains(source)), "{}", known.scenario);
+        }
+    }
+
+    #[test]
+    fn an_analyzer_need_not_see_what_it_never_looks_at() {
+        let built_in = analyzer(&["dns", "skb-drop", "socket-latency", "tcp-reset"], &["snmp", "softnet"]);
+        assert_eq!(probes_of("dns", &built_in), ["dns"]);
+        assert_eq!(probes_of("reset", &built_in), ["skb-drop", "tcp-reset"]);
+        let datagrams = analyzer(&["skb-drop"], &["snmp"]);
+        assert_eq!(probes_of("node", &datagrams), ["skb-drop"]);
+        let both = Needs::of("node", &[&built_in, &datagrams]);
+        assert_eq!(both.sources.into_iter().collect::<Vec<_>>(), ["snmp"]);
+    }
+
+    #[test]
+    fn a_question_that_is_not_known_rests_on_all_that_its_analyzer_subscribes_to() {
+        let own = analyzer(&["socket-latency", "virtio-command"], &["fd"]);
+        assert_eq!(probes_of("moon", &own), ["socket-latency", "virtio-command"]);
+        // Nor is one known that is called like a known one and looks at none of the same things.
+        assert_eq!(probes_of("dns", &own), ["socket-latency", "virtio-command"]);
+        assert_eq!(Needs::of("moon", &[&own]).sources.into_iter().collect::<Vec<_>>(), ["fd"]);
+    }
+
+    #[test]
+    fn a_probe_without_a_detail_is_not_blind() {
+        let hook = |name: &str, state: &str| HookStatus {
+            hook: name.to_owned(),
+            state: state.to_owned(),
+            ..HookStatus::default()
+        };
+        let partial = |missing: &str| ProbeStatus {
+            state: "partial".into(),
+            hooks: vec![hook("tp_btf/tcp_retransmit_skb", "attached"), hook(missing, "missing")],
+            ..ProbeStatus::default()
+        };
+        assert!(!is_blind(&partial("tp_btf/tcp_cong_state_set")));
+        assert!(is_blind(&partial("tp_btf/tcp_retransmit_synack")));
+        assert!(is_blind(&ProbeStatus { state: "down".into(), ..ProbeStatus::default() }));
+        assert!(!is_blind(&ProbeStatus { state: "up".into(), ..ProbeStatus::default() }));
+    }
+}
