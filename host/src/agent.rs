@@ -10,6 +10,7 @@ pub mod record;
 pub mod replay;
 
 mod confirm;
+mod gaps;
 mod namespaces;
 mod on_demand;
 mod tables;
@@ -158,6 +159,7 @@ impl Core {
         };
         let plugins = Arc::new(Plugins::new(plugin_options(config), nouns)?);
 
+        let symbols = Arc::clone(&names.symbols);
         let (unknown, announced) = (Arc::<Bell>::default(), Arc::<Announced>::default());
         let probes = {
             let (plugins, table) = (Arc::clone(&plugins), Arc::clone(&entities));
@@ -184,6 +186,7 @@ impl Core {
         core.follow_namespaces(config, announced)?;
         core.follow_plugin_files(config)?;
         core.follow_sources(config, reader)?;
+        gaps::tell_of_symbols(&core.view.status, &*symbols);
         core.view.status.update().ready = true;
         Ok(core)
     }

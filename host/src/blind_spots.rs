@@ -12,7 +12,7 @@ use crate::escape::admit;
 use crate::loss::Stage;
 use crate::needs::{Needs, is_blind, is_detail};
 use crate::report::{Answered, BlindSpot, join};
-use crate::status::{Board, PluginStatus, ProbeStatus};
+use crate::status::{Board, Gap, PluginStatus, ProbeStatus, Sight};
 
 /// An analyzer that knows all of the window but for so much is not worth a word.
 const SLACK: Duration = Duration::from_secs(1);
@@ -65,7 +65,19 @@ pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
         }
     }
     spots.extend(board.plugins.values().filter_map(|plugin| of_plugin(plugin, asked)));
+    spots.extend(of_gaps(board, asked));
     spots
+}
+
+/// What the agent does not see at all. Namespaces that cannot be entered are among everybody, and not
+/// among those asked about by name if these have been: `snmp` is read in each that is.
+fn of_gaps(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
+    let all = board.gaps.iter().flat_map(|(sight, gaps)| gaps.iter().map(move |gap| (*sight, gap)));
+    let spot = |(sight, gap): (Sight, &Gap)| BlindSpot {
+        text: gap.sentence(),
+        casts_doubt: sight == Sight::Namespaces && (asked.lacks)("snmp"),
+    };
+    all.map(spot).collect()
 }
 
 fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>, needed: &BTreeSet<&str>) -> Vec<BlindSpot> {
@@ -275,6 +287,16 @@ mod tests {
         assert_eq!(spots(&board, "dns"), [conntrack, snmp], "a kernel without something is no fault");
         assert_eq!(spots(&board, "loss"), [conntrack, "! counters of netdev are absent: why", snmp]);
         assert_eq!(spots_where(&board, "dns", &|source| source == "conntrack"), [conntrack]);
+    }
+
+    #[test]
+    fn namespaces_that_cannot_be_entered_cast_doubt_on_what_is_said_of_everybody() {
+        let mut board = Board::default();
+        let gap = |lost: &str| vec![Gap { lost: lost.to_owned(), cause: "why".to_owned() }];
+        board.gaps.insert(Sight::Namespaces, gap("5 of 6 are closed"));
+        board.gaps.insert(Sight::Symbols, gap("no names"));
+        assert_eq!(spots(&board, "node"), ["! 5 of 6 are closed: why", "no names: why"]);
+        assert_eq!(spots_where(&board, "node", &|_| false), ["5 of 6 are closed: why", "no names: why"]);
     }
 
     #[test]

@@ -125,6 +125,35 @@ pub struct Sighting {
     pub path: PathBuf,
 }
 
+/// A network namespace that is there and cannot be entered: nothing of it can be counted, and its
+/// events have an entity of their own, since only who enters a namespace learns its cookie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unentered {
+    /// What sort of namespace it is.
+    pub kind: Kind,
+    /// Its name.
+    pub name: String,
+    /// Inode number of the namespace; 0 if only its processes are known.
+    pub inode: u64,
+    /// Some of its processes.
+    pub pids: Vec<Process>,
+    /// Path of their cgroup, or empty.
+    pub cgroup: String,
+    /// What stands in the way.
+    pub why: String,
+}
+
+/// A line of the list of entities.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Who it is; id and cookie are 0 if it cannot be entered.
+    #[serde(flatten)]
+    pub entity: Entity,
+    /// Why nothing can be counted there; empty if it can.
+    #[serde(default)]
+    pub unreadable: String,
+}
+
 /// What changed in the table, for plugins and for series.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -169,6 +198,8 @@ struct Rows {
 #[derive(Debug, Default)]
 pub struct Entities {
     rows: RwLock<Rows>,
+    /// Of the last scan.
+    unentered: RwLock<Vec<Unentered>>,
     /// A cookie without a name was stamped since the last [`Entities::take_unnamed`].
     unnamed: AtomicBool,
 }
@@ -203,6 +234,24 @@ impl Entities {
     pub fn live(&self) -> Vec<Arc<Entity>> {
         let rows = self.read();
         rows.by_id.values().filter(|r| r.named && r.gone.is_none()).map(|r| Arc::clone(&r.entity)).collect()
+    }
+
+    /// All live entities, and behind them the namespaces that cannot be entered.
+    pub fn listed(&self) -> Vec<Listed> {
+        let live = self.live().into_iter();
+        let live =
+            live.map(|entity| Listed { entity: Arc::unwrap_or_clone(entity), unreadable: String::new() });
+        live.chain(self.unentered().into_iter().map(Listed::from)).collect()
+    }
+
+    /// The namespaces that are there and cannot be entered.
+    pub fn unentered(&self) -> Vec<Unentered> {
+        self.unentered.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces them.
+    pub fn set_unentered(&self, unentered: Vec<Unentered>) {
+        *self.unentered.write().unwrap_or_else(PoisonError::into_inner) = unentered;
     }
 
     /// Names one namespace that was found by itself, ahead of the next scan. A scan has seen more of
@@ -301,6 +350,26 @@ impl Entities {
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Rows> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Unentered> for Listed {
+    fn from(unentered: Unentered) -> Self {
+        let Unentered { kind, name, inode, pids, cgroup, why } = unentered;
+        let entity = Entity {
+            id: 0,
+            kind,
+            namespace: String::new(),
+            name,
+            cookie: 0,
+            inode,
+            ips: Vec::new(),
+            pids,
+            cgroup,
+            path: PathBuf::new(),
+            since_ns: 0,
+        };
+        Self { entity, unreadable: why }
     }
 }
 

@@ -161,6 +161,8 @@ impl<'a> Lines<'a> {
 
     fn push(&self, out: &mut Vec<u8>, identity: &str, labels: &str, value: &Value) {
         match value {
+            // Not known now.
+            Value::Number(number) if number.is_nan() => {}
             Value::Number(number) => {
                 self.begin(out, "", identity, labels);
                 end(out, *number);
@@ -305,6 +307,20 @@ mod tests {
         };
         let length = next() % 80;
         (0..length).map(|_| CHARS[next() % CHARS.len()]).collect()
+    }
+
+    #[test]
+    fn a_gauge_that_is_not_known_now_is_not_shown() {
+        let view = View::test();
+        let series =
+            view.metrics.register("p", &[Decl::test("depth", MetricKind::Gauge, &[])]).expect("valid");
+        let entity = view.test_entity(1, "web");
+        let id = series.series(0, entity, vec![]).expect("room");
+        let shown = |value| {
+            series.apply(&[id], &[value]);
+            read(&scrape(&view, Format::Text)).into_iter().filter(|(name, ..)| name == "depth").count()
+        };
+        assert_eq!([shown(3.0), shown(f64::NAN), shown(4.0)], [1, 0, 1]);
     }
 
     #[test]

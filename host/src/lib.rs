@@ -16,6 +16,7 @@
 //! - [`bell`], [`clock`], [`cause`]: how one thread waits for another, what time it is, why it failed.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`probe`]: loads the eBPF programs and drains their rings (aya).
+//! - [`privilege`]: what this process may do, for doors that are refused.
 //! - [`netns`], [`watch`]: stands in a namespace, tells when a directory changed.
 //! - [`source`]: reads counter tables in each namespace (/proc).
 //! - [`discover`]: finds namespaces and their names.
@@ -57,6 +58,7 @@ pub mod names;
 pub mod needs;
 pub mod netns;
 pub mod plugin;
+pub mod privilege;
 pub mod probe;
 pub mod question;
 pub mod report;

@@ -56,14 +56,18 @@ struct Snapshot {
     lost: Vec<(Stage, String, u64)>,
     events: Vec<EventCount>,
     entities: BTreeMap<&'static str, u64>,
+    unentered: BTreeMap<&'static str, u64>,
     process: Process,
 }
 
 impl Snapshot {
     fn of(view: &View, process: Process) -> Self {
-        let mut entities = BTreeMap::new();
+        let (mut entities, mut unentered) = (BTreeMap::new(), BTreeMap::new());
         for entity in view.entities.live() {
             *entities.entry(entity.kind.as_str()).or_default() += 1;
+        }
+        for namespace in view.entities.unentered() {
+            *unentered.entry(namespace.kind.as_str()).or_default() += 1;
         }
         Self {
             node: view.node.clone(),
@@ -72,6 +76,7 @@ impl Snapshot {
             lost: view.loss.all(),
             events: view.events.counts(),
             entities,
+            unentered,
             process,
         }
     }
@@ -86,7 +91,16 @@ impl Snapshot {
             self.events.iter().map(|e| ([("type", e.kind.as_str()), ("plugin", &e.plugin)], Int(e.count)));
         to.family("inspector_events", "Events that plugins emitted, with those folded.", Counter, events)?;
         let entities = self.entities.iter().map(|(kind, n)| ([("kind", *kind)], Int(*n)));
-        to.family("inspector_entities", "Network namespaces that are known.", Gauge, entities)
+        to.family("inspector_entities", "Network namespaces that are known.", Gauge, entities)?;
+        let help = "Network namespaces that cannot be entered: nothing is counted for them.";
+        let unentered = self.unentered.iter().map(|(kind, n)| ([("kind", *kind)], Int(*n)));
+        to.family("inspector_entities_unreadable", help, Gauge, unentered)?;
+        let gaps =
+            self.board.gaps.iter().map(|(sight, gaps)| ([("of", sight.as_str())], Int(gaps.len() as u64)));
+        let help = "Causes for which something is not seen at all; the log and diagnoses name them.";
+        to.family("inspector_gaps", help, Gauge, gaps)?;
+        let help = "Processes that are protected from everybody, and in no sum over processes (fd, io).";
+        to.family("inspector_left_out_processes", help, Gauge, [([], Int(self.board.left_out_processes))])
     }
 
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {
@@ -138,6 +152,13 @@ impl Snapshot {
             Counter,
             each(|s| Int(s.errors)),
         )?;
+        let read = |s: &SourceStatus| [("read", s.entities_read), ("failed", s.entities_failed)];
+        let entities = self.board.sources.values().flat_map(|s| {
+            read(s).map(|(result, n)| ([("source", s.name.as_str()), ("result", result)], Int(n)))
+        });
+        let help = "Entities that a source was read for in the last interval, and those that it could not be \
+                    read for: these have no values of it.";
+        to.family("inspector_source_entities", help, Gauge, entities)?;
         let help = "Time reading took in the last interval, over all entities.";
         to.family("inspector_source_duration_seconds", help, Gauge, each(|s| Float(s.last_seconds)))?;
         let help = "Time spent reading.";

@@ -89,8 +89,17 @@ pub struct SourceStatus {
     pub errors: u64,
     /// Intervals in which it was not read in time.
     pub late: u64,
-    /// Why it is not up; empty if it is.
+    /// Why it is not up, with an entity where it could not be read; empty if it is up.
     pub last_error: String,
+    /// The reason alone, in the same words as long as it is the same.
+    #[serde(skip)]
+    pub cause: String,
+    /// Entities that it was read for in the last interval.
+    #[serde(default)]
+    pub entities_read: u64,
+    /// Entities that it could not be read for in the last interval: they have no values.
+    #[serde(default)]
+    pub entities_failed: u64,
     /// Seconds that reading it took in the last interval, over all entities.
     pub last_seconds: f64,
     /// Seconds spent reading it since start.
@@ -168,6 +177,44 @@ pub struct ScenarioRow {
     pub help: String,
 }
 
+/// Something that the agent does not see at all, for want of a privilege or of a mount.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// What is not seen, e.g. `5 of 6 network namespaces cannot be entered`.
+    pub lost: String,
+    /// Why, in the same words as long as the reason is the same.
+    pub cause: String,
+}
+
+impl Gap {
+    /// Both in one sentence.
+    pub fn sentence(&self) -> String {
+        format!("{}: {}", self.lost, self.cause)
+    }
+}
+
+/// What gaps are of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Sight {
+    /// The network namespaces of the node.
+    Namespaces,
+    /// The processes of the machine.
+    Processes,
+    /// Names of code addresses.
+    Symbols,
+}
+
+impl Sight {
+    /// As in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Processes => "processes",
+            Self::Symbols => "symbols",
+        }
+    }
+}
+
 /// The agent's state board.
 #[derive(Debug, Default)]
 pub struct Status {
@@ -183,6 +230,10 @@ pub struct Board {
     pub sources: BTreeMap<String, SourceStatus>,
     /// By file stem until the plugin has told its name, by name from then on.
     pub plugins: BTreeMap<String, PluginStatus>,
+    /// What is not seen at all.
+    pub gaps: BTreeMap<Sight, Vec<Gap>>,
+    /// Processes that are protected from everybody, and in no sum over processes.
+    pub left_out_processes: u64,
     /// By server name: `metrics` or `events`.
     pub servers: BTreeMap<String, ServerStatus>,
     /// Probes have settled and the first entity scan is done.
@@ -222,6 +273,14 @@ impl Status {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Replaces the gaps of one kind and returns those whose cause was not there before.
+    pub fn set_gaps(&self, of: Sight, gaps: Vec<Gap>) -> Vec<Gap> {
+        let mut board = self.update();
+        let before = board.gaps.insert(of, gaps.clone()).unwrap_or_default();
+        let is_known = |gap: &Gap| before.iter().any(|known| known.cause == gap.cause);
+        gaps.into_iter().filter(|gap| !is_known(gap)).collect()
+    }
+
     /// A copy of everything.
     pub fn snapshot(&self) -> Board {
         self.update().clone()
@@ -244,5 +303,16 @@ mod tests {
         assert_eq!(of(vec![hook("missing", "absent"), hook("failed", "refused")]), "refused");
         assert_eq!(of(vec![hook("missing", "absent"), hook("missing", "older")]), "absent; older");
         assert_eq!(of(Vec::new()), "a; b");
+    }
+
+    #[test]
+    fn a_gap_is_news_when_its_cause_is_and_not_when_its_extent_is() {
+        let gap = |lost: &str, cause: &str| Gap { lost: lost.to_owned(), cause: cause.to_owned() };
+        let status = Status::default();
+        let set = |gaps: &[Gap]| status.set_gaps(Sight::Namespaces, gaps.to_vec()).len();
+        assert_eq!(set(&[gap("5 of 6", "no setns")]), 1);
+        assert_eq!(set(&[gap("6 of 7", "no setns"), gap("1 of 7", "no ptrace")]), 1);
+        assert_eq!(set(&[]), 0);
+        assert_eq!(set(&[gap("5 of 6", "no setns")]), 1, "it was mended in between");
     }
 }

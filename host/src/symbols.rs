@@ -29,11 +29,18 @@ pub trait Symbols: Debug + Send + Sync {
 
     /// Waits until the first listing was read, if it is being read.
     fn wait(&self) {}
+
+    /// Whether there are none, as where the kernel hides their addresses.
+    fn is_empty(&self) -> bool;
 }
 
 impl Symbols for HashMap<u64, Symbol> {
     fn at(&self, address: u64) -> Option<Symbol> {
         self.get(&address).cloned()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
     }
 }
 
@@ -69,11 +76,6 @@ impl SymbolTable {
     pub fn len(&self) -> usize {
         self.starts.len()
     }
-
-    /// Whether the kernel hides its symbols.
-    pub fn is_empty(&self) -> bool {
-        self.starts.is_empty()
-    }
 }
 
 impl Symbols for SymbolTable {
@@ -87,6 +89,10 @@ impl Symbols for SymbolTable {
             module: self.modules.get(usize::from(start.module)).cloned().unwrap_or_default(),
             offset: offset as u32,
         })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.starts.is_empty()
     }
 }
 

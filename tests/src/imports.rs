@@ -2,8 +2,9 @@
 //!
 //! In `host/src` every file at the root is plain memory (a noun) and every folder is a door to one
 //! outside party that owns one outside library. A door never imports another door, a noun never
-//! imports a door and does no I/O; only `agent.rs` and `cli/` open doors. The one exception is
-//! `netns/`, without which `discover/`, `source/` and `check/` cannot look. The checker reads paths (`use`
+//! imports a door and does no I/O; only `agent.rs` and `cli/` open doors. The exceptions are
+//! `netns/`, without which `discover/`, `source/` and `check/` cannot look, and `privilege/`, which
+//! every door that is refused may ask. The checker reads paths (`use`
 //! items and inline ones) and knows nothing of types or macros.
 
 use std::path::Path;
@@ -11,8 +12,19 @@ use std::path::Path;
 use anyhow::Result;
 
 /// Folders of `host/src`.
-const DOORS: &[&str] =
-    &["probe", "source", "discover", "check", "netns", "plugin", "watch", "tracefile", "http", "cli"];
+const DOORS: &[&str] = &[
+    "probe",
+    "source",
+    "discover",
+    "check",
+    "netns",
+    "privilege",
+    "plugin",
+    "watch",
+    "tracefile",
+    "http",
+    "cli",
+];
 
 /// The doors that may stand inside another namespace.
 const IN_NETNS: &[&str] = &["discover", "source", "check"];
@@ -103,7 +115,8 @@ impl<'a> Place<'a> {
                 .then(|| format!("only {} may use {library}", owners.join(" and ")));
         }
         if let Some(door) = path.strip_prefix("crate::").and_then(|rest| rest.split("::").next()) {
-            let shared = door == "netns" && IN_NETNS.contains(&self.name);
+            let shared = door == "privilege" || door == "netns" && IN_NETNS.contains(&self.name);
+            let shared = shared && !self.is_noun();
             let opens = DOORS.contains(&door) && door != self.name && !shared && !self.may_open_doors();
             return opens.then(|| format!("only agent.rs and cli/ open doors, not {}", self.name));
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Core, Error, now_ns, pause};
+use super::{Core, Error, gaps, now_ns, pause};
 use crate::bell::{Bell, Wake};
 use crate::config::Config;
 use crate::discover::{self, Places};
@@ -173,7 +173,9 @@ fn scan_namespaces(places: &Places, view: &View, plugins: &Plugins) {
             return tracing::error!(path = %places.proc.display(), error = %e, "cannot look for namespaces");
         }
     };
-    let changes = view.entities.seen(scan, now_ns(), began);
+    gaps::tell_of_scan(&view.status, &scan);
+    view.entities.set_unentered(scan.unentered);
+    let changes = view.entities.seen(scan.sightings, now_ns(), began);
     if !changes.added.is_empty() || !changes.removed.is_empty() {
         plugins.entities_changed(&changes);
     }

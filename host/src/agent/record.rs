@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use inspector_ebpf::PROBES;
 
 use super::namespaces::{SCAN_PAUSE, YOUNG, calmer};
-use super::{kernel_release, now_ns, probe_options};
+use super::{gaps, kernel_release, now_ns, probe_options};
 use crate::batch::Batch;
 use crate::bell::{Bell, Wake};
 use crate::config::Config;
@@ -26,6 +26,7 @@ use crate::entities::{Changes, Entities, EntityId, EntityRow};
 use crate::event_filter::is_called;
 use crate::loss::Loss;
 use crate::names::KernelNames;
+use crate::privilege;
 use crate::probe::{self, Probes};
 use crate::similar;
 use crate::source;
@@ -123,7 +124,7 @@ pub fn run(
         return Err(Error::NoSuchProbe(unknown.clone()));
     }
     // Here and not by each probe: it is said once, and no empty file is left.
-    if let Some(missing) = probe::missing_privileges() {
+    if let Some(missing) = privilege::missing_for_probes() {
         return Err(Error::NoProbe(missing));
     }
     let all = || known.iter().map(|name| (*name).to_owned()).collect();
@@ -159,7 +160,7 @@ fn check_entities(config: &Config, wanted: &BTreeSet<String>) -> Result<(), Erro
     let entities = Entities::default();
     let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
     if let Ok(scan) = discover::scan(&places) {
-        entities.seen(scan, now_ns(), Instant::now());
+        entities.seen(scan.sightings, now_ns(), Instant::now());
     }
     let live = entities.live();
     let nobody = wanted.iter().find(|name| !live.iter().any(|who| is_called(who, name)));
@@ -249,7 +250,7 @@ impl Recorder {
     }
 
     fn begin(&mut self, config: &Config, wanted: &BTreeSet<String>) -> Result<(), Error> {
-        self.names.symbols.wait();
+        gaps::tell_of_symbols(&self.status, &*self.names.symbols);
         let board = self.status.snapshot();
         let probes = board.probes.values().filter(|probe| wanted.contains(&probe.name));
         let columns = self.tables.columns().all();
@@ -300,7 +301,10 @@ impl Recorder {
     fn scan(&mut self) -> Result<(), Error> {
         self.scanned = Instant::now();
         let changes = match discover::scan(&self.places) {
-            Ok(scan) => self.entities.seen(scan, now_ns(), self.scanned),
+            Ok(scan) => {
+                gaps::tell_of_scan(&self.status, &scan);
+                self.entities.seen(scan.sightings, now_ns(), self.scanned)
+            }
             Err(error) => {
                 tracing::error!(path = %self.places.proc.display(), %error, "cannot look for namespaces");
                 Changes::default()

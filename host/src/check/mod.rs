@@ -76,7 +76,8 @@ pub fn look(looks: Vec<Look>, deadline: Instant) -> Vec<Facts> {
 fn inside(look: &Look, deadline: Instant) -> Facts {
     let Check { kind, params, .. } = &look.check;
     let params = Params(params);
-    let (cookie, _) = netns::enter(&look.entity.path).map_err(|e| format!("cannot enter it: {e}"))?;
+    let (cookie, _) =
+        netns::enter(&look.entity.path).map_err(|e| format!("cannot enter it: {}", netns::refusal(&e)))?;
     if cookie != look.entity.cookie {
         return Err("it is gone".to_owned());
     }

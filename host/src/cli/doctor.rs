@@ -1,6 +1,9 @@
-//! `inspector doctor`: what this kernel and these privileges allow, and what is lost without the
-//! rest. Loads nothing and changes nothing.
+//! `inspector doctor`: what this kernel and these privileges allow, what is lost without the rest, and
+//! how to get it. What it claims it tries; what it attaches for that it takes off at once.
 
+mod node;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,9 +14,10 @@ use super::table::Table;
 use super::terminal::{self, Colour, Style};
 use super::{Output, serve};
 use crate::config::Config;
+use crate::discover::Places;
 use crate::probe::{self, Check};
 
-/// Check what this kernel and these privileges allow, and what is lost without the rest
+/// Try what this kernel and these privileges allow, and say what is lost without the rest
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 if the agent can run, also if it can see less than everything; 1 if not."
@@ -41,6 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let able = vital.ok;
     let mut checks = vec![kernel(), vital];
     checks.extend(probe::doctor());
+    checks.extend(node::checks(&Places { proc: config.paths.procfs, netns: config.paths.netns }));
     checks.extend(config.plugins.directories.iter().map(|dir| plugin_dir(dir)));
     match args.output {
         Output::Json => {
@@ -62,6 +67,9 @@ fn print(checks: &[Check], able: bool, style: Style) -> std::io::Result<()> {
     for line in table.lines(Style { width: None, ..style }) {
         terminal::print_line(&line)?;
     }
+    for line in remedies(checks) {
+        terminal::print_line(&line)?;
+    }
     let missing = checks.iter().filter(|check| !check.ok).count();
     let (colour, summary) = match missing {
         _ if !able => (Colour::Red, "The agent cannot run here.".to_owned()),
@@ -71,14 +79,31 @@ fn print(checks: &[Check], able: bool, style: Style) -> std::io::Result<()> {
     terminal::print_line(&format!("\n{}", style.paint(colour, &summary)))
 }
 
+/// A remedy names so many of the checks that it is for.
+const NAMED: usize = 4;
+
+/// What to do, once for each remedy, with what it brings.
+fn remedies(checks: &[Check]) -> Vec<String> {
+    let mut by_remedy = BTreeMap::<&str, Vec<&str>>::new();
+    for check in checks.iter().filter(|check| !check.ok && !check.remedy.is_empty()) {
+        by_remedy.entry(&check.remedy).or_default().push(&check.what);
+    }
+    let mut lines = Vec::new();
+    for (remedy, brings) in by_remedy {
+        let more = brings.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(", and {more} more") } else { String::new() };
+        let brings = brings[..brings.len().min(NAMED)].join(", ");
+        lines.extend([String::new(), format!("To do: {remedy}"), format!("  for {brings}{more}")]);
+    }
+    lines
+}
+
 fn kernel() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let release = release.trim();
-    Check {
-        what: "kernel".to_owned(),
-        ok: at_least(release, (5, 8)),
-        found: if release.is_empty() { "unknown".to_owned() } else { release.to_owned() },
-        lost_without: "before 5.8: all probes, because there are no ring buffers".to_owned(),
+    let release = if release.is_empty() { "unknown" } else { release.trim() };
+    match at_least(release, (5, 8)) {
+        true => Check::good("kernel", release),
+        false => Check::bad("kernel", release, "all probes: ring buffers came with 5.8", "a newer kernel"),
     }
 }
 
@@ -89,25 +114,26 @@ fn at_least(release: &str, wanted: (u32, u32)) -> bool {
 }
 
 fn procfs(path: &Path) -> Check {
+    let what = format!("procfs at {}", path.display());
     let snmp = path.join("self/net/snmp");
-    let read = fs::read(&snmp);
-    Check {
-        what: format!("procfs at {}", path.display()),
-        ok: read.is_ok(),
-        found: read.err().map_or_else(|| "readable".to_owned(), |err| format!("{}: {err}", snmp.display())),
-        lost_without: "all metrics of kernel counters; the agent cannot run".to_owned(),
+    match fs::read(&snmp) {
+        Ok(_) => Check::good(&what, "readable"),
+        Err(error) => {
+            let found = format!("{}: {error}", snmp.display());
+            let remedy = "mount it, and name it with --config ([paths] procfs) if it is elsewhere";
+            Check::bad(&what, &found, "all metrics of kernel counters; the agent cannot run", remedy)
+        }
     }
 }
 
 fn plugin_dir(path: &Path) -> Check {
-    let files = fs::read_dir(path).map(|entries| {
-        entries.flatten().filter(|entry| entry.path().extension().is_some_and(|ext| ext == "wasm")).count()
-    });
-    Check {
-        what: format!("plugins in {}", path.display()),
-        ok: files.as_ref().is_ok_and(|count| *count > 0),
-        found: files.map_or_else(|err| err.to_string(), |count| format!("{count} components")),
-        lost_without: "its analyzers; a probe is loaded only while an analyzer wants it".to_owned(),
+    let what = format!("plugins in {}", path.display());
+    let lost = "its analyzers; a probe is loaded only while an analyzer wants it";
+    let is_component = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|ext| ext == "wasm");
+    match fs::read_dir(path).map(|entries| entries.flatten().filter(is_component).count()) {
+        Ok(0) => Check::bad(&what, "0 components", lost, "name the folder with --plugin-dir"),
+        Ok(count) => Check::good(&what, &format!("{count} components")),
+        Err(error) => Check::bad(&what, &error.to_string(), lost, "name the folder with --plugin-dir"),
     }
 }
 

@@ -6,16 +6,23 @@
 //! every few seconds. This door keeps no state: who vanished is for `entities.rs` to conclude.
 
 mod cgroup;
+mod evidence;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::entities::{Kind, MAX_PIDS, Process, Sighting};
+use nix::sys::statfs::{NSFS_MAGIC, statfs};
+
+use crate::entities::{Kind, Sighting, Unentered};
 use crate::netns;
+use crate::privilege::{self, Capability};
+use crate::status::Gap;
+
+use evidence::Evidence;
 
 /// Where namespaces are looked for.
 #[derive(Debug, Clone)]
@@ -26,30 +33,88 @@ pub struct Places {
     pub netns: PathBuf,
 }
 
-/// What points at one namespace, before it was entered.
+/// What one look at the node brought.
 #[derive(Debug, Default)]
-struct Evidence {
-    path: PathBuf,
-    netns_name: Option<String>,
-    pids: Vec<Process>,
-    cgroup: String,
-    container: Option<cgroup::Container>,
-    host: bool,
+pub struct Scan {
+    /// Namespaces that were entered.
+    pub sightings: Vec<Sighting>,
+    /// Namespaces that are there and could not be entered. One that has a name, and processes that
+    /// may not be looked at, is here twice: nothing tells that the two are one.
+    pub unentered: Vec<Unentered>,
+    /// Why there may be processes, and so namespaces, that do not show at all; empty if all do.
+    pub hidden: String,
+    /// Init is protected even from those who may look at everybody.
+    pub is_init_left_out: bool,
+}
+
+/// All evidence of one scan.
+#[derive(Debug, Default)]
+struct Found {
+    by_inode: BTreeMap<u64, Evidence>,
+    /// By fingerprint: what processes tell that may not be looked at.
+    closed: HashMap<u64, Evidence>,
+    /// Why they may not.
+    refusal: String,
+    hidden: String,
+    is_init_left_out: bool,
 }
 
 /// Finds every namespace; blocking, and moves the calling thread about.
 ///
 /// # Errors
-/// The proc file system cannot be listed. Anything else that vanishes or refuses on the way is
-/// left out of the result.
-pub fn scan(places: &Places) -> io::Result<Vec<Sighting>> {
-    let mut found = BTreeMap::<u64, Evidence>::new();
-    named(&places.netns, &mut found);
-    processes(&places.proc, &mut found)?;
-    let sightings =
-        found.into_iter().filter_map(|(inode, evidence)| visit(inode, evidence, addresses)).collect();
+/// The proc file system cannot be listed. What vanishes on the way is left out of the result.
+pub fn scan(places: &Places) -> io::Result<Scan> {
+    let mut found = Found { hidden: hidden(&places.proc), ..Found::default() };
+    named(&places.netns, &mut found.by_inode);
+    found.processes(&places.proc)?;
+    let scan = found.visit();
     netns::leave();
-    Ok(sightings)
+    Ok(scan)
+}
+
+impl Scan {
+    /// The processes that do not show, if there may be any.
+    pub fn hidden_processes(&self) -> Vec<Gap> {
+        let lost = "not all processes of the machine are seen, nor the namespaces that only they tell of";
+        let gap = Gap { lost: lost.to_owned(), cause: self.hidden.clone() };
+        if self.hidden.is_empty() { vec![] } else { vec![gap] }
+    }
+
+    /// The namespaces that could not be entered, one for each cause.
+    pub fn closed_namespaces(&self) -> Vec<Gap> {
+        let mut by_cause = BTreeMap::<&str, Vec<&Unentered>>::new();
+        for unentered in &self.unentered {
+            by_cause.entry(&unentered.why).or_default().push(unentered);
+        }
+        let all = self.sightings.len() + self.unentered.len();
+        let gap = |(cause, namespaces): (&str, Vec<&Unentered>)| Gap {
+            lost: format!(
+                "{} of {all} network namespaces cannot be entered ({})",
+                namespaces.len(),
+                some_names(&namespaces)
+            ),
+            cause: cause.to_owned(),
+        };
+        by_cause.into_iter().map(gap).collect()
+    }
+}
+
+/// The first names, and how many more there are.
+fn some_names(namespaces: &[&Unentered]) -> String {
+    const SHOWN: usize = 3;
+    let name = |unentered: &&Unentered| match unentered.kind {
+        Kind::Host => "host".to_owned(),
+        _ => unentered.name.clone(),
+    };
+    let mut names: Vec<_> = namespaces.iter().take(SHOWN).map(name).collect();
+    if namespaces.len() > SHOWN {
+        names.push(format!("{} more", namespaces.len() - SHOWN));
+    }
+    names.join(", ")
+}
+
+fn hidden(proc: &Path) -> String {
+    privilege::hides_processes(proc).map(|obstacle| obstacle.why()).unwrap_or_default()
 }
 
 /// Looks at one named namespace that was announced this moment, so that it has its name even if it
@@ -64,7 +129,8 @@ pub fn glance(file: &Path) -> io::Result<Option<Sighting>> {
     // Any file can be opened, only a namespace can be entered. Addresses are left to the scan: the
     // lock that listing them takes is held for long while other namespaces are torn down.
     let evidence = Evidence { netns_name, path: file.to_owned(), ..Evidence::default() };
-    let sighting = visit(inode, evidence, Vec::new);
+    let sighting =
+        visit(inode, &evidence).ok().flatten().map(|cookie| evidence.sighting(cookie, inode, vec![]));
     netns::leave();
     Ok(sighting)
 }
@@ -73,6 +139,10 @@ fn named(directory: &Path, found: &mut BTreeMap<u64, Evidence>) {
     // No directory means that nobody ever ran `ip netns add` here.
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
+        // A file without a namespace on it: one that is being made, or what is left of one.
+        if !statfs(&path).is_ok_and(|at| at.filesystem_type() == NSFS_MAGIC) {
+            continue;
+        }
         let Ok(meta) = fs::metadata(&path) else { continue };
         let evidence = found.entry(meta.ino()).or_default();
         evidence.netns_name = Some(entry.file_name().to_string_lossy().into_owned());
@@ -80,80 +150,101 @@ fn named(directory: &Path, found: &mut BTreeMap<u64, Evidence>) {
     }
 }
 
-fn processes(proc: &Path, found: &mut BTreeMap<u64, Evidence>) -> io::Result<()> {
-    // Init's link needs all of init's capabilities; kthreadd, where there is one, is at home too.
-    let host = ["1", "2", "self"].iter().find_map(|process| netns_inode(&proc.join(process)));
-    for entry in fs::read_dir(proc)?.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
-            continue;
+impl Found {
+    fn processes(&mut self, proc: &Path) -> io::Result<()> {
+        let host = host(proc);
+        for entry in fs::read_dir(proc)?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            let process = entry.path();
+            let Some(evidence) = self.evidence_of(pid, &process, &host) else { continue };
+            if evidence.path.as_os_str().is_empty() {
+                evidence.path = process.join("ns/net");
+            }
+            // The host's are most of the machine's and say nothing.
+            if !evidence.host {
+                evidence.add(pid, &process);
+            }
+        }
+        Ok(())
+    }
+
+    /// The evidence that a process adds to; `None` if it ended, or shows nothing at all.
+    fn evidence_of(&mut self, pid: i32, process: &Path, host: &Host) -> Option<&mut Evidence> {
+        let refused = match netns::of_process(process) {
+            Ok(inode) => {
+                let evidence = self.by_inode.entry(inode).or_default();
+                evidence.host |= host.inode == Some(inode);
+                return Some(evidence);
+            }
+            Err(e) if netns::ended(&e) => return None,
+            Err(e) => e,
         };
-        let process = entry.path();
-        let Some(inode) = netns_inode(&process) else { continue };
-        let evidence = found.entry(inode).or_default();
-        evidence.host |= host == Some(inode);
-        if evidence.path.as_os_str().is_empty() {
-            evidence.path = process.join("ns/net");
+        self.is_init_left_out |= privilege::is_left_out(pid);
+        if self.refusal.is_empty() {
+            self.refusal = privilege::explained(&refused, Capability::SysPtrace);
         }
-        // The host's are most of the machine's and say nothing.
-        if evidence.host {
-            continue;
-        }
-        if evidence.pids.len() < MAX_PIDS {
-            evidence.pids.push(Process { pid, name: command(&process) });
-        }
-        if evidence.container.is_none() {
-            let text = text(&process.join("cgroup"));
-            evidence.container = cgroup::container(&text);
-            if evidence.container.is_some() || evidence.cgroup.is_empty() {
-                evidence.cgroup = cgroup::path(&text);
+        match netns::fingerprint(process) {
+            Ok(fingerprint) => {
+                let evidence = self.closed.entry(fingerprint).or_default();
+                evidence.host |= host.fingerprint == Some(fingerprint);
+                Some(evidence)
+            }
+            Err(e) if netns::ended(&e) => None,
+            Err(_) => {
+                self.hidden.clone_from(&self.refusal);
+                None
             }
         }
     }
-    Ok(())
-}
 
-/// What a process calls itself, which may be any bytes but a line feed at the end.
-fn command(process: &Path) -> String {
-    text(&process.join("comm")).trim_end_matches('\n').to_owned()
-}
-
-/// A file as text; empty if it vanished. What is no UTF-8 shows as U+FFFD.
-fn text(file: &Path) -> String {
-    fs::read(file).map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Inode in the target `net:[4026531840]` of a process's namespace link.
-fn netns_inode(process: &Path) -> Option<u64> {
-    let target = fs::read_link(process.join("ns/net")).ok()?;
-    target.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
-}
-
-/// Enters the namespace for its cookie and what `look` finds there.
-fn visit(inode: u64, evidence: Evidence, look: fn() -> Vec<IpAddr>) -> Option<Sighting> {
-    let (cookie, entered) = netns::enter(&evidence.path).ok()?;
-    // Another inode: the process behind the path died and its number went to a new one.
-    (entered == inode).then(|| {
-        let (kind, name) = evidence.identity(cookie);
-        let Evidence { pids, cgroup, path, .. } = evidence;
-        let (namespace, ips) = (String::new(), look());
-        Sighting { cookie, inode, kind, namespace, name, ips, pids, cgroup, path }
-    })
-}
-
-impl Evidence {
-    /// A pod's namespace usually has a file in `/run/netns` too (`cni-…`), and a container's may:
-    /// what runs inside says more than what the file is called, unless a person named it.
-    fn identity(&self, cookie: u64) -> (Kind, String) {
-        if self.host {
-            return (Kind::Host, String::new());
+    /// Enters each namespace for its cookie and its addresses. Who stands in it knows as well which
+    /// of the processes that may not be looked at are there.
+    fn visit(mut self) -> Scan {
+        let is_init_left_out = self.is_init_left_out;
+        let mut scan = Scan { hidden: self.hidden, is_init_left_out, ..Scan::default() };
+        for (inode, mut evidence) in self.by_inode {
+            match visit(inode, &evidence) {
+                Ok(None) => {}
+                Ok(Some(cookie)) => {
+                    let here = netns::fingerprint_here().ok().and_then(|here| self.closed.remove(&here));
+                    evidence.extend(here.unwrap_or_default());
+                    scan.sightings.push(evidence.sighting(cookie, inode, addresses()));
+                }
+                Err(e) if netns::gone(&e) => {}
+                Err(e) => scan.unentered.push(evidence.unentered(inode, netns::refusal(&e))),
+            }
         }
-        match (&self.container, &self.netns_name) {
-            (Some(cgroup::Container::Pod { uid }), _) => (Kind::Pod, uid.clone()),
-            (_, Some(name)) => (Kind::Netns, name.clone()),
-            (Some(cgroup::Container::Plain { id }), None) => (Kind::Container, id.clone()),
-            (None, None) => (Kind::Anonymous, format!("netns-{cookie}")),
-        }
+        let closed = self.closed.into_values();
+        scan.unentered.extend(closed.map(|evidence| evidence.unentered(0, self.refusal.clone())));
+        scan.unentered.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
+        scan
     }
+}
+
+/// The host's namespace, as far as it can be told.
+struct Host {
+    inode: Option<u64>,
+    fingerprint: Option<u64>,
+}
+
+/// Init's link needs all of init's capabilities; kthreadd, where there is one, is at home too. Where
+/// neither may be looked at, fingerprints tell whether this process is at home.
+fn host(proc: &Path) -> Host {
+    let first = |of: fn(&Path) -> io::Result<u64>| ["1", "2"].iter().find_map(|pid| of(&proc.join(pid)).ok());
+    let own = Path::new("/proc/self");
+    let (inode, fingerprint) = (first(netns::of_process), first(netns::fingerprint));
+    let is_home = || fingerprint.is_none() || fingerprint == netns::fingerprint(own).ok();
+    let own_inode = || netns::of_process(own).ok().filter(|_| is_home());
+    Host { inode: inode.or_else(own_inode), fingerprint }
+}
+
+/// Enters the namespace and tells its cookie; `None` if another one is there by now: the process
+/// behind the path died and its number went to a new one.
+fn visit(inode: u64, evidence: &Evidence) -> io::Result<Option<u64>> {
+    let (cookie, entered) = netns::enter(&evidence.path)?;
+    Ok((entered == inode).then_some(cookie))
 }
 
 /// Addresses in the namespace of the calling thread, without loopback.
@@ -170,4 +261,38 @@ fn addresses() -> Vec<IpAddr> {
     ips.sort_unstable();
     ips.dedup();
     ips
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unentered(kind: Kind, name: &str, why: &str) -> Unentered {
+        let (pids, cgroup) = (Vec::new(), String::new());
+        Unentered { kind, name: name.to_owned(), inode: 7, pids, cgroup, why: why.to_owned() }
+    }
+
+    #[test]
+    fn namespaces_that_cannot_be_entered_are_told_once_for_each_cause() {
+        let netns = |name| unentered(Kind::Netns, name, "no setns");
+        let scan = Scan {
+            unentered: vec![
+                unentered(Kind::Host, "", "no ptrace"),
+                netns("a"),
+                netns("b"),
+                netns("c"),
+                netns("d"),
+            ],
+            ..Scan::default()
+        };
+        let said: Vec<_> = scan.closed_namespaces().iter().map(Gap::sentence).collect();
+        assert_eq!(
+            said,
+            [
+                "1 of 5 network namespaces cannot be entered (host): no ptrace",
+                "4 of 5 network namespaces cannot be entered (a, b, c, 1 more): no setns",
+            ]
+        );
+        assert!(scan.hidden_processes().is_empty());
+    }
 }

@@ -60,7 +60,7 @@ impl Api {
         match request.uri().path() {
             "/api/v1/events" => self.events(request.uri().query().unwrap_or_default()),
             "/api/v1/event-types" => ok(&view.events.types()),
-            "/api/v1/entities" => ok(&view.entities.live()),
+            "/api/v1/entities" => ok(&view.entities.listed()),
             "/api/v1/metrics" => ok(&view.metrics.families()),
             "/api/v1/probes" => ok(&view.status.snapshot().probes.into_values().collect::<Vec<_>>()),
             "/api/v1/plugins" => ok(&view.status.snapshot().plugins.into_values().collect::<Vec<_>>()),

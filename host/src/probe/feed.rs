@@ -12,6 +12,7 @@ use inspector_ebpf::Probe;
 use zerocopy::FromBytes;
 
 use super::clock::{self, Clock};
+use super::hooks;
 use super::load::{Counters, Loaded};
 use super::runs;
 use super::summary::Taken;
@@ -194,9 +195,10 @@ pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status
     };
     let mut reasons: Vec<&str> = Vec::new();
     for hook in hooks.iter().filter(|hook| hook.state != "attached") {
-        // One cause may take several hooks.
-        if !reasons.contains(&hook.reason.as_str()) {
-            reasons.push(&hook.reason);
+        // One cause may take several hooks, and if it takes all, all that the probe gives is lost.
+        let reason = if attached == 0 { hooks::cause(hook) } else { &hook.reason };
+        if !reasons.contains(&reason) {
+            reasons.push(reason);
         }
     }
     let reason = reasons.join("; ");

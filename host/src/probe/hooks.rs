@@ -5,6 +5,7 @@ use inspector_ebpf::{Attach, Hook, Probe};
 
 use super::btf::Btf;
 use super::{cgroup, kprobe};
+use crate::privilege::{self, Capability, Obstacle};
 use crate::status::HookStatus;
 
 /// Name of the program for `hook` on this machine.
@@ -41,6 +42,32 @@ pub fn unloaded(probe: &'static Probe, kernel: Option<&Btf<'_>>, obstacle: Optio
         None => status(hook, "", "missing", "the kernel does not describe its tracepoints (no BTF)"),
     };
     probe.hooks.iter().map(one).collect()
+}
+
+/// The state of a hook whose program the kernel refuses to load or to attach. Without a privilege each
+/// is refused in words of its own; they have one cause.
+pub fn refused(hook: &'static Hook, program: &str, why: &str) -> HookStatus {
+    let why = privilege::missing_for_probes().unwrap_or_else(|| match obstacle(hook) {
+        // If it has all it takes, the kernel's own words have to do.
+        Obstacle::Other(_) | Obstacle::Seccomp(_) => why.to_owned(),
+        obstacle => format!("{why}: {}", obstacle.why()),
+    });
+    status(hook, program, "failed", &format!("{why}; without it: no {}", hook.gives))
+}
+
+/// Why a hook is not attached, without what is lost by that.
+pub fn cause(hook: &HookStatus) -> &str {
+    hook.reason.split("; without it: ").next().unwrap_or_default()
+}
+
+/// What stands in the way of a hook that is refused.
+pub fn obstacle(hook: &Hook) -> Obstacle {
+    // All of them read the kernel's memory, which the verifier lets nobody do without CAP_PERFMON.
+    let beside = match hook.attach {
+        Attach::TpBtf { .. } | Attach::KProbe { .. } => &[][..],
+        Attach::CgroupSkb { .. } => &[Capability::NetAdmin],
+    };
+    privilege::obstacle(Capability::Perfmon, &[&[Capability::Bpf], beside].concat())
 }
 
 /// A hook's line on the board.

@@ -75,6 +75,10 @@ impl Symbols for Kallsyms {
     fn wait(&self) {
         self.0.read.wait();
     }
+
+    fn is_empty(&self) -> bool {
+        self.0.table.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
 }
 
 impl Drop for Kallsyms {

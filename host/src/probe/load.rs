@@ -162,7 +162,7 @@ fn attach(programs: &mut Ebpf, hook: &'static Hook, kernel: &Btf<'_>, types: &ay
     };
     match attach_program(programs, program, hook, types) {
         Ok(()) => hooks::status(hook, program, "attached", ""),
-        Err(why) => hooks::status(hook, program, "failed", &format!("{why}; without it: no {}", hook.gives)),
+        Err(why) => hooks::refused(hook, program, &why),
     }
 }
 

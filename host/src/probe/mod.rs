@@ -8,7 +8,7 @@
 //! - [`runs`]: what programs cost, and the runs that the kernel skipped.
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
 //! - [`btf`], [`names`], [`kallsyms`]: what the kernel calls its types, numbers and addresses.
-//! - [`privilege`], [`mod@doctor`]: what this process and this kernel allow, and what is lost.
+//! - [`mod@doctor`]: what this kernel and these privileges allow, tried, and what is lost.
 //! - [`layout`]: where an object keeps the fields of its records.
 //!
 //! Nothing here fails the agent: a kernel or a privilege that is missing becomes the state of the
@@ -26,7 +26,6 @@ mod kprobe;
 mod layout;
 mod load;
 mod names;
-mod privilege;
 mod reader;
 mod runs;
 mod summary;
@@ -49,12 +48,12 @@ use crate::cause::chain as with_causes;
 use crate::entities::Entities;
 use crate::loss::Loss;
 use crate::needs;
+use crate::privilege;
 use crate::status::Status;
 
 pub use self::doctor::{Check, doctor};
 pub use self::layout::struct_layout;
 pub use self::names::{kernel_names, kernel_reasons};
-pub use self::privilege::missing as missing_privileges;
 
 /// The smallest ring that holds a batch and its threshold.
 const LEAST_RING: u32 = 64 << 10;
@@ -203,49 +202,24 @@ impl Probes {
         return_memory();
     }
 
-    /// Fails only if nothing at all can be loaded; the kernel's types are parsed once for all.
+    /// Fails only if nothing at all can be loaded.
     fn load(&self, probes: &[&'static Probe], loaded: &mut BTreeSet<u16>) -> Result<(), Error> {
-        let bytes = btf::read_vmlinux().map_err(|source| Error::KernelTypes { source })?;
-        let malformed = || Error::KernelTypes { source: io::ErrorKind::InvalidData.into() };
-        let kernel = Btf::parse(&bytes).ok_or_else(malformed)?;
-        let structs = probes.iter().flat_map(|probe| layout::struct_names(probe.object)).collect();
-        let types = kernel.thinned(&structs);
-        let types = aya::Btf::parse(&types, aya::Endianness::default()).map_err(|_| malformed())?;
-        let tunables = self.tunables();
-        let mut loader = Loader::new(&kernel, &types, &tunables);
-        for probe in probes {
-            match loader.load(probe) {
-                Ok(new) if new.hooks.iter().any(|hook| hook.state == "attached") => {
-                    tracing::info!(probe = probe.name, "loaded");
-                    loaded.insert(probe.id);
-                    // Before the reader does: who asked for the probe looks at the board at once.
-                    feed::show_hooks(probe, new.hooks.clone(), &self.status);
-                    self.tell(Command::Load(Box::new(new)));
-                }
-                Ok(new) => feed::show_hooks(probe, new.hooks, &self.status),
-                Err(error) => self.show_down(probe, &error, Some(&kernel)),
+        load_each(probes, &tunables(self.options), |probe, kernel, new| match new {
+            Ok(new) if new.hooks.iter().any(|hook| hook.state == "attached") => {
+                tracing::info!(probe = probe.name, "loaded");
+                loaded.insert(probe.id);
+                // Before the reader does: who asked for the probe looks at the board at once.
+                feed::show_hooks(probe, new.hooks.clone(), &self.status);
+                self.tell(Command::Load(Box::new(new)));
             }
-        }
-        Ok(())
-    }
-
-    fn tunables(&self) -> Tunables {
-        Tunables {
-            ring_bytes: self.options.ring_bytes,
-            limit_per_second: self.options.limit_per_second,
-            limit_burst: self.options.limit_burst,
-            wake_bytes: self.options.ring_bytes / 4,
-            may_read_kernel: u32::from(privilege::may_read_kernel()),
-        }
+            Ok(new) => feed::show_hooks(probe, new.hooks, &self.status),
+            Err(error) => self.show_down(probe, &error, Some(kernel)),
+        })
     }
 
     fn show_down(&self, probe: &'static Probe, error: &Error, kernel: Option<&Btf<'_>>) {
         tracing::debug!(probe = probe.name, error = %error, "not loaded");
-        let reason = match (error, privilege::missing()) {
-            // Without a privilege each load fails in words of its own; they have one cause.
-            (Error::Load { .. } | Error::Map { .. } | Error::Control { .. }, Some(missing)) => missing,
-            _ => error.to_string(),
-        };
+        let reason = reason(error);
         let hooks = hooks::unloaded(probe, kernel, Some(&reason));
         feed::show(probe, "down", reason, hooks, &self.status);
     }
@@ -295,12 +269,54 @@ impl Drop for Probes {
     }
 }
 
+fn tunables(options: Options) -> Tunables {
+    Tunables {
+        ring_bytes: options.ring_bytes,
+        limit_per_second: options.limit_per_second,
+        limit_burst: options.limit_burst,
+        wake_bytes: options.ring_bytes / 4,
+        may_read_kernel: u32::from(privilege::may_read_kernel()),
+    }
+}
+
+/// Gets probes into this kernel, one after the other; the kernel's types are parsed once for all.
+///
+/// # Errors
+///
+/// The kernel does not describe its types: nothing can be loaded.
+fn load_each(
+    probes: &[&'static Probe],
+    tunables: &Tunables,
+    mut done: impl FnMut(&'static Probe, &Btf<'_>, Result<load::Loaded, Error>),
+) -> Result<(), Error> {
+    let bytes = btf::read_vmlinux().map_err(|source| Error::KernelTypes { source })?;
+    let malformed = || Error::KernelTypes { source: io::ErrorKind::InvalidData.into() };
+    let kernel = Btf::parse(&bytes).ok_or_else(malformed)?;
+    let structs = probes.iter().flat_map(|probe| layout::struct_names(probe.object)).collect();
+    let types = kernel.thinned(&structs);
+    let types = aya::Btf::parse(&types, aya::Endianness::default()).map_err(|_| malformed())?;
+    let mut loader = Loader::new(&kernel, &types, tunables);
+    for probe in probes {
+        done(probe, &kernel, loader.load(probe));
+    }
+    Ok(())
+}
+
+/// Why a probe is not loaded: without a privilege each load fails in words of its own, which have one
+/// cause.
+fn reason(error: &Error) -> String {
+    match (error, privilege::missing_for_probes()) {
+        (Error::Load { .. } | Error::Map { .. } | Error::Control { .. }, Some(missing)) => missing,
+        _ => error.to_string(),
+    }
+}
+
 /// The board before anything is loaded: what could not be loaded if it were wanted is down, which is
 /// logged once for all.
 fn show_unloaded(status: &Status) -> Loaded {
     let bytes = btf::read_vmlinux();
     let kernel = bytes.as_ref().ok().and_then(|bytes| Btf::parse(bytes));
-    let missing = privilege::missing();
+    let missing = privilege::missing_for_probes();
     let obstacle = match bytes.as_ref() {
         Err(error) => {
             Some(Error::KernelTypes { source: io::Error::new(error.kind(), error.to_string()) }.to_string())

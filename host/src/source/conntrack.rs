@@ -11,6 +11,7 @@ use nix::sys::socket::SockProtocol;
 
 use super::rows::Rows;
 use crate::netns::netlink::{attributes, dump, get};
+use crate::privilege::{self, Capability};
 
 /// Subsystem (`NFNL_SUBSYS_CTNETLINK`) and message type of linux/netfilter/nfnetlink_conntrack.h.
 const CT_GET_STATS_CPU: u16 = (1 << 8) | 4;
@@ -46,6 +47,10 @@ pub(super) fn read() -> io::Result<Rows> {
         let why = "connection tracking is not loaded (module nf_conntrack)";
         return Err(io::Error::new(io::ErrorKind::NotFound, why));
     }
+    ask().map_err(|e| io::Error::new(e.kind(), privilege::explained(&e, Capability::NetAdmin)))
+}
+
+fn ask() -> io::Result<Rows> {
     let protocol = SockProtocol::NetlinkNetFilter;
     let per_cpu = |rows: &mut Rows, payload: &[u8]| add(rows, &PER_CPU, payload);
     let mut rows = dump(protocol, CT_GET_STATS_CPU, &NFGENMSG, Rows::default, per_cpu)?;

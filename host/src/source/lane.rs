@@ -87,8 +87,21 @@ pub(super) struct Outcome {
     pub(super) absent: u64,
     /// Time that reading took.
     pub(super) seconds: f64,
-    /// The last error, or why it is absent; empty if all were read.
-    pub(super) why: String,
+    /// The last error, or why it is absent; empty if all were read. The same cause has the same words.
+    pub(super) cause: String,
+    /// The first entity whose table could not be read, if there is one.
+    pub(super) failed: String,
+}
+
+impl Outcome {
+    /// What could not be read and why; empty if all were read.
+    pub(super) fn why(&self) -> String {
+        match self.errors {
+            _ if self.failed.is_empty() => self.cause.clone(),
+            1 => format!("{}: {}", self.failed, self.cause),
+            errors => format!("{} and {} more: {}", self.failed, errors - 1, self.cause),
+        }
+    }
 }
 
 struct Request {
@@ -212,7 +225,7 @@ impl Worker {
         let mut pass = Pass::of(self.kind, &sources);
         let processes = OnceCell::new();
         for (source, at) in sources.iter().zip(0..) {
-            pass.add(at, self.read(source, here, &processes, 0));
+            pass.add(at, self.read(source, here, &processes, 0), None);
         }
         pass.tables.clear();
         pass
@@ -232,13 +245,13 @@ impl Worker {
             match netns::enter(&entity.path) {
                 Ok((cookie, inode)) if cookie == entity.cookie => {
                     for (at, source) in wanted() {
-                        pass.add(at, self.read(source, inode, &processes, entity.id).at(entity));
+                        pass.add(at, self.read(source, inode, &processes, entity.id), Some(entity));
                     }
                 }
                 // The path leads to a younger namespace by now, or nowhere: the next scan knows.
                 Ok(_) => {}
-                Err(e) if gone(&e) => {}
-                Err(e) => wanted().for_each(|(at, _)| pass.add(at, Reading::failed(&e).at(entity))),
+                Err(e) if netns::gone(&e) => {}
+                Err(e) => wanted().for_each(|(at, _)| pass.add(at, Reading::refused(&e), Some(entity))),
             }
         }
         pass.cpu = cpu_time().saturating_sub(begun);
@@ -275,14 +288,9 @@ struct Reading {
 }
 
 impl Reading {
-    fn failed(e: &io::Error) -> Self {
-        Self { table: Err(io::Error::new(e.kind(), e.to_string())), seconds: 0.0 }
-    }
-
-    /// Names the entity in an error.
-    fn at(self, entity: &Entity) -> Self {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("{}: {e}", entity.display()));
-        Self { table: self.table.map_err(named), ..self }
+    /// The namespace could not be entered.
+    fn refused(e: &io::Error) -> Self {
+        Self { table: Err(io::Error::new(e.kind(), netns::refusal(e))), seconds: 0.0 }
     }
 }
 
@@ -292,7 +300,7 @@ impl Pass {
         Self { kind, tables: Vec::new(), outcomes, cpu: Duration::ZERO }
     }
 
-    fn add(&mut self, at: usize, reading: Reading) {
+    fn add(&mut self, at: usize, reading: Reading, entity: Option<&Entity>) {
         let (_, outcome) = &mut self.outcomes[at];
         outcome.seconds += reading.seconds;
         match reading.table {
@@ -304,17 +312,57 @@ impl Pass {
                 let absent = e.kind() == io::ErrorKind::NotFound;
                 outcome.absent += u64::from(absent);
                 outcome.errors += u64::from(!absent);
-                outcome.why = e.to_string();
+                // What somebody lacks is said only where nobody is refused it.
+                if !absent || outcome.errors == 0 {
+                    outcome.cause = e.to_string();
+                }
+                if !absent && outcome.failed.is_empty() {
+                    outcome.failed = entity.map(Entity::display).unwrap_or_default();
+                }
             }
         }
     }
 }
 
-fn gone(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput)
-}
-
 /// CPU time of the calling thread.
 fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused() -> Reading {
+        Reading { table: Err(io::Error::new(io::ErrorKind::PermissionDenied, "no ptrace")), seconds: 0.0 }
+    }
+
+    fn absent() -> Reading {
+        Reading { table: Err(io::Error::new(io::ErrorKind::NotFound, "no module")), seconds: 0.0 }
+    }
+
+    fn entity(name: &str) -> Entity {
+        let listed = entities::Listed::from(entities::Unentered {
+            kind: entities::Kind::Netns,
+            name: name.to_owned(),
+            inode: 7,
+            pids: vec![],
+            cgroup: String::new(),
+            why: String::new(),
+        });
+        listed.entity
+    }
+
+    #[test]
+    fn a_refusal_is_told_with_one_entity_and_a_count_and_its_cause_without() {
+        let sources: Vec<_> = Kind::Conntrack.sources().collect();
+        let mut pass = Pass::of(Kind::Conntrack, &sources);
+        pass.add(0, refused(), Some(&entity("web")));
+        assert_eq!(pass.outcomes[0].1.why(), "web: no ptrace");
+        pass.add(0, refused(), Some(&entity("db")));
+        pass.add(0, absent(), Some(&entity("old")));
+        let outcome = &pass.outcomes[0].1;
+        assert_eq!(outcome.why(), "web and 1 more: no ptrace");
+        assert_eq!((outcome.cause.as_str(), outcome.errors, outcome.absent), ("no ptrace", 2, 1));
+    }
 }

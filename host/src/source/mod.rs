@@ -81,6 +81,8 @@ pub struct Reader {
     columns: Arc<Columns>,
     status: Arc<Status>,
     totals: BTreeMap<&'static str, SourceStatus>,
+    /// Why a source could not be read, as it was said last; empty if it could.
+    said: BTreeMap<&'static str, String>,
     lanes: Vec<Lane>,
     passes: Receiver<Pass>,
 }
@@ -100,7 +102,7 @@ impl Reader {
             lanes.push(Lane::start(kind, proc, Arc::clone(&columns), done.clone())?);
         }
         let totals = SOURCES.iter().map(|source| (source.name, SourceStatus::idle(source.name))).collect();
-        let mut reader = Self { columns, status, totals, lanes, passes };
+        let mut reader = Self { columns, status, totals, said: BTreeMap::new(), lanes, passes };
         reader.gather(Instant::now() + PATIENCE);
         // That was a look, not a reading: what it found missing stays said.
         for total in reader.totals.values_mut().filter(|total| total.state == "up") {
@@ -123,6 +125,7 @@ impl Reader {
             lane.ask(wanted, entities);
         }
         self.gather(Instant::now() + PATIENCE);
+        self.say();
         let mut snapshot = Snapshot::at(now_ns);
         for lane in &self.lanes {
             for (source, entity, table) in lane.tables() {
@@ -155,6 +158,31 @@ impl Reader {
         }
     }
 
+    /// Tells the log of sources that cannot be read, or can again: one line for each cause, once.
+    fn say(&mut self) {
+        let mut news = BTreeMap::<&str, Vec<&str>>::new();
+        for (name, total) in &self.totals {
+            let cause = match total.state.as_str() {
+                "failing" => total.cause.as_str(),
+                // Nothing is known of it now.
+                "late" => continue,
+                _ => "",
+            };
+            let said = self.said.entry(name).or_default();
+            if said != cause {
+                cause.clone_into(said);
+                news.entry(cause).or_default().push(name);
+            }
+        }
+        for (cause, sources) in &news {
+            let sources = sources.join(", ");
+            match *cause {
+                "" => tracing::info!(sources, "read again"),
+                cause => tracing::warn!(sources, cause, "cannot be read: its values are missing"),
+            }
+        }
+    }
+
     fn publish(&self) {
         let mut board = self.status.update();
         board.sources = self.totals.iter().map(|(name, total)| ((*name).to_owned(), total.clone())).collect();
@@ -171,7 +199,9 @@ impl SourceStatus {
         self.errors += pass.errors;
         self.last_seconds = pass.seconds;
         self.total_seconds += pass.seconds;
-        pass.why.clone_into(&mut self.last_error);
+        self.last_error = pass.why();
+        pass.cause.clone_into(&mut self.cause);
+        (self.entities_read, self.entities_failed) = (pass.reads, pass.errors);
         let state = match pass {
             Outcome { errors: 1.., .. } => "failing",
             Outcome { reads: 0, absent: 1.., .. } => "absent",
@@ -183,6 +213,7 @@ impl SourceStatus {
     fn late(&mut self) {
         self.late += 1;
         "late".clone_into(&mut self.state);
-        self.last_error = format!("not read within {PATIENCE:?}: its last values stand");
+        self.last_error = format!("not read within {PATIENCE:?}: its values are missing");
+        (self.entities_read, self.entities_failed) = (0, 0);
     }
 }

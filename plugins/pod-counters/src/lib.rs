@@ -107,8 +107,12 @@ impl Published {
     fn update(&mut self, entity: EntityId) {
         let table = match self.source.read(entity) {
             Ok(table) => table,
-            // It vanished since the list was made, or the host could not read it and says so.
-            Err(error) => return log!(DEBUG, "entity {entity}: {}", error.message),
+            // It vanished since the list was made, or the host could not read it and says so: what
+            // was read before must not look as if it were read now.
+            Err(error) => {
+                self.gauges.iter_mut().for_each(|(gauge, _)| gauge.clear(entity, ()));
+                return log!(DEBUG, "entity {entity}: {}", error.message);
+            }
         };
         for (gauge, columns) in &mut self.gauges {
             gauge.set(entity, (), sum(&table, columns, self.selector) as f64);

@@ -75,6 +75,13 @@ impl<L: Labels> Gauge<L> {
     pub fn set(&mut self, entity: EntityId, labels: L, value: f64) {
         self.0.update(entity, labels, |series, pending| pending.set(series, value));
     }
+
+    /// Shows no value until the next one is set: what is not known now must not look as if it were.
+    pub fn clear(&mut self, entity: EntityId, labels: L) {
+        if self.0.is_known(entity, &labels) {
+            self.set(entity, labels, f64::NAN);
+        }
+    }
 }
 
 /// A histogram: every observation counts.

@@ -75,6 +75,11 @@ impl<L: Labels> Family<L> {
         });
     }
 
+    /// Whether there is such a series.
+    pub(crate) fn is_known(&self, entity: EntityId, labels: &L) -> bool {
+        self.known.contains_key(&(entity, labels.clone()))
+    }
+
     fn forget(&mut self, world: &World) {
         if self.epoch != world.epoch || self.known.len() >= SERIES {
             self.known.clear();
@@ -255,6 +260,18 @@ mod tests {
         flush();
         assert_eq!(host::value("depth", 1, &[]), Some(1.0));
         assert_eq!(host::value("seconds", 1, &[]), Some(2.0));
+    }
+
+    #[test]
+    fn a_gauge_that_is_cleared_has_no_value_and_one_that_never_was_is_not_made() {
+        declared();
+        let mut depth = Gauge::<()>::declared("depth").expect("declared");
+        depth.set(1, (), 3.0);
+        depth.clear(1, ());
+        depth.clear(2, ());
+        flush();
+        assert!(host::value("depth", 1, &[]).is_some_and(f64::is_nan));
+        assert_eq!(host::value("depth", 2, &[]), None);
     }
 
     #[test]

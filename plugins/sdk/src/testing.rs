@@ -75,6 +75,11 @@ impl<A: Analyzer> Harness<A> {
         host::set_table(source, entity, cells);
     }
 
+    /// The table of one entity cannot be read from now on.
+    pub fn remove_table(&mut self, source: &'static str, entity: EntityId) {
+        host::remove_table(source, entity);
+    }
+
     /// Reports entities as vanished.
     pub fn removed(&mut self, ids: &[EntityId]) {
         self.instance.removed(ids);

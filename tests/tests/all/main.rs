@@ -20,6 +20,7 @@ mod layout;
 mod observer;
 mod plugins;
 mod pods;
+mod privileges;
 mod prometheus;
 mod readme;
 mod replay;

@@ -225,11 +225,16 @@ impl Busy {
         args: &[&str],
         before: impl Fn() -> Result<()> + Sync,
     ) -> Result<Self> {
-        let mut child = namespace.run(|| {
+        namespace.run(|| {
             before()?;
             let mut busy = Command::new(env!("CARGO_BIN_EXE_busy"));
-            Ok(busy.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?)
-        })?;
+            Self::by(busy.args(args))
+        })
+    }
+
+    /// Starts it by a command that ends in its arguments, and waits until it has all open.
+    pub(crate) fn by(command: &mut Command) -> Result<Self> {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
         let open = line.trim().parse().with_context(|| format!("it says {line:?}"))?;
@@ -344,7 +349,7 @@ impl FakeProcess {
         let proc = tempfile::tempdir()?;
         for entry in std::fs::read_dir("/proc")? {
             let name = entry?.file_name();
-            if name.to_str().is_some_and(|name| name.parse::<u32>().is_err() || name == "1") {
+            if name.to_str().is_some_and(|name| name.parse::<u32>().is_err() || ["1", "2"].contains(&name)) {
                 symlink(std::path::Path::new("/proc").join(&name), proc.path().join(&name))?;
             }
         }

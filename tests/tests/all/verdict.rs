@@ -73,7 +73,7 @@ fn a_user_without_privileges_is_told_why_nothing_can_be_said_and_told_once() -> 
     assert!(unwrapped(first).contains("dropped packets"), "{text}");
     assert!(unwrapped(first).contains(CAUSE), "{text}");
     assert!(!unwrapped(rest).contains("CAP_BPF"), "it is said twice:\n{text}");
-    let lines: Vec<_> = log.lines().filter(|line| line.contains("CAP_")).collect();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains(CAUSE)).collect();
     assert!(lines.len() == 1 && lines[0].contains("run it as root"), "{log}");
 
     let output = ask(&["dns", "-o", "json"])?;

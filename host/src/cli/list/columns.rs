@@ -3,25 +3,35 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::cli::table::Table;
-use crate::entities::Entity;
+use crate::entities::Listed;
 use crate::events::EventType;
 use crate::metrics::FamilyInfo;
 use crate::status::{PluginStatus, ProbeStatus, ScenarioRow, SourceStatus};
 
 /// One line for each network namespace.
-pub fn entities(entities: &[Entity]) -> Table {
-    let mut table =
-        Table::new(&["name", "kind", "addresses", "netns", "cookie", "processes", "cgroup", "since"]);
-    for entity in entities {
+pub fn entities(entities: &[Listed]) -> Table {
+    let mut table = Table::new(&[
+        "name",
+        "kind",
+        "addresses",
+        "netns",
+        "cookie",
+        "processes",
+        "cgroup",
+        "since",
+        "unreadable",
+    ]);
+    for Listed { entity, unreadable } in entities {
         table.row([
             &entity.display(),
             entity.kind.as_str(),
             &join(&entity.ips),
-            &entity.inode.to_string(),
-            &entity.cookie.to_string(),
+            &known(entity.inode),
+            &known(entity.cookie),
             &join(&entity.pids.iter().map(|p| format!("{}:{}", p.pid, p.name)).collect::<Vec<_>>()),
             if entity.cgroup.is_empty() { "-" } else { &entity.cgroup },
-            &since(entity.since_ns),
+            &if entity.since_ns == 0 { "-".to_owned() } else { since(entity.since_ns) },
+            unreadable,
         ]);
     }
     table
@@ -111,6 +121,11 @@ pub fn sources(sources: &[SourceStatus]) -> Table {
     table
 }
 
+/// Nothing has the number 0.
+fn known(number: u64) -> String {
+    if number == 0 { "-".to_owned() } else { number.to_string() }
+}
+
 fn join<T: ToString>(items: &[T]) -> String {
     if items.is_empty() {
         return "-".to_owned();
@@ -126,7 +141,7 @@ fn since(at_ns: u64) -> String {
 mod tests {
     use super::*;
     use crate::cli::terminal::Style;
-    use crate::entities::{Kind, Process};
+    use crate::entities::{Entity, Kind, Process};
     use crate::status::HookStatus;
 
     fn shown(table: &Table) -> Vec<String> {
@@ -149,7 +164,7 @@ mod tests {
             since_ns: 1_700_000_000_000_000_000,
         };
         assert_eq!(
-            shown(&entities(&[entity])),
+            shown(&entities(&[Listed { entity, unreadable: String::new() }])),
             [
                 "NAME        KIND  ADDRESSES              NETNS  COOKIE  PROCESSES         CGROUP          SINCE",
                 "web/shop-1  pod   10.0.0.7,fd00::7  4026532000    4242  7:ngi\\u{1b}[2Jnx  /kubepods/pod1  2023-11-14T22:13:20Z",

@@ -77,6 +77,10 @@ pub fn set_table(source: &'static str, entity: EntityId, cells: Cells) {
     HOST.with_borrow_mut(|host| host.world.tables.insert((source, entity), cells));
 }
 
+pub fn remove_table(source: &'static str, entity: EntityId) {
+    HOST.with_borrow_mut(|host| host.world.tables.remove(&(source, entity)));
+}
+
 pub fn take_events() -> Vec<Event> {
     HOST.with_borrow_mut(|host| std::mem::take(&mut host.events))
 }
