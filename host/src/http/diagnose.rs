@@ -99,5 +99,9 @@ fn refused(refusal: &Refusal) -> Response<Body> {
     if let Some((name, known)) = refusal.known() {
         answer[name] = json!(known);
     }
-    body::json(StatusCode::BAD_REQUEST, &answer)
+    let status = match refusal {
+        Refusal::Starting(_) => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::BAD_REQUEST,
+    };
+    body::json(status, &answer)
 }

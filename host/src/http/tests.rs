@@ -114,8 +114,13 @@ async fn metrics_come_in_the_format_that_is_asked_for() {
 async fn readiness_is_told_apart_from_life() {
     let server = metrics_server();
     assert!(server.get("/healthz", "").await.starts_with("HTTP/1.1 200"));
-    assert!(server.get("/readyz", "").await.starts_with("HTTP/1.1 503"));
-    server.view.status.update().ready = true;
+    let waiting = server.get("/readyz", "").await;
+    assert!(waiting.starts_with("HTTP/1.1 503"), "{waiting}");
+    assert!(waiting.contains("\nwaiting: the first scan for namespaces\n"), "{waiting}");
+    {
+        let mut board = server.view.status.update();
+        (board.namespaces_seen, board.plugins_seen) = (true, true);
+    }
     assert!(server.get("/readyz", "").await.starts_with("HTTP/1.1 200"));
     assert!(server.get("/", "").await.contains("href=\"/metrics\""));
 }

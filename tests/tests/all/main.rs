@@ -21,7 +21,9 @@ mod plugins;
 mod pods;
 mod prometheus;
 mod replay;
+mod scale;
 mod sources;
+mod start;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
