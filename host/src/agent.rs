@@ -16,10 +16,13 @@ mod on_demand;
 mod tables;
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
 
 use crate::bell::{Bell, Wake};
 use crate::config::{self, Config};
@@ -31,9 +34,9 @@ use crate::loss::Loss;
 use crate::metrics::{Budget, Metrics};
 use crate::plugin::{self, Nouns, Plugins};
 use crate::probe::{self, Probes};
-use crate::question::Answerer;
+use crate::question::{Answerer, Refusal};
 use crate::source;
-use crate::status::Status;
+use crate::status::{self, Status};
 use crate::view::View;
 use crate::watch::{self, Watcher};
 
@@ -60,7 +63,8 @@ pub enum Error {
     Thread(#[from] std::io::Error),
 }
 
-/// Runs the agent until `shutdown` is ready. What was delivered by then is still digested.
+/// Runs the agent until `shutdown` is ready. What was delivered by then is still digested. The servers
+/// answer from the first moment on, and say what they still wait for.
 ///
 /// # Errors
 /// Only what leaves nothing to run; see [`Error`].
@@ -73,35 +77,76 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
 
     let listening = web.iter().chain(&streams).map(http::Bound::address).collect();
 
-    let started = tokio::task::spawn_blocking({
-        let config = config.clone();
-        move || Core::start(&config)
-    });
-    let core = started.await.expect("starting does not panic and is not cancelled")?;
-    core.view.events.listens_on(listening);
+    let began = Instant::now();
+    let view = view(&config);
+    view.events.listens_on(listening);
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let until_stopped = || {
         let mut stopped = stopped.clone();
         async move { drop(stopped.wait_for(|stopped| *stopped).await) }
     };
-    let metrics = tokio::spawn(http::serve_metrics(
-        web,
-        Arc::clone(&core.view),
-        config.web.telemetry_path,
-        until_stopped(),
-    ));
-    let desk = Arc::clone(&core.desk);
-    let answerer: Answerer = Arc::new(move |question| desk.answer(question));
-    let events = tokio::spawn(http::serve_events(streams, Arc::clone(&core.view), answerer, until_stopped()));
-    let flushing = tokio::spawn(flush_folded(Arc::clone(&core.view.events)));
-    tracing::info!(node = core.view.node, web = web_addresses, events = stream_addresses, "ready");
+    let (path, desk) = (config.web.telemetry_path.clone(), Arc::<OnceLock<Arc<Desk>>>::default());
+    let metrics = tokio::spawn(http::serve_metrics(web, Arc::clone(&view), path, until_stopped()));
+    let answerer = answerer(Arc::clone(&view), Arc::clone(&desk));
+    let events = tokio::spawn(http::serve_events(streams, Arc::clone(&view), answerer, until_stopped()));
+    let flushing = tokio::spawn(flush_folded(Arc::clone(&view.events)));
+    let node = view.node.as_str();
+    tracing::info!(node, web = web_addresses, events = stream_addresses, "serving");
 
-    shutdown.await;
+    let started = tokio::task::spawn_blocking({
+        let view = Arc::clone(&view);
+        move || Core::start(&config, view)
+    });
+    let mut core = started.await.expect("starting does not panic and is not cancelled")?;
+    drop(desk.set(Arc::clone(&core.desk)));
+    let loaded = core.loaded.take().expect("nobody has waited for it");
+    let announce = async {
+        // An error is the end of the thread, which is on the board.
+        let _ = loaded.await;
+        match view.status.snapshot().unready() {
+            why if why.is_empty() => {
+                let seconds = began.elapsed().as_secs_f64();
+                tracing::info!(node, web = web_addresses, events = stream_addresses, seconds, "ready");
+            }
+            why => tracing::error!(why = why.join("; "), "not ready"),
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = announce => {}
+        () = shutdown => {}
+    }
     flushing.abort();
     let _ = tokio::task::spawn_blocking(move || core.stop()).await;
     let _ = stop.send(true);
     let _ = tokio::join!(metrics, events);
     Ok(())
+}
+
+/// Everything that is shown, before anything has happened.
+fn view(config: &Config) -> Arc<View> {
+    let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
+    let node = config.node.name.clone();
+    let metrics = Metrics::new(budget(config), Arc::clone(&entities), Arc::clone(&loss));
+    let events = EventLog::new(event_limits(config), Arc::clone(&entities), Arc::clone(&loss), &node);
+    Arc::new(View {
+        metrics: Arc::new(metrics),
+        events: Arc::new(events),
+        entities,
+        status: Arc::<Status>::default(),
+        loss,
+        node,
+        revision: crate::REVISION,
+        labels: LabelNames::default(),
+    })
+}
+
+/// Questions are refused until there is somebody to ask.
+fn answerer(view: Arc<View>, desk: Arc<OnceLock<Arc<Desk>>>) -> Answerer {
+    Arc::new(move |question| match desk.get() {
+        Some(desk) => desk.answer(question),
+        None => Err(Refusal::Starting(view.status.snapshot().unready())),
+    })
 }
 
 /// Gives folded events their count once their window is over.
@@ -121,6 +166,8 @@ struct Core {
     desk: Arc<Desk>,
     followers: Vec<Follower>,
     watchers: Vec<Watcher>,
+    /// Tells when every plugin file that was there at the start has been looked at.
+    loaded: Option<oneshot::Receiver<()>>,
 }
 
 /// A thread and the bell that ends it.
@@ -130,39 +177,30 @@ struct Follower {
 }
 
 impl Core {
-    /// Starts everything; blocking.
-    fn start(config: &Config) -> Result<Self, Error> {
+    /// Starts everything but plugins, which come while the rest runs; blocking.
+    fn start(config: &Config, view: Arc<View>) -> Result<Self, Error> {
         // First, since the kernel takes its time to list its symbols.
         let names = Arc::new(probe::kernel_names());
-        let status = Arc::new(Status::default());
-        let loss = Arc::new(Loss::default());
-        let entities = Arc::new(Entities::default());
-        let metrics = Arc::new(Metrics::new(budget(config), Arc::clone(&entities), Arc::clone(&loss)));
-        let events = Arc::new(EventLog::new(
-            event_limits(config),
-            Arc::clone(&entities),
-            Arc::clone(&loss),
-            &config.node.name,
-        ));
-        let reader = source::Reader::new(&config.paths.procfs, Arc::clone(&status))?;
+        let reader = source::Reader::new(&config.paths.procfs, Arc::clone(&view.status))?;
         let nouns = Nouns {
-            node: config.node.name.clone(),
+            node: view.node.clone(),
             kernel: kernel_release(),
             clock: Arc::default(),
-            entities: Arc::clone(&entities),
+            entities: Arc::clone(&view.entities),
             names: Arc::clone(&names),
             columns: reader.columns(),
-            metrics: Arc::clone(&metrics),
-            events: Arc::clone(&events),
-            loss: Arc::clone(&loss),
-            status: Arc::clone(&status),
+            metrics: Arc::clone(&view.metrics),
+            events: Arc::clone(&view.events),
+            loss: Arc::clone(&view.loss),
+            status: Arc::clone(&view.status),
         };
-        let plugins = Arc::new(Plugins::new(plugin_options(config), nouns)?);
+        let sources_wanted = Arc::<Bell>::default();
+        let plugins = Arc::new(Plugins::new(plugin_options(config), nouns, Arc::clone(&sources_wanted))?);
 
         let symbols = Arc::clone(&names.symbols);
         let (unknown, announced) = (Arc::<Bell>::default(), Arc::<Announced>::default());
         let probes = {
-            let (plugins, table) = (Arc::clone(&plugins), Arc::clone(&entities));
+            let (plugins, table) = (Arc::clone(&plugins), Arc::clone(&view.entities));
             let (unknown, announced) = (Arc::clone(&unknown), Arc::clone(&announced));
             let sink = move |batch| {
                 if table.take_unnamed() {
@@ -173,25 +211,24 @@ impl Core {
                 names.symbols.wait();
                 plugins.deliver(&batch);
             };
-            let (table, loss, status) = (Arc::clone(&entities), Arc::clone(&loss), Arc::clone(&status));
+            let (table, loss) = (Arc::clone(&view.entities), Arc::clone(&view.loss));
+            let status = Arc::clone(&view.status);
             Arc::new(Probes::start(probe_options(config), table, loss, status, sink)?)
         };
-        let labels = LabelNames::default();
-        let (node, revision) = (config.node.name.clone(), crate::REVISION);
-        let view = Arc::new(View { metrics, events, entities, status, loss, node, revision, labels });
-
         let columns = reader.columns();
-        let desk = Arc::new(Desk::new(Arc::clone(&view), Arc::clone(&plugins), columns, unknown));
-        let mut core = Self { view, probes, plugins, desk, followers: Vec::new(), watchers: Vec::new() };
+        let desk =
+            Arc::new(Desk::new(Arc::clone(&view), Arc::clone(&plugins), columns, unknown, sources_wanted));
+        let (followers, watchers, loaded) = (Vec::new(), Vec::new(), None);
+        let mut core = Self { view, probes, plugins, desk, followers, watchers, loaded };
         core.follow_namespaces(config, announced)?;
+        core.view.status.update().namespaces_seen = true;
         core.follow_plugin_files(config)?;
         core.follow_sources(config, reader)?;
         gaps::tell_of_symbols(&core.view.status, &*symbols);
-        core.view.status.update().ready = true;
         Ok(core)
     }
 
-    /// Starts, replaces and stops plugins as their files change. Returns after the first look.
+    /// Starts, replaces and stops plugins as their files change.
     fn follow_plugin_files(&mut self, config: &Config) -> Result<(), Error> {
         let bell = Arc::new(Bell::default());
         for directory in &config.plugins.directories {
@@ -200,17 +237,23 @@ impl Core {
         }
         let (plugins, probes) = (Arc::clone(&self.plugins), Arc::clone(&self.probes));
         let load = move |wanted: &BTreeSet<String>| probes.set_wanted(wanted);
-        self.plugins.scan(&load);
-        warn_of_strangers(&config.plugins, &self.view.status);
-        let waiting = Arc::clone(&bell);
+        let (waiting, status) = (Arc::clone(&bell), Arc::clone(&self.view.status));
+        let configured = config.plugins.clone();
+        let (loaded, wait) = oneshot::channel();
+        self.loaded = Some(wait);
         self.follow("plugin-files", bell, move || {
-            // Compiling must not compete with the event path.
-            plugin::lower_priority();
+            plugins.scan(&load);
+            warn_of_strangers(&configured, &status);
+            probe::return_memory();
+            status.update().plugins_seen = true;
+            // Nobody waits any more if the agent is being stopped.
+            let _ = loaded.send(());
             while waiting.wait(Duration::MAX) != Wake::Closed {
                 if pause(&waiting, SETTLE) {
                     return;
                 }
                 plugins.scan(&load);
+                probe::return_memory();
             }
         })
     }
@@ -229,13 +272,26 @@ impl Core {
         bell: Arc<Bell>,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<(), Error> {
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(body)?;
+        let (name, status) = (name.to_owned(), Arc::clone(&self.view.status));
+        let thread = thread::Builder::new().name(name.clone()).spawn(move || {
+            // The rest of the agent goes on without it, and says so.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(body)) {
+                let why = status::panic_words(&*panic);
+                tracing::error!(
+                    thread = name,
+                    why,
+                    "a thread of the agent panicked and is missing from now on"
+                );
+                status.update().ended.push(format!("thread {name} panicked: {why}"));
+            }
+        })?;
         self.followers.push(Follower { bell, thread });
         Ok(())
     }
 
     /// Stops in the order of the data: no new events, then let plugins digest.
     fn stop(self) {
+        self.plugins.close();
         for follower in &self.followers {
             follower.bell.close();
         }

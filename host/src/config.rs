@@ -371,8 +371,8 @@ impl Default for Plugins {
             cache_dir: "/var/cache/inspector".into(),
             memory_mib: 16,
             batch_deadline: Duration::from_millis(50),
-            max_series: 100_000,
-            max_series_total: 200_000,
+            max_series: 250_000,
+            max_series_total: 500_000,
             events_per_second: 1000,
             events_burst: 5000,
         }

@@ -29,7 +29,7 @@ pub struct Budget {
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { per_plugin: 100_000, per_agent: 200_000 }
+        Self { per_plugin: 250_000, per_agent: 500_000 }
     }
 }
 
@@ -109,6 +109,21 @@ impl Metrics {
         }
     }
 
+    /// Takes a plugin that stopped for long out of the scrape: its last values would be read as the
+    /// present ones. Counters and histograms keep what they counted, so none is reset.
+    pub fn hide(&self, plugin: &str) {
+        if let Some(entry) = lock(&self.plugins).get(plugin) {
+            lock(entry).hide();
+        }
+    }
+
+    /// Shows a plugin again that runs again.
+    pub fn show(&self, plugin: &str) {
+        if let Some(entry) = lock(&self.plugins).get(plugin) {
+            lock(entry).show();
+        }
+    }
+
     /// Drops the series of entities that vanished, and those that late events have made since for
     /// entities that are forgotten by now.
     pub fn remove_entities(&self, ids: &[EntityId]) {
@@ -140,12 +155,20 @@ impl Metrics {
         lock(&self.plugins).get(plugin).map_or(0, |entry| lock(entry).samples())
     }
 
+    /// Whether a plugin gets no further series, because its budget or that of all is used up.
+    pub fn is_full(&self, plugin: &str) -> bool {
+        lock(&self.plugins).get(plugin).is_some_and(|entry| lock(entry).is_full())
+    }
+
     /// The families to expose, by name, such that no two of them share a sample's name: while one
     /// version of a plugin replaces another, the newer family of a name is shown.
     pub(crate) fn exposed(&self) -> Vec<Exposed> {
         let mut all = Vec::new();
         for (plugin, entry) in lock(&self.plugins).iter() {
             let store = lock(entry);
+            if store.is_hidden() {
+                continue;
+            }
             let mut claimed = HashSet::new();
             for (number, family) in store.families() {
                 let claims = family.decl.claims();
@@ -331,6 +354,26 @@ mod tests {
         assert_eq!(old.apply(&[id], &[1.0]), 0);
         assert_eq!(count(&view), "1");
         assert_eq!(view.metrics.series_count("p"), 1);
+    }
+
+    #[test]
+    fn a_plugin_that_stopped_shows_nothing_and_goes_on_counting_where_it_was() {
+        let view = View::test();
+        let decls = [counter(&[]), Decl::test("depth", MetricKind::Gauge, &[])];
+        let series = view.metrics.register("p", &decls).expect("valid");
+        let ids = [0, 1].map(|metric| series.series(metric, 0, vec![]).expect("room"));
+        series.apply(&ids, &[2.0, 7.0]);
+        drop(series);
+        view.metrics.hide("p");
+        assert!(scrape(&view).is_empty(), "{:?}", scrape(&view));
+        assert!(view.metrics.families().is_empty());
+        let again = view.metrics.register("p", &decls).expect("valid");
+        assert!(scrape(&view).is_empty(), "it does not run yet");
+        view.metrics.show("p");
+        assert_eq!(scrape(&view).len(), 1, "what the gauge was is not what it is: {:?}", scrape(&view));
+        let id = again.series(0, 0, vec![]).expect("room");
+        again.apply(&[id], &[3.0]);
+        assert_eq!(count(&view), "5");
     }
 
     #[test]

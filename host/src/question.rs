@@ -75,6 +75,9 @@ pub enum Refusal {
     /// More than [`MAX_ENTITIES`].
     #[error("{0} entities are too many: name at most {MAX_ENTITIES}, or none for all")]
     TooMany(usize),
+    /// The agent starts: who would answer is not there yet. With what it waits for.
+    #[error("the agent is starting, ask again in some seconds; {}", .0.join("; "))]
+    Starting(Vec<String>),
     /// A window without any time in it.
     #[error("the window is empty: window_ms must be at least 1")]
     NoWindow,
@@ -86,7 +89,7 @@ impl Refusal {
         match self {
             Self::Scenario { known, .. } => Some(("scenarios", known)),
             Self::Entity { known, .. } => Some(("entities", known)),
-            Self::NoAnalyzer { .. } | Self::TooMany(_) | Self::NoWindow => None,
+            Self::NoAnalyzer { .. } | Self::TooMany(_) | Self::NoWindow | Self::Starting(_) => None,
         }
     }
 }

@@ -84,6 +84,8 @@ impl Snapshot {
     fn encode_agent(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", self.revision)];
         to.family("inspector_build_info", "Version of this agent.", Gauge, [(build, Int(1))])?;
+        let ready = [([], Int(self.board.unready().is_empty().into()))];
+        to.family("inspector_ready", "The agent is ready, as /readyz says.", Gauge, ready)?;
         let lost =
             self.lost.iter().map(|(stage, name, n)| ([("stage", stage.as_str()), ("name", name)], Int(*n)));
         to.family("inspector_lost", "What did not reach its destination, and where.", Counter, lost)?;

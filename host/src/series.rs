@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::declaration::Decl;
+use crate::declaration::{Decl, MetricKind};
 use crate::entities::EntityId;
 use crate::family::{Family, Refused, Series, push_label};
 
@@ -54,6 +54,8 @@ pub(crate) struct Store {
     no_labels: Arc<str>,
     /// Live handles of the plugin's instances.
     handles: u32,
+    /// The plugin does not run, so nothing of it is current.
+    hidden: bool,
     /// Samples that this plugin exposes, and may expose.
     samples: u64,
     max_samples: u64,
@@ -84,6 +86,7 @@ impl Store {
             free: Vec::new(),
             no_labels: "".into(),
             handles: 0,
+            hidden: false,
             samples: 0,
             max_samples,
             all_samples,
@@ -93,6 +96,11 @@ impl Store {
 
     pub(crate) fn samples(&self) -> u64 {
         self.samples
+    }
+
+    /// Whether there is no room for one more.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.has_room(1, Reserve::Kept)
     }
 
     pub(crate) fn family(&self, number: u32) -> Option<&Family> {
@@ -124,6 +132,24 @@ impl Store {
         if self.handles > 0 {
             self.drop_unused();
         }
+    }
+
+    /// Whether the plugin does not run and nothing of it is to be shown.
+    pub(crate) fn is_hidden(&self) -> bool {
+        self.hidden
+    }
+
+    /// Hides everything and forgets what was only true then: of values that are set, nobody knows
+    /// the present one. What was counted goes on from where it is.
+    pub(crate) fn hide(&mut self) {
+        self.hidden = true;
+        let is_set = |family: &Family| matches!(family.decl.kind, MetricKind::Gauge | MetricKind::Unknown);
+        let set: Vec<u32> = self.families().filter(|(_, family)| is_set(family)).map(|(n, _)| n).collect();
+        set.into_iter().for_each(|number| self.retain(number, |_| false));
+    }
+
+    pub(crate) fn show(&mut self) {
+        self.hidden = false;
     }
 
     pub(crate) fn drop_all(&mut self) {

@@ -1,11 +1,18 @@
 //! The state of every probe, source and plugin, as `list`, `/api/v1/*` and `/metrics` show it.
 //!
-//! Doors write their own part; readers get a copy. Nothing here decides anything.
+//! Doors write their own part; readers get a copy. The one thing that is decided here is whether all of
+//! it together is ready.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+
+use crate::escape;
+
+/// Bytes of what a panic says.
+const MAX_PANIC: usize = 512;
 
 /// State of one hook of a probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +124,10 @@ pub struct ServerStatus {
     pub refused: u64,
 }
 
+/// Names of the analyzers that are shipped with the agent.
+pub const BUILT_IN: [&str; 9] =
+    ["diagnosis", "dns", "latency", "link", "packet-loss", "pod-counters", "socket", "softirq", "tcp"];
+
 /// State of one plugin.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PluginStatus {
@@ -128,10 +139,10 @@ pub struct PluginStatus {
     pub file: String,
     /// Hex sha256 of the component.
     pub sha256: String,
-    /// `running`, `backoff` (restarts soon), `quarantined`, `refused` or `disabled` (never ran) or
-    /// `stopped`.
+    /// `compiling`, `running`, `backoff` (restarts soon), `quarantined` (failed too often, restarts
+    /// late), `refused` or `disabled` (never ran) or `stopped`.
     pub state: String,
-    /// Why it is not running; empty when it is.
+    /// Why it does not run, or cannot show all that it counts; empty if it does.
     pub reason: String,
     /// A newer file that was refused while this version goes on; empty if there is none.
     pub rejected: String,
@@ -236,11 +247,51 @@ pub struct Board {
     pub left_out_processes: u64,
     /// By server name: `metrics` or `events`.
     pub servers: BTreeMap<String, ServerStatus>,
-    /// Probes have settled and the first entity scan is done.
-    pub ready: bool,
+    /// The first scan for namespaces is over.
+    pub namespaces_seen: bool,
+    /// Every plugin file that was there at the start runs or is refused.
+    pub plugins_seen: bool,
+    /// Threads of the agent that ended before it did, in words.
+    pub ended: Vec<String>,
 }
 
 impl Board {
+    /// Why the agent is not ready, a line each; nothing if it is.
+    ///
+    /// It is ready once it has looked at everything for the first time, and as long as what it ships
+    /// works: a built-in analyzer in quarantine makes it unready, one that is missing, disabled or
+    /// cannot run on this node does not, and neither does any analyzer of somebody else.
+    pub fn unready(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        if !self.namespaces_seen {
+            lines.push("waiting: the first scan for namespaces".to_owned());
+        }
+        if !self.plugins_seen {
+            lines.extend(self.awaited_plugins());
+        }
+        let quarantined = self
+            .plugins
+            .values()
+            .filter(|plugin| plugin.state == "quarantined" && BUILT_IN.contains(&plugin.name.as_str()));
+        lines.extend(
+            quarantined
+                .map(|plugin| format!("failed: analyzer {} is quarantined: {}", plugin.name, plugin.reason)),
+        );
+        lines.extend(self.ended.iter().map(|thread| format!("failed: {thread}")));
+        lines
+    }
+
+    fn awaited_plugins(&self) -> Vec<String> {
+        let compiling = self.plugins.values().filter(|plugin| plugin.state == "compiling");
+        let mut lines: Vec<_> = compiling
+            .map(|plugin| format!("waiting: analyzer {} (compiling, {})", plugin.name, plugin.reason))
+            .collect();
+        if lines.is_empty() {
+            lines.push("waiting: the first look at plugin files".to_owned());
+        }
+        lines
+    }
+
     /// Every question that can be asked, by name and plugin.
     pub fn scenarios(&self) -> Vec<ScenarioRow> {
         let row = |plugin: &PluginStatus, scenario: &Scenario| ScenarioRow {
@@ -287,6 +338,13 @@ impl Status {
     }
 }
 
+/// What a panic said, for the state of the part that panicked.
+pub fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    escape::admit(text.unwrap_or("it said nothing").to_owned(), MAX_PANIC)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -314,5 +372,43 @@ mod tests {
         assert_eq!(set(&[gap("6 of 7", "no setns"), gap("1 of 7", "no ptrace")]), 1);
         assert_eq!(set(&[]), 0);
         assert_eq!(set(&[gap("5 of 6", "no setns")]), 1, "it was mended in between");
+    }
+
+    fn board(plugins: &[(&str, &str, &str)]) -> Board {
+        let status = |(name, state, reason): &(&str, &str, &str)| PluginStatus {
+            name: (*name).to_owned(),
+            state: (*state).to_owned(),
+            reason: (*reason).to_owned(),
+            ..PluginStatus::default()
+        };
+        let plugins = plugins.iter().map(|plugin| (plugin.0.to_owned(), status(plugin))).collect();
+        Board { plugins, namespaces_seen: true, plugins_seen: true, ..Board::default() }
+    }
+
+    #[test]
+    fn who_waits_is_told_what_for() {
+        let mut board = board(&[("tcp", "compiling", "3 of 9"), ("dns", "running", "")]);
+        (board.plugins_seen, board.namespaces_seen) = (false, false);
+        let waiting = ["waiting: the first scan for namespaces", "waiting: analyzer tcp (compiling, 3 of 9)"];
+        assert_eq!(board.unready(), waiting);
+        board.plugins.clear();
+        assert_eq!(board.unready()[1], "waiting: the first look at plugin files");
+    }
+
+    #[test]
+    fn a_built_in_analyzer_in_quarantine_makes_the_agent_unready_and_nobody_elses_does() {
+        let failed = board(&[("pod-counters", "quarantined", "trap"), ("mine", "quarantined", "trap")]);
+        assert_eq!(failed.unready(), ["failed: analyzer pod-counters is quarantined: trap"]);
+        let other =
+            [("tcp", "refused", "no BTF"), ("latency", "disabled", ""), ("mine", "compiling", "1 of 1")];
+        assert!(board(&other).unready().is_empty());
+    }
+
+    #[test]
+    fn a_panic_is_told_in_its_own_words() {
+        let words = |panic: Box<dyn Any + Send>| panic_words(&*panic);
+        assert_eq!(words(Box::new("plain")), "plain");
+        assert_eq!(words(Box::new("with\na line".to_owned())), r"with\na line");
+        assert_eq!(words(Box::new(7)), "it said nothing");
     }
 }

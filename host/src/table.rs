@@ -76,6 +76,11 @@ impl Snapshot {
         all
     }
 
+    /// How many entities have tables here.
+    pub fn entities(&self) -> usize {
+        self.tables.values().map(HashMap::len).max().unwrap_or(0)
+    }
+
     /// The table of one entity, if it was read.
     pub fn get(&self, entity: EntityId, source: &str) -> Option<&Table> {
         self.tables.get(source)?.get(&entity).map(Arc::as_ref)

@@ -57,16 +57,28 @@ impl Agent {
     /// # Errors
     /// As there, or if it is not ready in time.
     pub fn start_within(settings: &Settings, patience: Duration) -> Result<Self> {
+        Self::start_until("ready", settings, patience)
+    }
+
+    /// Starts an agent and waits until it says that its servers answer: earlier than that it is ready.
+    ///
+    /// # Errors
+    /// If it ends before, with its log.
+    pub fn start_serving(settings: &Settings) -> Result<Self> {
+        Self::start_until("serving", settings, wait::PATIENCE)
+    }
+
+    fn start_until(said: &str, settings: &Settings, patience: Duration) -> Result<Self> {
         let process = Process::spawn(settings, &["127.0.0.1:0"], "127.0.0.1:0")?;
         let mut ended = None;
-        let ready = wait::within(patience, "the agent to be ready", || {
+        let addresses = wait::within(patience, "the agent to start", || {
             ended = process.ended();
-            let ready = process.log().iter().find_map(|line| ready(line));
-            ready.map(Some).or_else(|| ended.map(|_| None))
+            let addresses = process.log().iter().find_map(|line| addresses(said, line));
+            addresses.map(Some).or_else(|| ended.map(|_| None))
         });
-        match ready {
+        match addresses {
             Ok(Some((web, events))) => Ok(Self { web, events, process }),
-            _ => bail!("the agent is not ready ({ended:?}):\n{}", process.log().join("\n")),
+            _ => bail!("the agent is not {said} ({ended:?}):\n{}", process.log().join("\n")),
         }
     }
 
@@ -259,13 +271,13 @@ fn open_to_all(dir: &Path) -> Result<()> {
     Ok(std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))?)
 }
 
-/// The addresses in the line by which the agent says that it is ready.
-fn ready(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+/// The addresses in the line by which the agent says that it is serving or ready.
+fn addresses(said: &str, line: &str) -> Option<(SocketAddr, SocketAddr)> {
     let line: Value = serde_json::from_str(line).ok()?;
     let address = |name: &str| {
         // Several addresses are a list; the first one will do.
         let text = line[name].as_str()?.trim_matches(['[', ']', '"']);
         text.split([',', ' ', '"']).next()?.parse().ok()
     };
-    (line["message"] == "ready").then(|| Some((address("web")?, address("events")?)))?
+    (line["message"] == said).then(|| Some((address("web")?, address("events")?)))?
 }

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use super::on_demand::OnDemand;
 use super::{Core, Error, confirm, now_ns};
 use crate::bell::{Bell, Wake};
@@ -37,14 +39,15 @@ pub(super) struct Desk {
 }
 
 impl Desk {
-    /// `unknown` asks for a scan of namespaces.
+    /// `unknown` asks for a scan of namespaces, `wanted` for a reading of tables.
     pub(super) fn new(
         view: Arc<View>,
         plugins: Arc<Plugins>,
         columns: Arc<Columns>,
         unknown: Arc<Bell>,
+        wanted: Arc<Bell>,
     ) -> Self {
-        let (scans, tables) = (OnDemand::new(unknown), OnDemand::new(Arc::default()));
+        let (scans, tables) = (OnDemand::new(unknown), OnDemand::new(wanted));
         Self { view, plugins, columns, scans, tables, losses: History::default() }
     }
 
@@ -91,6 +94,10 @@ impl Desk {
     fn check(&self, question: &Question) -> Result<AskedAbout, Refusal> {
         let board = self.view.status.snapshot();
         if board.answering(&question.scenario).next().is_none() {
+            // Who answers it may be about to start.
+            if !board.plugins_seen {
+                return Err(Refusal::Starting(board.unready()));
+            }
             let mut known: Vec<_> = board.scenarios().into_iter().map(|row| row.name).collect();
             known.dedup();
             if known.is_empty() {
@@ -178,7 +185,8 @@ fn is_called(row: &EntityRow, name: &str) -> bool {
 }
 
 /// Diagnoses without an agent: starts one in this process, without servers, lets it look for as long as
-/// `time` or until `stop` is closed, and asks it. Blocking. `begun` is called when it begins to look.
+/// `time` or until `stop` is closed, and asks it. Blocking. `begun` is called when it begins to look,
+/// which it does with all analyzers there are.
 ///
 /// # Errors
 /// The agent cannot start. That the question cannot be answered is the inner error.
@@ -189,8 +197,10 @@ pub fn once(
     stop: &Bell,
     begun: impl FnOnce(),
 ) -> Result<Result<Report, Refusal>, Error> {
-    let core = Core::start(config)?;
+    let mut core = Core::start(config, super::view(config))?;
     let desk = Arc::clone(&core.desk);
+    // An error is the end of the thread: what it has not started is missing from the answer.
+    let _ = core.loaded.take().map(oneshot::Receiver::blocking_recv);
     begun();
     // Wrong names need not be waited for.
     let refused = desk.check(question).err();

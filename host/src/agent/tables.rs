@@ -1,5 +1,6 @@
 //! Reads the kernel's counter tables: once per interval for all plugins, and at once for a question.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,13 +23,15 @@ impl Core {
         self.follow("sources", Arc::clone(&desk.tables.bell), move || {
             let tables = &desk.tables;
             let mut due = Instant::now();
+            let mut read = BTreeSet::new();
             loop {
                 let asking = tables.take();
-                let regular = Instant::now() >= due;
+                let wanted = plugins.sources();
+                // A plugin that has just started does not wait for the others' interval.
+                let regular = Instant::now() >= due || !wanted.is_subset(&read);
                 // A ring may be heard after what it was for was done.
                 if regular || !asking.is_empty() {
                     // All of them also for a question: a lane keeps only what it read last.
-                    let wanted = plugins.sources();
                     let snapshot = Arc::new(match wanted.is_empty() {
                         true => Snapshot::at(now_ns()),
                         false => reader.read(&wanted, &view.entities.live(), now_ns()),
@@ -43,6 +46,7 @@ impl Core {
                 if regular {
                     // A late interval is skipped, not caught up with.
                     due = (due + interval).max(now);
+                    read = wanted;
                 }
                 if tables.bell.wait(due.saturating_duration_since(now)) == Wake::Closed {
                     return;

@@ -83,7 +83,7 @@ impl Api {
             Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.to_string()),
         };
         // Analyzers that are still being compiled have not declared theirs.
-        let types = self.view.status.update().ready.then(|| self.view.events.types());
+        let types = self.view.status.update().plugins_seen.then(|| self.view.events.types());
         if let Some(Err(wrong)) = types.map(|types| query.check_types(&types)) {
             return error(StatusCode::BAD_REQUEST, &wrong.to_string());
         }

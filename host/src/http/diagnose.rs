@@ -114,7 +114,7 @@ fn refused(refusal: &Refusal) -> Response<Body> {
     }
     let status = match refusal {
         // Nothing is wrong with the question.
-        Refusal::NoAnalyzer { .. } => StatusCode::SERVICE_UNAVAILABLE,
+        Refusal::NoAnalyzer { .. } | Refusal::Starting(_) => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::BAD_REQUEST,
     };
     body::json(status, &answer)

@@ -114,8 +114,13 @@ async fn metrics_come_in_the_format_that_is_asked_for() {
 async fn readiness_is_told_apart_from_life() {
     let server = metrics_server();
     assert!(server.get("/healthz", "").await.starts_with("HTTP/1.1 200"));
-    assert!(server.get("/readyz", "").await.starts_with("HTTP/1.1 503"));
-    server.view.status.update().ready = true;
+    let waiting = server.get("/readyz", "").await;
+    assert!(waiting.starts_with("HTTP/1.1 503"), "{waiting}");
+    assert!(waiting.contains("\nwaiting: the first scan for namespaces\n"), "{waiting}");
+    {
+        let mut board = server.view.status.update();
+        (board.namespaces_seen, board.plugins_seen) = (true, true);
+    }
     assert!(server.get("/readyz", "").await.starts_with("HTTP/1.1 200"));
     assert!(server.get("/", "").await.contains("href=\"/metrics\""));
 }
@@ -251,7 +256,7 @@ async fn a_type_that_nobody_declares_is_refused_once_all_analyzers_are_known() {
     let server = events_server();
     let ask = || client::lines(&server.address, "/api/v1/events?type=NOSUCH");
     ask().await.expect("an analyzer that is still being compiled may declare it");
-    server.view.status.update().ready = true;
+    server.view.status.update().plugins_seen = true;
     let refused = ask().await.expect_err("nobody declares it");
     assert!(refused.is_refusal() && refused.to_string().contains("\"NOSUCH\""), "{refused}");
 }

@@ -69,11 +69,11 @@ impl Web {
 
     /// Never renders metrics: a probe of the kubelet must stay cheap.
     fn ready(&self) -> Response<Body> {
-        if self.view.status.update().ready {
+        let why = self.view.status.update().unready();
+        if why.is_empty() {
             return whole(StatusCode::OK, TEXT, "ready\n");
         }
-        let reason = "not ready: probes have not settled, or the first scan for entities is not done\n";
-        whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, reason)
+        whole(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready\n{}\n", why.join("\n")))
     }
 
     fn landing_page(&self) -> String {

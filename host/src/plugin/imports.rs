@@ -6,9 +6,10 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use wasmtime::component::{Resource, ResourceTable};
-use wasmtime_wasi::p2::DynPollable;
+use wasmtime_wasi::cli::{WasiCliCtx, WasiCliCtxView, WasiCliView};
+use wasmtime_wasi::filesystem::{WasiFilesystemCtx, WasiFilesystemCtxView, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings as wasi;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::p2::{DynOutputStream, DynPollable};
 
 use super::bindings::inspector::analyzer as wit;
 use super::bounds::Bounds;
@@ -32,7 +33,8 @@ pub(super) struct State {
     pub(super) now_ns: u64,
     pub(super) call: Call,
     pub(super) snapshot: Arc<Snapshot>,
-    wasi: WasiCtx,
+    cli: WasiCliCtx,
+    filesystem: WasiFilesystemCtx,
     plugin: Arc<str>,
     log: GuestLog,
     context: Arc<Context>,
@@ -50,15 +52,16 @@ impl State {
         sources: Vec<String>,
     ) -> Self {
         let log = GuestLog::new(Arc::clone(&plugin));
-        let wasi =
-            WasiCtxBuilder::new().stdout(LogPipe::new(log.clone())).stderr(LogPipe::new(log.clone())).build();
         Self {
             table: ResourceTable::new(),
             bounds: Bounds::new(limits.memory_bytes),
             now_ns: 0,
             call: Call::default(),
             snapshot: Arc::default(),
-            wasi,
+            // Not a whole `WasiCtx`: that one asks the system for entropy, which nobody is given here and
+            // a static binary has only where there is a /dev.
+            cli: WasiCliCtx::default(),
+            filesystem: WasiFilesystemCtx::default(),
             plugin,
             log,
             context,
@@ -83,9 +86,15 @@ fn error(code: &str, message: String) -> wit::types::Error {
     wit::types::Error { code: code.to_owned(), message }
 }
 
-impl WasiView for State {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+impl WasiCliView for State {
+    fn cli(&mut self) -> WasiCliCtxView<'_> {
+        WasiCliCtxView { ctx: &mut self.cli, table: &mut self.table }
+    }
+}
+
+impl WasiFilesystemView for State {
+    fn filesystem(&mut self) -> WasiFilesystemCtxView<'_> {
+        WasiFilesystemCtxView { ctx: &mut self.filesystem, table: &mut self.table }
     }
 }
 
@@ -212,7 +221,27 @@ impl wit::sources::Host for State {
     }
 }
 
-// WASI: time is the argument of the current call, randomness is a fixed sequence.
+// WASI: what is printed is logged, time is the argument of the current call, randomness is a fixed
+// sequence.
+
+impl State {
+    fn log_stream(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
+        let stream: DynOutputStream = Box::new(LogPipe::new(self.log.clone()));
+        Ok(self.table.push(stream)?)
+    }
+}
+
+impl wasi::cli::stdout::Host for State {
+    fn get_stdout(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
+        self.log_stream()
+    }
+}
+
+impl wasi::cli::stderr::Host for State {
+    fn get_stderr(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
+        self.log_stream()
+    }
+}
 
 impl wasi::clocks::wall_clock::Host for State {
     fn now(&mut self) -> wasmtime::Result<wasi::clocks::wall_clock::Datetime> {

@@ -26,6 +26,11 @@ use crate::table::Snapshot;
 /// Time `init`, `restore`, `save` and `diagnosis` may take: they are not on the event path.
 const SLOW_CALL: Duration = Duration::from_secs(1);
 
+/// Time more that a call may take for each entity whose tables or names it hands over: work grows with
+/// the machine, and so does its bound. Ten times what the slowest built-in analyzer takes for an entity
+/// that it has never seen.
+const PER_ENTITY: Duration = Duration::from_micros(200);
+
 /// How a call into a guest failed; what the guest says of it is cut.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
@@ -33,6 +38,9 @@ pub(super) enum Failure {
     Deadline(Duration),
     #[error("trap: {0}")]
     Trap(String),
+    /// The host's own code failed while it served the guest.
+    #[error("the agent panicked: {0}")]
+    Panic(String),
     /// The guest is intact and said no.
     #[error("{0}")]
     Refused(String),
@@ -143,7 +151,8 @@ impl Instance {
         if self.ticker.is_none() {
             return Ok(());
         }
-        self.call(self.limits.deadline, now, |this| match &this.ticker {
+        let limit = self.limit_for(self.store.data().snapshot.entities());
+        self.call(limit, now, |this| match &this.ticker {
             Some(ticker) => ticker.call_tick(&mut this.store, now),
             None => Ok(()),
         })
@@ -169,7 +178,8 @@ impl Instance {
             return Ok(());
         }
         let now = self.context.now_ns();
-        self.call(self.limits.deadline, now, |this| {
+        let limit = self.limit_for(added.len() + removed.len());
+        self.call(limit, now, |this| {
             let Some(watch) = &this.entity_watch else { return Ok(()) };
             if !added.is_empty() {
                 watch.call_added(&mut this.store, added)?;
@@ -211,6 +221,10 @@ impl Instance {
     /// From now on the guest writes to these series.
     pub(super) fn set_series(&mut self, series: PluginSeries) {
         self.store.data_mut().series = series;
+    }
+
+    fn limit_for(&self, entities: usize) -> Duration {
+        self.limits.deadline + PER_ENTITY * u32::try_from(entities).unwrap_or(u32::MAX)
     }
 
     fn call<T>(

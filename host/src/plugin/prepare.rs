@@ -56,6 +56,9 @@ pub enum Error {
     /// `describe` trapped or took too long.
     #[error("describe failed: {0}")]
     Describe(String),
+    /// Compiling it is more than wasmtime can do.
+    #[error("the agent panicked while compiling it: {0}")]
+    Panic(String),
     /// Its description makes no sense.
     #[error("bad description: {0}")]
     Description(String),

@@ -79,8 +79,8 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     wasi::cli::exit::add_to_linker::<State, WasiCli>(l, State::cli)?;
     wasi::cli::environment::add_to_linker::<State, WasiCli>(l, State::cli)?;
     wasi::cli::stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;
-    wasi::cli::stdout::add_to_linker::<State, WasiCli>(l, State::cli)?;
-    wasi::cli::stderr::add_to_linker::<State, WasiCli>(l, State::cli)?;
+    wasi::cli::stdout::add_to_linker::<State, HasSelf<State>>(l, |state| state)?;
+    wasi::cli::stderr::add_to_linker::<State, HasSelf<State>>(l, |state| state)?;
     wasi::cli::terminal_input::add_to_linker::<State, WasiCli>(l, State::cli)?;
     wasi::cli::terminal_output::add_to_linker::<State, WasiCli>(l, State::cli)?;
     wasi::cli::terminal_stdin::add_to_linker::<State, WasiCli>(l, State::cli)?;

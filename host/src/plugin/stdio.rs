@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::escape::admit;
@@ -81,51 +80,33 @@ impl GuestLog {
 }
 
 /// A guest's stdout or stderr: whole lines go to its log.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct LogPipe {
     log: GuestLog,
-    line: Arc<Mutex<Vec<u8>>>,
+    line: Vec<u8>,
 }
 
 impl LogPipe {
     pub(super) fn new(log: GuestLog) -> Self {
-        Self { log, line: Arc::default() }
+        Self { log, line: Vec::new() }
     }
 
-    fn end(&self, line: &mut Vec<u8>) {
-        if !line.is_empty() {
-            self.log.write(2, &String::from_utf8_lossy(line));
-            line.clear();
+    fn end(&mut self) {
+        if !self.line.is_empty() {
+            self.log.write(2, &String::from_utf8_lossy(&self.line));
+            self.line.clear();
         }
-    }
-}
-
-impl IsTerminal for LogPipe {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for LogPipe {
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
-    }
-
-    fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
-        // Only WASI 0.3 asks for it, and that is not linked.
-        Box::new(tokio::io::sink())
     }
 }
 
 impl OutputStream for LogPipe {
     fn write(&mut self, bytes: bytes::Bytes) -> StreamResult<()> {
-        let mut line = self.line.lock().unwrap_or_else(PoisonError::into_inner);
         for byte in bytes {
-            if line.len() == LINE_BYTES || byte == b'\n' {
-                self.end(&mut line);
+            if self.line.len() == LINE_BYTES || byte == b'\n' {
+                self.end();
             }
             if byte != b'\n' {
-                line.push(byte);
+                self.line.push(byte);
             }
         }
         Ok(())

@@ -1,13 +1,15 @@
 //! The thread of one plugin: feeds it batches, ticks and entity changes, replaces it by a newer
 //! version between two batches, and picks up the pieces when it fails.
 //!
-//! A trap or a missed deadline costs this plugin its instance and nobody else anything. It starts
-//! again from its last saved state after a pause that doubles, and is quarantined after
-//! [`MAX_FAILURES`] within [`FAILURE_WINDOW`], until its file changes.
+//! A trap, a missed deadline or a panic of the host on its behalf costs this plugin its instance and
+//! nobody else anything. It starts again from its last saved state after a pause that doubles, and is
+//! quarantined after [`MAX_FAILURES`] within [`FAILURE_WINDOW`]: out of the scrape, until its file is
+//! replaced or touched, or a long pause is over, which doubles as well.
 //!
 //! Longer than other files, because the life of a plugin is one state machine.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::thread::{self, JoinHandle};
@@ -23,21 +25,29 @@ use super::instance::{Failure, Instance};
 use super::prepare::Prepared;
 use super::{Context, Limits};
 use crate::batch::Batch;
+use crate::blind_spots::in_words;
 use crate::declaration::MAX_HELP;
 use crate::escape;
 use crate::events::EventType;
 use crate::metrics::PluginSeries;
 use crate::report::{Answer, Answered};
-use crate::status::Scenario;
+use crate::status::{Scenario, panic_words};
 use crate::table::Snapshot;
 
 const MAX_FAILURES: usize = 5;
 const FAILURE_WINDOW: Duration = Duration::from_secs(600);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// After its first quarantine a plugin is tried again, …
+const FIRST_QUARANTINE: Duration = Duration::from_secs(600);
+/// … and after each further one twice as late, but not later than this.
+const LONGEST_QUARANTINE: Duration = Duration::from_secs(2 * 3600);
 /// Saved state above this is not kept.
 const MAX_STATE: usize = 4 << 20;
 /// The state board is written at most this often.
 const PUBLISH: Duration = Duration::from_millis(200);
+
+/// What is said of a plugin that has used up its budget of series.
+const NO_ROOM: &str = "no room for further series: raise plugins.max_series or plugins.max_series_total";
 
 /// Answer to a replacement: whether the new version runs.
 pub(super) type Reply = SyncSender<Result<(), String>>;
@@ -67,6 +77,10 @@ pub(super) struct Worker {
     instance: Option<Instance>,
     saved: Option<Saved>,
     failures: VecDeque<Instant>,
+    /// Quarantines since it last ran well.
+    quarantines: u32,
+    /// When the instance was made, or the last one there was.
+    adopted: Instant,
     retry: Option<Instant>,
     last_tick_ns: u64,
     published: Instant,
@@ -107,6 +121,7 @@ pub(super) fn start(
 impl Worker {
     /// A plugin that does not run yet.
     pub(super) fn new(prepared: Prepared, inbox: Arc<Inbox>, context: Arc<Context>, limits: Limits) -> Self {
+        let adopted = context.clock.now();
         Self {
             inbox,
             context,
@@ -117,6 +132,8 @@ impl Worker {
             instance: None,
             saved: None,
             failures: VecDeque::new(),
+            quarantines: 0,
+            adopted,
             retry: None,
             last_tick_ns: 0,
             published: Instant::now(),
@@ -145,6 +162,15 @@ impl Worker {
 
     /// Does one thing; false if it was the last.
     pub(super) fn digest(&mut self, work: Work) -> bool {
+        // Whatever it leaves behind goes with the instance.
+        let done = catch_unwind(AssertUnwindSafe(|| self.work(work)));
+        done.unwrap_or_else(|panic| {
+            self.failed(&Failure::Panic(panic_words(&*panic)));
+            true
+        })
+    }
+
+    fn work(&mut self, work: Work) -> bool {
         match work {
             Work::Batch(batch, lost) => self.batch(&batch, lost),
             Work::Tick(snapshot) => self.tick(snapshot),
@@ -311,15 +337,24 @@ impl Worker {
         while self.failures.front().is_some_and(|first| now.duration_since(*first) > FAILURE_WINDOW) {
             self.failures.pop_front();
         }
+        if now.duration_since(self.adopted) > FAILURE_WINDOW {
+            self.quarantines = 0;
+        }
         let (plugin, version) = (&self.prepared.description.name, &self.prepared.description.version);
         if let Some(status) = self.context.status.update().plugins.get_mut(plugin) {
             status.traps += 1;
         }
         if self.failures.len() >= MAX_FAILURES {
-            tracing::error!(plugin, version, error = %failure, "plugin quarantined: it failed {MAX_FAILURES} times; replace its file");
-            self.retry = None;
+            let pause = quarantine(self.quarantines);
+            let again =
+                format!("tried again after {}, or when its file is touched or replaced", in_words(pause));
+            tracing::error!(plugin, version, error = %failure, "plugin quarantined: it failed {MAX_FAILURES} times; {again}");
+            self.quarantines += 1;
+            self.failures.clear();
+            self.retry = Some(now + pause);
             self.inbox.subscribe(std::iter::empty());
-            self.set_state("quarantined", failure.to_string());
+            self.context.metrics.hide(plugin);
+            self.set_state("quarantined", format!("{failure}; {again}"));
         } else {
             let pause = FIRST_PAUSE * 2u32.pow(self.failures.len() as u32 - 1);
             tracing::error!(plugin, version, error = %failure, pause_ms = pause.as_millis() as u64, "plugin failed, restarting it");
@@ -351,25 +386,30 @@ impl Worker {
 
     /// Makes an instance of the current version, with the last saved state.
     pub(super) fn instantiate(&mut self) -> Result<(), String> {
-        let saved = self.saved.take();
-        let made = make(&self.prepared, &self.context, self.limits, saved.as_ref());
-        self.saved = saved;
-        self.adopt(made?);
+        let instance = self.make(&self.prepared)?;
+        self.adopt(instance);
         Ok(())
+    }
+
+    fn make(&self, prepared: &Prepared) -> Result<Instance, String> {
+        let make = || make(prepared, &self.context, self.limits, self.saved.as_ref());
+        let made = catch_unwind(AssertUnwindSafe(make));
+        made.unwrap_or_else(|panic| Err(Failure::Panic(panic_words(&*panic)).to_string()))
     }
 
     fn adopt(&mut self, instance: Instance) {
         self.bury();
         self.instance = Some(instance);
+        self.adopted = self.context.clock.now();
         self.retry = None;
+        self.context.metrics.show(self.name());
         self.inbox.subscribe(self.selections.iter().map(|selection| selection.probe.id));
     }
 
     /// Swaps in a newer version between two batches; the old one stays if anything fails.
     fn replace(&mut self, prepared: Box<Prepared>) -> Result<(), String> {
         self.save();
-        let made = make(&prepared, &self.context, self.limits, self.saved.as_ref());
-        let made = match made {
+        let made = match self.make(&prepared) {
             Ok(made) => made,
             Err(why) => {
                 self.keep_old();
@@ -379,6 +419,7 @@ impl Worker {
         self.selections = prepared.selections.clone();
         let old = std::mem::replace(&mut self.prepared, prepared);
         self.failures.clear();
+        self.quarantines = 0;
         self.adopt(made);
         let (old, new) = (&old.description, &self.prepared.description);
         tracing::info!(plugin = new.name, old = old.version, new = new.version, "plugin replaced");
@@ -402,6 +443,7 @@ impl Worker {
         let Some(instance) = &self.instance else { return };
         let description = &self.prepared.description;
         let series = self.context.metrics.series_count(&description.name);
+        let is_full = self.context.metrics.is_full(&description.name);
         let mut board = self.context.status.update();
         let status = board.plugins.entry(description.name.clone()).or_default();
         status.name.clone_from(&description.name);
@@ -409,7 +451,11 @@ impl Worker {
         status.file = self.prepared.path.display().to_string();
         status.sha256.clone_from(&self.prepared.sha256);
         "running".clone_into(&mut status.state);
-        status.reason.clear();
+        if is_full && status.reason.is_empty() {
+            let (plugin, why) = (&description.name, NO_ROOM);
+            tracing::warn!(plugin, series, why, "the plugin cannot show all that it counts");
+        }
+        if is_full { NO_ROOM } else { "" }.clone_into(&mut status.reason);
         status.probes = self.selections.iter().map(|selection| selection.probe.name.to_owned()).collect();
         status.sources.clone_from(&description.sources);
         status.scenarios = description.scenarios.iter().map(scenario).collect();
@@ -428,6 +474,11 @@ impl Worker {
             status.memory_bytes = 0;
         }
     }
+}
+
+/// How long a plugin is left alone that was quarantined so often before.
+fn quarantine(before: u32) -> Duration {
+    FIRST_QUARANTINE.saturating_mul(2u32.saturating_pow(before)).min(LONGEST_QUARANTINE)
 }
 
 /// Instantiates one version: metrics declared, probes granted, state restored.
@@ -496,4 +547,15 @@ fn grants(prepared: &Prepared, context: &Context) -> Result<Vec<Option<ProbeInfo
         }))
     };
     prepared.description.subscriptions.iter().map(grant).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_quarantine_is_twice_as_long_as_the_one_before_up_to_two_hours() {
+        let minutes = |before| quarantine(before).as_secs() / 60;
+        assert_eq!([0, 1, 2, 3, 4, u32::MAX].map(minutes), [10, 20, 40, 80, 120, 120]);
+    }
 }

@@ -349,8 +349,9 @@ fn wait_for_running_programs() {
     unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
 
-/// Gives the 15 MB back that the kernel's types took while loading; glibc would keep them.
-fn return_memory() {
+/// Gives back what is free, which glibc would keep: 15 MB that the kernel's types took while loading, and
+/// what compiling took.
+pub fn return_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: trims free memory only, under the allocator's own locks.
     unsafe {

@@ -119,6 +119,8 @@ pub(super) struct Lane {
     asked: Vec<&'static str>,
     /// What it read last; stands while the lane rests.
     latest: Vec<Row>,
+    /// That is in no snapshot yet.
+    is_new: bool,
     rests_until: Instant,
 }
 
@@ -149,6 +151,7 @@ impl Lane {
             state: State::Asked,
             asked,
             latest: Vec::new(),
+            is_new: false,
             rests_until: Instant::now(),
         })
     }
@@ -176,22 +179,28 @@ impl Lane {
     pub(super) fn finished(&mut self, pass: Pass) {
         self.state = State::Idle;
         self.latest = pass.tables;
+        self.is_new = true;
         if self.kind.is_heavy() {
             self.rests_until = Instant::now() + pass.cpu * REST;
         }
     }
 
-    /// Does not wait for it any more. Its old tables are worth nothing now: the sources it owes.
+    /// Does not wait for it any more: the sources it owes.
     pub(super) fn give_up(&mut self) -> &[&'static str] {
         if self.state != State::Asked {
             return &[];
         }
         self.state = State::Late;
-        self.latest.clear();
         &self.asked
     }
 
-    pub(super) fn tables(&self) -> &[Row] {
+    /// What belongs into a snapshot: what it read last. Of a lane that is late each pass belongs into
+    /// one, so that a slow one gets through; what a hanging one read before is worth nothing now.
+    pub(super) fn tables(&mut self) -> &[Row] {
+        let is_new = std::mem::take(&mut self.is_new);
+        if self.state == State::Late && !is_new {
+            self.latest.clear();
+        }
         &self.latest
     }
 }
@@ -364,5 +373,43 @@ mod tests {
         let outcome = &pass.outcomes[0].1;
         assert_eq!(outcome.why(), "web and 1 more: no ptrace");
         assert_eq!((outcome.cause.as_str(), outcome.errors, outcome.absent), ("no ptrace", 2, 1));
+    }
+
+    /// A lane whose thread is the test, with what it is asked for.
+    fn lane() -> (Lane, Receiver<Request>) {
+        let (requests, received) = sync_channel(1);
+        let (state, asked, latest, rests_until) = (State::Idle, Vec::new(), Vec::new(), Instant::now());
+        (Lane { kind: Kind::Files, requests, state, asked, latest, is_new: false, rests_until }, received)
+    }
+
+    fn finish(lane: &mut Lane) {
+        let mut pass = Pass::of(Kind::Files, &[]);
+        pass.tables.push(("snmp", 1, Arc::default()));
+        lane.finished(pass);
+    }
+
+    #[test]
+    fn a_lane_that_is_always_late_gets_every_pass_into_a_snapshot_and_one_that_hangs_nothing() {
+        let (mut lane, _requests) = lane();
+        let wanted = BTreeSet::from(["snmp".to_owned()]);
+        lane.ask(&wanted, &[]);
+        assert_eq!(lane.give_up(), ["snmp"]);
+        assert!(lane.tables().is_empty());
+        for _ in 0..3 {
+            finish(&mut lane);
+            lane.ask(&wanted, &[]);
+            assert_eq!(lane.give_up(), ["snmp"], "late again");
+            assert_eq!(lane.tables().len(), 1);
+        }
+        // It hangs.
+        lane.ask(&wanted, &[]);
+        assert!(lane.give_up().is_empty() && lane.tables().is_empty());
+    }
+
+    #[test]
+    fn what_a_resting_lane_read_stands() {
+        let (mut lane, _requests) = lane();
+        finish(&mut lane);
+        assert_eq!((lane.tables().len(), lane.tables().len()), (1, 1));
     }
 }

@@ -30,7 +30,7 @@ use proc_net::read as files;
 use processes::Processes;
 use rows::Rows;
 
-/// A snapshot waits so long for its lanes; what comes later is in the next one.
+/// A snapshot waits so long for its lanes; what comes later is in the next one, if it comes by then.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// One kind of table.
@@ -127,7 +127,7 @@ impl Reader {
         self.gather(Instant::now() + PATIENCE);
         self.say();
         let mut snapshot = Snapshot::at(now_ns);
-        for lane in &self.lanes {
+        for lane in &mut self.lanes {
             for (source, entity, table) in lane.tables() {
                 snapshot.insert(*entity, source, Arc::clone(table));
             }

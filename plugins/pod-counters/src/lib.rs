@@ -8,7 +8,7 @@ pub mod counters;
 
 use std::time::Duration;
 
-use inspector_sdk::metrics::Gauge;
+use inspector_sdk::metrics::Gauges;
 use inspector_sdk::source::{Source, Table};
 use inspector_sdk::{Analyzer, Description, EntityId, Error, InitArgs, MetricDecl, Timestamp, entities, log};
 
@@ -36,8 +36,9 @@ struct Published {
     source: Source,
     /// Position of the column that selects rows; without one, all rows add up.
     selector: Option<usize>,
-    /// Each metric with the positions of the columns that add up to it.
-    gauges: Vec<(Gauge, Vec<usize>)>,
+    gauges: Gauges,
+    /// For each gauge the positions of the columns that add up to it.
+    columns: Vec<Vec<usize>>,
 }
 
 inspector_sdk::export!(PodCounters with ticker, entity_watch);
@@ -90,18 +91,19 @@ impl PodCounters {
 
 impl Published {
     fn of(source: Source, name: &str) -> Result<Self, Error> {
-        let mut gauges = Vec::new();
+        let (mut names, mut columns) = (Vec::new(), Vec::new());
         let counters = MODULES.iter().flat_map(|module| module.counters());
         for counter in counters.filter(|counter| counter.source == name) {
-            let columns = positions(&source, &counter);
-            if columns.is_empty() {
+            let found = positions(&source, &counter);
+            if found.is_empty() {
                 log!(DEBUG, "{}: this kernel has no {}", counter.metric(), counter.help());
             } else {
-                gauges.push((Gauge::declared(&counter.metric())?, columns));
+                names.push(counter.metric());
+                columns.push(found);
             }
         }
         let selector = SELECTORS.iter().find_map(|name| source.column(name));
-        Ok(Self { selector, source, gauges })
+        Ok(Self { selector, source, gauges: Gauges::declared(&names)?, columns })
     }
 
     fn update(&mut self, entity: EntityId) {
@@ -110,13 +112,12 @@ impl Published {
             // It vanished since the list was made, or the host could not read it and says so: what
             // was read before must not look as if it were read now.
             Err(error) => {
-                self.gauges.iter_mut().for_each(|(gauge, _)| gauge.clear(entity, ()));
+                self.gauges.clear(entity);
                 return log!(DEBUG, "entity {entity}: {}", error.message);
             }
         };
-        for (gauge, columns) in &mut self.gauges {
-            gauge.set(entity, (), sum(&table, columns, self.selector) as f64);
-        }
+        let sums = self.columns.iter().map(|columns| sum(&table, columns, self.selector) as f64);
+        self.gauges.set(entity, sums);
     }
 }
 

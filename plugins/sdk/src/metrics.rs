@@ -5,7 +5,7 @@
 
 use std::hash::Hash;
 
-use crate::series::Family;
+use crate::series::{Family, Rows};
 use crate::{EntityId, Error};
 
 /// What makes two series of one metric different: a key that is cheap to compare, and the label
@@ -75,12 +75,31 @@ impl<L: Labels> Gauge<L> {
     pub fn set(&mut self, entity: EntityId, labels: L, value: f64) {
         self.0.update(entity, labels, |series, pending| pending.set(series, value));
     }
+}
 
-    /// Shows no value until the next one is set: what is not known now must not look as if it were.
-    pub fn clear(&mut self, entity: EntityId, labels: L) {
-        if self.0.is_known(entity, &labels) {
-            self.set(entity, labels, f64::NAN);
-        }
+/// Gauges, or values without a type, that have no labels and are always set together, such as the
+/// columns of a table: what has not changed since the last time costs no update, and a series little
+/// memory, so that thousands of entities are no burden.
+#[derive(Debug)]
+pub struct Gauges(Rows);
+
+impl Gauges {
+    /// The gauges or values without a type of these names in the analyzer's description.
+    ///
+    /// # Errors
+    /// The description does not declare one of them.
+    pub fn declared(names: &[String]) -> Result<Self, Error> {
+        Rows::declared(names, &["gauge", "unknown"]).map(Self)
+    }
+
+    /// Sets each to its value, in the order of the names.
+    pub fn set(&mut self, entity: EntityId, values: impl Iterator<Item = f64>) {
+        self.0.set(entity, values);
+    }
+
+    /// Shows no values until the next ones are set: what is not known now must not look as if it were.
+    pub fn clear(&mut self, entity: EntityId) {
+        self.0.clear(entity);
     }
 }
 

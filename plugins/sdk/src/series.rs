@@ -1,10 +1,11 @@
 //! Series numbers and updates on their way to the host.
 //!
-//! A family maps an entity and its labels to the host's series number. Nothing here outlives its
-//! entity: when the host reports it gone its series are forgotten, and when the host refuses an
-//! update every family starts afresh.
+//! A family maps an entity and its labels to the host's series number; [`Rows`] do it for many metrics
+//! without labels at once. Nothing here outlives its entity: when the host reports it gone its series
+//! are forgotten, and when the host refuses an update every family starts afresh.
 
 use std::cell::RefCell;
+use std::collections::hash_map::Entry;
 
 use crate::host::metrics;
 use crate::map::Map;
@@ -21,15 +22,16 @@ const VANISHED: usize = 1_024;
 /// that does not export `entity_watch`, and so is never told what vanished.
 const SERIES: usize = 65_536;
 
+/// The same for entities in [`Rows`].
+const ROWS: usize = 16_384;
+
 /// The series of one metric.
 #[derive(Debug)]
 pub(crate) struct Family<L> {
     /// Index in the description's metrics.
     metric: u32,
     known: Map<(EntityId, L), Series>,
-    /// State of the world as of the last update, see [`World`].
-    epoch: u64,
-    vanished: usize,
+    age: Age,
 }
 
 #[derive(Debug)]
@@ -43,13 +45,7 @@ pub(crate) struct Series {
 impl<L: Labels> Family<L> {
     pub(crate) fn declared(name: &str, kinds: &[&str]) -> Result<Self, Error> {
         WORLD.with_borrow(|world| {
-            let metric =
-                world.declared.iter().position(|(n, kind)| n == name && kinds.contains(&kind.as_str()));
-            let metric = metric.and_then(|index| u32::try_from(index).ok());
-            let missing =
-                || Error::new("invalid", format!("{name} is not a declared {}", kinds.join(" or ")));
-            let (epoch, vanished) = (world.epoch, world.vanished.len());
-            Ok(Self { metric: metric.ok_or_else(missing)?, known: Map::default(), epoch, vanished })
+            Ok(Self { metric: world.metric(name, kinds)?, known: Map::default(), age: world.age() })
         })
     }
 
@@ -60,7 +56,7 @@ impl<L: Labels> Family<L> {
         how: impl FnOnce(&mut Series, &mut Pending),
     ) {
         WORLD.with_borrow_mut(|world| {
-            self.forget(world);
+            self.age.forget(world, &mut self.known, SERIES, |(entity, _)| *entity);
             let key = (entity, labels);
             if let Some(series) = self.known.get_mut(&key) {
                 how(series, &mut world.pending);
@@ -74,20 +70,123 @@ impl<L: Labels> Family<L> {
             }
         });
     }
+}
 
-    /// Whether there is such a series.
-    pub(crate) fn is_known(&self, entity: EntityId, labels: &L) -> bool {
-        self.known.contains_key(&(entity, labels.clone()))
+/// The series of several metrics without labels that are set together, by entity: one look-up for all
+/// of them, and a tenth of the memory that a [`Family`] each would take.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    /// Indexes in the description's metrics.
+    metrics: Vec<u32>,
+    known: Map<EntityId, Row>,
+    age: Age,
+}
+
+/// Series of one entity, one per metric.
+#[derive(Debug)]
+struct Row {
+    /// None where the host has no room for a series.
+    ids: Box<[Option<u32>]>,
+    /// What was sent last; not a number before that.
+    last: Box<[f64]>,
+}
+
+impl Rows {
+    pub(crate) fn declared(names: &[String], kinds: &[&str]) -> Result<Self, Error> {
+        WORLD.with_borrow(|world| {
+            let metrics = names.iter().map(|name| world.metric(name, kinds)).collect::<Result<_, _>>()?;
+            Ok(Self { metrics, known: Map::default(), age: world.age() })
+        })
     }
 
-    fn forget(&mut self, world: &World) {
-        if self.epoch != world.epoch || self.known.len() >= SERIES {
-            self.known.clear();
+    /// Sets every metric to its value and sends those that changed.
+    pub(crate) fn set(&mut self, entity: EntityId, values: impl Iterator<Item = f64>) {
+        WORLD.with_borrow_mut(|world| {
+            self.age.forget(world, &mut self.known, ROWS, |entity| *entity);
+            let row = match self.known.entry(entity) {
+                Entry::Occupied(row) => row.into_mut(),
+                Entry::Vacant(place) => match Row::intern(&self.metrics, entity) {
+                    Some(row) => place.insert(row),
+                    None => return,
+                },
+            };
+            row.set(values, &mut world.pending);
+            if row.is_partial() {
+                self.known.remove(&entity);
+            }
+            if world.pending.len() >= PENDING {
+                world.flush();
+            }
+        });
+    }
+
+    /// Takes every value back, of an entity that has any.
+    pub(crate) fn clear(&mut self, entity: EntityId) {
+        WORLD.with_borrow_mut(|world| {
+            self.age.forget(world, &mut self.known, ROWS, |entity| *entity);
+            if let Some(row) = self.known.get_mut(&entity) {
+                row.clear(&mut world.pending);
+            }
+        });
+    }
+}
+
+impl Row {
+    /// None if the host refuses the first series already: without room for one there is none for all.
+    fn intern(metrics: &[u32], entity: EntityId) -> Option<Self> {
+        let id = |metric: &u32| metrics::series(*metric, entity, &[]).ok();
+        let first = metrics.first().and_then(id)?;
+        let ids = [Some(first)].into_iter().chain(metrics[1..].iter().map(id));
+        Some(Self { ids: ids.collect(), last: vec![f64::NAN; metrics.len()].into() })
+    }
+
+    fn set(&mut self, values: impl Iterator<Item = f64>, pending: &mut Pending) {
+        for ((id, last), value) in self.ids.iter().zip(&mut self.last).zip(values) {
+            if let Some(id) = id
+                && *last != value
+            {
+                *last = value;
+                pending.push(*id, value);
+            }
+        }
+    }
+
+    fn clear(&mut self, pending: &mut Pending) {
+        for (id, last) in self.ids.iter().copied().zip(&mut self.last).filter(|(_, last)| !last.is_nan()) {
+            *last = f64::NAN;
+            id.into_iter().for_each(|id| pending.push(id, f64::NAN));
+        }
+    }
+
+    /// Whether a series is missing: then all are asked for again next time.
+    fn is_partial(&self) -> bool {
+        self.ids.iter().any(Option::is_none)
+    }
+}
+
+/// State of the world as of a handle's last update, see [`World`].
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    epoch: u64,
+    vanished: usize,
+}
+
+impl Age {
+    /// Drops what is void by now, and everything where there are `most` already.
+    fn forget<K, V>(
+        &mut self,
+        world: &World,
+        known: &mut Map<K, V>,
+        most: usize,
+        entity: impl Fn(&K) -> EntityId,
+    ) {
+        if self.epoch != world.epoch || known.len() >= most {
+            known.clear();
         } else if self.vanished < world.vanished.len() {
             let gone = &world.vanished[self.vanished..];
-            self.known.retain(|(entity, _), _| !gone.contains(entity));
+            known.retain(|key, _| !gone.contains(&entity(key)));
         }
-        (self.epoch, self.vanished) = (world.epoch, world.vanished.len());
+        *self = world.age();
     }
 }
 
@@ -185,6 +284,17 @@ impl Pending {
 }
 
 impl World {
+    /// Index of a metric that is declared as one of these kinds.
+    fn metric(&self, name: &str, kinds: &[&str]) -> Result<u32, Error> {
+        let metric = self.declared.iter().position(|(n, kind)| n == name && kinds.contains(&kind.as_str()));
+        let missing = || Error::new("invalid", format!("{name} is not a declared {}", kinds.join(" or ")));
+        metric.and_then(|index| u32::try_from(index).ok()).ok_or_else(missing)
+    }
+
+    fn age(&self) -> Age {
+        Age { epoch: self.epoch, vanished: self.vanished.len() }
+    }
+
     fn flush(&mut self) {
         if self.pending.send() > 0 {
             self.start_afresh();
@@ -223,13 +333,14 @@ pub(crate) fn forget(entities: &[EntityId]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{Counter, Gauge, Histogram};
+    use crate::metrics::{Counter, Gauge, Gauges, Histogram};
     use crate::testing::host;
     use crate::{Description, MetricDecl};
 
     fn declared() {
         let description = Description::new("t", "1", "")
             .metric(MetricDecl::gauge("depth", ""))
+            .metric(MetricDecl::unknown("width", ""))
             .metric(MetricDecl::counter("seen_total", "").labels(&["what"]))
             .metric(MetricDecl::histogram("seconds", "", &[1.0]));
         host::enter(host::World::default(), &description);
@@ -265,10 +376,10 @@ mod tests {
     #[test]
     fn a_gauge_that_is_cleared_has_no_value_and_one_that_never_was_is_not_made() {
         declared();
-        let mut depth = Gauge::<()>::declared("depth").expect("declared");
-        depth.set(1, (), 3.0);
-        depth.clear(1, ());
-        depth.clear(2, ());
+        let mut depth = Gauges::declared(&["depth".to_owned()]).expect("declared");
+        depth.set(1, [3.0].into_iter());
+        depth.clear(1);
+        depth.clear(2);
         flush();
         assert!(host::value("depth", 1, &[]).is_some_and(f64::is_nan));
         assert_eq!(host::value("depth", 2, &[]), None);
@@ -284,6 +395,55 @@ mod tests {
         assert_eq!(host::value("seconds", 1, &[]), Some(1_000_003.0));
         assert_eq!(host::sum("seconds", 1, &[]), Some(500_006.0));
         assert_eq!(host::metric_calls(), (1, 1));
+    }
+
+    fn gauges() -> Gauges {
+        let names = ["depth", "width"].map(str::to_owned);
+        Gauges::declared(&names).expect("declared")
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_sent_again() {
+        declared();
+        let mut gauges = gauges();
+        for values in [[1.0, 2.0], [1.0, 2.0], [1.0, 3.0]] {
+            gauges.set(1, values.into_iter());
+            flush();
+        }
+        assert_eq!((host::value("depth", 1, &[]), host::value("width", 1, &[])), (Some(1.0), Some(3.0)));
+        assert_eq!(host::metric_calls(), (2, 2));
+    }
+
+    #[test]
+    fn after_a_refusal_also_what_has_not_changed_is_sent_again() {
+        declared();
+        let mut gauges = gauges();
+        gauges.set(1, [1.0, 2.0].into_iter());
+        flush();
+        host::void_all_series();
+        for width in [3.0, 3.0] {
+            gauges.set(1, [1.0, width].into_iter());
+            flush();
+        }
+        assert_eq!((host::value("depth", 1, &[]), host::value("width", 1, &[])), (Some(1.0), Some(3.0)));
+    }
+
+    #[test]
+    fn an_entity_without_room_costs_one_question_each_time_and_gets_its_series_once_there_is_room() {
+        declared();
+        let mut gauges = gauges();
+        host::set_room(3);
+        let mut set = |entity| {
+            gauges.set(entity, [1.0, 2.0].into_iter());
+            flush();
+        };
+        [1, 2, 3, 3].into_iter().for_each(&mut set);
+        assert_eq!(host::value("depth", 2, &[]), Some(1.0));
+        assert_eq!(host::value("width", 2, &[]), None);
+        assert_eq!(host::metric_calls().1, 2 + 2 + 1 + 1);
+        host::set_room(6);
+        [2, 3].into_iter().for_each(&mut set);
+        assert_eq!((host::value("width", 2, &[]), host::value("width", 3, &[])), (Some(2.0), Some(2.0)));
     }
 
     #[test]

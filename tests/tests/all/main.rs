@@ -24,8 +24,10 @@ mod privileges;
 mod prometheus;
 mod readme;
 mod replay;
+mod scale;
 mod signals;
 mod sources;
+mod start;
 mod verdict;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
 //! Promise: analyzers come, go and fail while the agent runs, and cost nobody else anything.
 
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
@@ -128,6 +129,48 @@ fn a_broken_replacement_leaves_the_old_version_running() -> Result<()> {
     dir.put("counting.wasm", &TestPlugin::CountingSecond.wasm()?)?;
     plugin(&agent, "counting", |state| running("2.0.0")(state) && state["rejected"] == "")?;
     Ok(())
+}
+
+/// Names of the rows of `list plugin`.
+fn rows(agent: &Agent) -> Option<Vec<String>> {
+    let plugins = agent.api("/api/v1/plugins").ok()?;
+    plugins.as_array()?.iter().map(|plugin| Some(plugin["name"].as_str()?.to_owned())).collect()
+}
+
+#[test]
+fn what_is_said_of_a_file_ends_when_it_is_gone_or_good_again() -> Result<()> {
+    let (dir, second) = (PluginDir::new()?, PluginDir::new()?);
+    let good = TestPlugin::Counting.wasm()?;
+    dir.put("counting.wasm", &good)?;
+    let plugin_dirs = vec![dir.path().to_owned(), second.path().to_owned()];
+    let agent = Agent::start(&Settings { plugin_dirs, ..Settings::default() })?;
+    let rejected = |wanted: bool| {
+        plugin(&agent, "counting", |state| running("1.0.0")(state) && (state["rejected"] != "") == wanted)
+    };
+    // The same bytes again are nothing new, and yet the end of what was wrong.
+    for bytes in [&b"broken"[..], &good] {
+        dir.put("counting.wasm", bytes)?;
+        rejected(bytes != good)?;
+    }
+    // The same plugin in another directory, and gone from there.
+    second.put("counting.wasm", &good)?;
+    rejected(true)?;
+    std::fs::remove_file(second.path().join("counting.wasm"))?;
+    rejected(false)?;
+    // A file that never was any good.
+    dir.put("other.wasm", b"broken")?;
+    wait::until("the row of the broken file", || (rows(&agent)? == ["counting", "other"]).then_some(()))?;
+    std::fs::remove_file(dir.path().join("other.wasm"))?;
+    wait::until("the row to go", || (rows(&agent)? == ["counting"]).then_some(()))?;
+    // A directory that others may write to.
+    let mode = |mode| std::fs::set_permissions(second.path(), PermissionsExt::from_mode(mode));
+    mode(0o777)?;
+    second.put("other.wasm", b"broken")?;
+    let path = second.path().display().to_string();
+    wait::until("the row of the directory", || rows(&agent)?.contains(&path).then_some(()))?;
+    mode(0o755)?;
+    std::fs::remove_file(second.path().join("other.wasm"))?;
+    wait::until("only what runs", || (rows(&agent)? == ["counting"]).then_some(()))
 }
 
 #[test]

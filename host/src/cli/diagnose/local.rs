@@ -13,7 +13,7 @@ use crate::agent::diagnose;
 use crate::bell::Bell;
 use crate::cli::{log, serve, terminal};
 use crate::config::{Config, LogLevel};
-use crate::probe;
+use crate::privilege;
 use crate::question::{Question, Refusal};
 use crate::report::Report;
 
@@ -36,7 +36,7 @@ pub fn config(
 
 /// Looks for that long, or until it is interrupted, and answers.
 pub async fn diagnose(config: Config, question: Question, time: Duration) -> anyhow::Result<Report> {
-    if let Some(missing) = probe::missing_privileges() {
+    if let Some(missing) = privilege::missing_for_probes() {
         // Now and not with the answer, for whoever would not wait for that.
         terminal::complain(&format!(
             "{missing}: the kernel's events are not seen, only its counters; run it as root"

@@ -46,6 +46,8 @@ struct Host {
     events: Vec<Event>,
     apply_calls: u32,
     series_calls: u32,
+    /// Series that there may be; no limit if there is none.
+    room: Option<usize>,
 }
 
 thread_local! {
@@ -89,6 +91,12 @@ pub fn metric_calls() -> (u32, u32) {
     HOST.with_borrow(|host| (host.apply_calls, host.series_calls))
 }
 
+/// From now on no more than so many series are given out.
+#[cfg(test)]
+pub fn set_room(series: usize) {
+    HOST.with_borrow_mut(|host| host.room = Some(series));
+}
+
 /// Forgets all series, as a host does that was told of a new version: old numbers are void.
 #[cfg(test)]
 pub fn void_all_series() {
@@ -106,7 +114,12 @@ pub mod metrics {
         HOST.with_borrow_mut(|host| {
             host.series_calls += 1;
             let next = u32::try_from(host.values.len()).expect("a test has few series");
-            let id = *host.series.entry((metric, entity, labels.to_vec())).or_insert(next);
+            let key = (metric, entity, labels.to_vec());
+            let is_full = host.room.is_some_and(|room| host.series.len() >= room);
+            if is_full && !host.series.contains_key(&key) {
+                return Err(Error::new("quota", "no room"));
+            }
+            let id = *host.series.entry(key).or_insert(next);
             if id == next {
                 host.values.push((metric, 0.0));
             }

@@ -189,7 +189,7 @@ impl Component {
             cache: None,
             limits,
         };
-        let plugins = Plugins::new(options, nouns)?;
+        let plugins = Plugins::new(options, nouns, Arc::default())?;
         plugins.scan(&|_| {});
         wait::until("the plugin to run", || {
             let board = status.update();

@@ -1,0 +1,162 @@
+//! Promise: the number of namespaces is no reason to fail: what grows with them has a bound that grows
+//! with them, and costs little where nothing happens.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use inspector::bell::Bell;
+use inspector::entities::{Entities, Kind, Sighting};
+use inspector::events::{EventLog, Limits as EventLimits};
+use inspector::loss::{Loss, Stage};
+use inspector::metrics::{Budget, Metrics};
+use inspector::plugin::{Limits, Nouns, Options, Plugins};
+use inspector::status::{PluginStatus, Status};
+use inspector::table::{Columns, Snapshot, Table};
+use inspector_tests::plugins::PluginDir;
+use inspector_tests::wait;
+use pod_counters::counters::MODULES;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Far beyond the pods of a full node.
+const NAMESPACES: u64 = 5000;
+/// Columns that nobody reads, as Linux has some hundred of them.
+const FILLER: usize = 200;
+/// Of the host's own, not of every namespace.
+const HOST_ONLY: [&str; 2] = ["softnet", "ipvs"];
+
+/// A plugin among [`NAMESPACES`] namespaces, and what it reads and writes.
+struct Node {
+    plugin: &'static str,
+    plugins: Plugins,
+    nouns: Nouns,
+    intervals: u64,
+    _dir: PluginDir,
+}
+
+impl Node {
+    fn start(plugin: &'static str, budget: Budget) -> Result<Self> {
+        let dir = PluginDir::new()?;
+        dir.put_built_in(plugin)?;
+        let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
+        entities.seen((1..=NAMESPACES).map(sighting).collect(), SECOND_NS, Instant::now());
+        let limits = EventLimits { backlog: 16, per_second: 1, burst: 1 };
+        let nouns = Nouns {
+            node: "n1".to_owned(),
+            kernel: String::new(),
+            clock: Arc::default(),
+            names: Arc::default(),
+            columns: Arc::default(),
+            metrics: Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss))),
+            events: Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), "n1")),
+            entities,
+            loss,
+            status: Arc::<Status>::default(),
+        };
+        learn(&nouns.columns);
+        let limits = Limits { memory_bytes: 16 << 20, deadline: Duration::from_millis(50) };
+        let directories = vec![dir.path().to_owned()];
+        let options = Options { directories, disabled: Vec::new(), cache: None, limits };
+        let plugins = Plugins::new(options, nouns.clone(), Arc::<Bell>::default())?;
+        plugins.scan(&|_| {});
+        Ok(Self { plugin, plugins, nouns, intervals: 0, _dir: dir })
+    }
+
+    /// An interval in which every cell of the first so many namespaces is the number of the interval,
+    /// and 1 in the others; returns the CPU time that the plugin took for it.
+    fn interval(&mut self, busy: usize) -> Result<Duration> {
+        let before = self.status()?;
+        self.intervals += 1;
+        let mut snapshot = Snapshot::at(self.intervals * 5 * SECOND_NS);
+        for (at, entity) in self.nouns.entities.live().iter().enumerate() {
+            let value = if at < busy { self.intervals } else { 1 };
+            for (source, columns) in self.nouns.columns.all() {
+                if !HOST_ONLY.contains(&source) {
+                    let numbers = vec![value; columns.len()];
+                    snapshot.insert(entity.id, source, Table { numbers, strings: vec!["eth0".to_owned()] });
+                }
+            }
+        }
+        self.plugins.tick(&Arc::new(snapshot));
+        let after = wait::until("the plugin to have read everything", || {
+            self.status().ok().filter(|now| now.calls > before.calls || now.state != "running")
+        })?;
+        assert_eq!((after.state.as_str(), after.traps), ("running", 0), "{after:#?}");
+        Ok(Duration::from_secs_f64(after.seconds - before.seconds))
+    }
+
+    fn status(&self) -> Result<PluginStatus> {
+        let board = self.nouns.status.update();
+        board.plugins.get(self.plugin).cloned().with_context(|| format!("{:#?}", board.plugins))
+    }
+}
+
+/// The columns that are shown, of every source, among others.
+fn learn(columns: &Columns) {
+    let mut names: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
+    for counter in MODULES.iter().flat_map(|module| module.counters()) {
+        let own = counter.columns.iter().map(|name| (*name).to_owned());
+        names.entry(counter.source).or_default().extend(own);
+    }
+    for (source, mut names) in names {
+        if matches!(source, "snmp" | "netstat") {
+            names.extend((0..FILLER).map(|n| format!("Filler.{n}")));
+        }
+        columns.learn(source, &names);
+    }
+}
+
+fn sighting(cookie: u64) -> Sighting {
+    Sighting {
+        cookie,
+        inode: cookie,
+        kind: Kind::Netns,
+        namespace: String::new(),
+        name: format!("ns-{cookie}"),
+        ips: Vec::new(),
+        pids: Vec::new(),
+        cgroup: String::new(),
+        path: Default::default(),
+    }
+}
+
+#[test]
+fn the_counters_of_five_thousand_namespaces_are_all_current_and_no_tick_is_too_long() -> Result<()> {
+    let plenty = Budget { per_plugin: 2_000_000, per_agent: 2_000_000 };
+    let mut node = Node::start("pod-counters", plenty)?;
+    let first = node.interval(0)?;
+    let series = node.nouns.metrics.series_count("pod-counters");
+    let idle = node.interval(0)?;
+    let busy = node.interval(usize::MAX)?;
+    println!("{series} series; first {first:?}, nothing changed {idle:?}, everything changed {busy:?}");
+    assert_eq!(series % NAMESPACES, 0, "some namespaces have series that others lack");
+    assert!(series / NAMESPACES >= 100);
+    let families = node.nouns.metrics.families();
+    let opens = families.iter().find(|family| family.name == "inspector_pod_tcpactiveopens");
+    assert_eq!(opens.map(|family| family.series), Some(NAMESPACES));
+    // What happens in a few of them must not cost what it costs in all of them.
+    assert!(idle < busy / 2 && idle < first / 4, "{first:?} {idle:?} {busy:?}");
+    Ok(())
+}
+
+#[test]
+fn the_counters_that_diagnosis_reads_in_five_thousand_namespaces_are_not_too_many() -> Result<()> {
+    let mut node = Node::start("diagnosis", Budget::default())?;
+    let (first, next) = (node.interval(0)?, node.interval(50)?);
+    println!("first {first:?}, next {next:?}");
+    Ok(())
+}
+
+#[test]
+fn more_series_than_there_is_room_for_are_left_out_counted_and_said_so() -> Result<()> {
+    let mut node = Node::start("pod-counters", Budget { per_plugin: 100_000, per_agent: 100_000 })?;
+    node.interval(0)?;
+    let (refused, idle) = (node.nouns.loss.cell(Stage::Quota, "pod-counters"), node.interval(0)?);
+    let busy = node.interval(usize::MAX)?;
+    println!("{} refused; nothing changed {idle:?}, everything changed {busy:?}", refused.get());
+    assert!(refused.get() > 0);
+    let status = node.status()?;
+    assert!(status.reason.contains("raise plugins.max_series"), "{status:#?}");
+    Ok(())
+}
