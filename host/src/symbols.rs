@@ -31,7 +31,7 @@ pub trait Symbols: Debug + Send + Sync {
     fn wait(&self) {}
 
     /// Whether there are none, as where the kernel hides their addresses.
-    fn is_empty(&self) -> bool;
+    fn are_hidden(&self) -> bool;
 }
 
 impl Symbols for HashMap<u64, Symbol> {
@@ -39,7 +39,7 @@ impl Symbols for HashMap<u64, Symbol> {
         self.get(&address).cloned()
     }
 
-    fn is_empty(&self) -> bool {
+    fn are_hidden(&self) -> bool {
         self.is_empty()
     }
 }
@@ -76,6 +76,11 @@ impl SymbolTable {
     pub fn len(&self) -> usize {
         self.starts.len()
     }
+
+    /// Whether the kernel hides its symbols.
+    pub fn is_empty(&self) -> bool {
+        self.starts.is_empty()
+    }
 }
 
 impl Symbols for SymbolTable {
@@ -91,8 +96,8 @@ impl Symbols for SymbolTable {
         })
     }
 
-    fn is_empty(&self) -> bool {
-        self.starts.is_empty()
+    fn are_hidden(&self) -> bool {
+        self.is_empty()
     }
 }
 

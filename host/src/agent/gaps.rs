@@ -31,5 +31,5 @@ pub(super) fn tell_of_symbols(status: &Status, symbols: &dyn Symbols) {
         lost: "places of drops have no names".to_owned(),
         cause: format!("addresses in /proc/kallsyms are 0: {}", privilege::hides_symbols().why()),
     };
-    tell(status, Sight::Symbols, symbols.is_empty().then(hidden).into_iter().collect());
+    tell(status, Sight::Symbols, symbols.are_hidden().then(hidden).into_iter().collect());
 }

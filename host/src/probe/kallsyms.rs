@@ -76,7 +76,7 @@ impl Symbols for Kallsyms {
         self.0.read.wait();
     }
 
-    fn is_empty(&self) -> bool {
+    fn are_hidden(&self) -> bool {
         self.0.table.read().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 }

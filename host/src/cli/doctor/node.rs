@@ -100,10 +100,10 @@ fn sources(proc: &Path, entities: &[Arc<Entity>]) -> Vec<Check> {
     };
     let all: BTreeSet<_> = status.snapshot().sources.into_keys().collect();
     reader.read(&all, entities, 0);
-    status.snapshot().sources.into_values().map(|source| of_source(&source)).collect()
+    status.snapshot().sources.into_values().map(|source| of_source(&source, proc)).collect()
 }
 
-fn of_source(source: &SourceStatus) -> Check {
+fn of_source(source: &SourceStatus, proc: &Path) -> Check {
     let what = format!("counters: {}", source.name);
     match source.state.as_str() {
         "up" | "idle" => Check::good(&what, &format!("read in {}", in_words(source.entities_read))),
@@ -111,7 +111,7 @@ fn of_source(source: &SourceStatus) -> Check {
         _ => {
             let all = in_words(source.entities_read + source.entities_failed);
             let lost = format!("{} in {} of {all}", gives(&source.name), source.entities_failed);
-            Check::bad(&what, &source.last_error, &lost, &obstacle(&source.name).remedy())
+            Check::bad(&what, &source.last_error, &lost, &obstacle(&source.name, proc).remedy())
         }
     }
 }
@@ -121,10 +121,11 @@ fn in_words(namespaces: u64) -> String {
 }
 
 /// What stands in the way of a source; namespaces that cannot be entered have a check of their own.
-fn obstacle(source: &str) -> Obstacle {
+fn obstacle(source: &str, proc: &Path) -> Obstacle {
     match source {
         "conntrack" => privilege::obstacle(Capability::NetAdmin, &[]),
-        "fd" | "io" => privilege::obstacle(Capability::SysPtrace, &[Capability::DacReadSearch]),
+        "fd" | "io" => privilege::hides_processes(proc)
+            .unwrap_or_else(|| privilege::obstacle(Capability::SysPtrace, &[Capability::DacReadSearch])),
         _ => privilege::obstacle(Capability::SysAdmin, &[]),
     }
 }
