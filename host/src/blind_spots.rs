@@ -179,7 +179,9 @@ pub fn of_analyzers(answers: &[Answered], window: Duration, now_ns: u64) -> Vec<
             Ok(answer) => {
                 let missing = Duration::from_nanos(answer.since_ns.saturating_sub(begin_ns));
                 if missing > SLACK {
-                    let known = in_words(Duration::from_nanos(now_ns.saturating_sub(answer.since_ns)));
+                    // Rounded up, since nobody asks about the last 0s.
+                    let known = Duration::from_nanos(now_ns.saturating_sub(answer.since_ns));
+                    let known = in_words(known + Duration::from_millis(999));
                     spots.push(BlindSpot::doubt(format!(
                         "analyzer {analyzer} knows the last {known} only: ask about those, or again later"
                     )));

@@ -98,7 +98,7 @@ fn a_fault_is_explained_over_http_and_on_the_command_line() -> Result<()> {
     assert_eq!(critical.status.code(), Some(4), "{}", said(&critical).0);
     // Somebody else's drops are not the client's.
     let client = pair.client.name();
-    let idle = diagnose(&["loss", "-e", &at, "--entity", client, "--fail-on", "warning"])?;
+    let idle = diagnose(&["loss", "-e", &at, "--entity", client, "--fail-on", "warning", "--last", "1s"])?;
     let (text, _) = said(&idle);
     let expected = format!("INCONCLUSIVE: nothing can be said for {client} on node ");
     assert!(idle.status.code() == Some(4) && text.starts_with(&expected), "{text}");

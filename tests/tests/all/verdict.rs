@@ -132,7 +132,6 @@ fn ask_without(capability: &str, more: &[&str]) -> Result<Value> {
 
 #[test]
 fn a_missing_capability_takes_the_questions_that_rest_on_it_and_no_others() -> Result<()> {
-    let _pair = Pair::new()?;
     let doubts = |report: &Value| report["doubts"].to_string();
     // Programs on the cgroup tree need one of both, tracepoints neither.
     let neither = "net_admin,-sys_admin";
@@ -141,9 +140,6 @@ fn a_missing_capability_takes_the_questions_that_rest_on_it_and_no_others() -> R
     assert!(doubts(&dns).contains("DNS queries, DNS answers are not seen"), "{dns:#}");
     let reset = ask_without(neither, &["reset", "--entity", "host"])?;
     assert_eq!(reset["doubts"], json!([]), "{reset:#}");
-    // Other namespaces cannot be entered, the own one need not be.
-    let connect = ask_without("sys_admin", &["connect"])?;
-    assert!(connect["verdict"] != "healthy" && doubts(&connect).contains("counters of"), "{connect:#}");
     Ok(())
 }
 
@@ -193,7 +189,14 @@ fn where_no_analyzer_runs_one_line_says_why() -> Result<()> {
     let ask = |dir: &str| -> Result<(Option<i32>, String)> {
         let args = ["diagnose", "--for", "1s", "--plugin-dir", dir];
         let output = Command::new(binary()?).args(args).stdin(Stdio::null()).output()?;
-        Ok((output.status.code(), told(&output).1))
+        // Progress is no complaint.
+        let complaints = told(&output)
+            .1
+            .lines()
+            .filter(|line| !line.starts_with("starting "))
+            .collect::<Vec<_>>()
+            .join("\n");
+        Ok((output.status.code(), complaints))
     };
     let (none, absent) = (ask(&empty)?, ask("/nonexistent/plugins")?);
     dir.put("garbage.wasm", b"no component")?;
