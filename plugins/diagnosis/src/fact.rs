@@ -91,6 +91,8 @@ pub enum What {
         matched: bool,
         /// Its query is a [`What::DnsUnanswered`] as well.
         overdue: bool,
+        /// It took long.
+        slow: bool,
     },
     /// As many bytes as at the reading before were unread in TCP sockets; the most is for how long.
     Unread,

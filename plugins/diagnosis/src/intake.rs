@@ -16,6 +16,9 @@ use crate::store::Store;
 /// A handshake takes one way there and back: this is more than around the Earth. Who opens two
 /// connections at once, to take the faster one, closes the other much sooner.
 const WAITED_NS: u64 = 200_000_000;
+/// A resolver in the same data centre takes a few milliseconds for an answer, a recursive one seldom
+/// more than this.
+pub const SLOW_ANSWER_NS: u64 = 200_000_000;
 /// `skb->pkt_type` of broadcast and multicast.
 const TO_MANY: [u8; 2] = [1, 2];
 
@@ -124,7 +127,8 @@ impl Store {
             dns::KIND_QUERY => return,
             _ => {
                 let (matched, overdue) = (dns.matched != 0, queries.answered(dns, flow));
-                (What::DnsAnswer { rcode: dns.rcode, matched, overdue }, dns.latency_ns)
+                let slow = dns.latency_ns >= SLOW_ANSWER_NS;
+                (What::DnsAnswer { rcode: dns.rcode, matched, overdue, slow }, dns.latency_ns)
             }
         };
         self.add(dns.head.entity, what, flow, Amount::new(dns.head.ts_ns, 1, latency));

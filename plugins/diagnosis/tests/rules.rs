@@ -46,6 +46,7 @@ const REASONS: &[&str] = &[
     "TCP_MD5NOTFOUND",
     "XFRM_POLICY",
     "BRIDGE_INGRESS_STP_STATE",
+    "TCP_RFC7323_TW_PAWS",
 ];
 const SYMBOLS: &[&str] = &[
     "tcp_v4_rcv",

@@ -7,15 +7,15 @@ use inspector_sdk::{EntityId, Timestamp};
 
 use crate::fact::{Amount, Flow, What};
 use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural};
+use crate::intake::SLOW_ANSWER_NS;
 use crate::rules::Rule;
 use crate::view::View;
 
 const UDP: u8 = 17;
 const PORT: u16 = 53;
-/// An answer that takes this long is slow: a resolver in the same data centre takes a few
-/// milliseconds, a recursive one seldom more than this.
-const SLOW_NS: u64 = 200_000_000;
 const NXDOMAIN: u8 = 3;
+/// So many answers for each slow one make a remark of it.
+const MANY: u64 = 10;
 /// Who asks several servers at once takes the first answer; who turns to the next one for want of an
 /// answer has waited longer than this.
 const AT_ONCE_NS: u64 = 500_000_000;
@@ -35,6 +35,7 @@ struct Tally {
     late: u64,
     errors: BTreeMap<u8, u64>,
     absent: u64,
+    slow: u64,
     slowest_ns: u64,
     first: Timestamp,
     last: Timestamp,
@@ -79,7 +80,8 @@ fn tallies(view: &View) -> Servers {
         let tally = servers.entry((key.entity, key.flow.destination())).or_default();
         tally.saw(key.flow, amount);
         match key.what {
-            What::DnsAnswer { rcode, matched, overdue } => {
+            What::DnsAnswer { rcode, matched, overdue, slow } => {
+                tally.slow += if slow { amount.count } else { 0 };
                 tally.answers += if matched { amount.count } else { 0 };
                 tally.recovered += if overdue { amount.count } else { 0 };
                 tally.answered(rcode, amount);
@@ -140,12 +142,18 @@ fn silent(findings: &mut Findings, who: (EntityId, IpAddr), tally: &Tally) {
     findings.add(found.flow(flow));
 }
 
+/// One name among many takes long to find, whichever server looks for it.
 fn slow(findings: &mut Findings, who: (EntityId, IpAddr), tally: &Tally) {
-    if tally.slowest_ns < SLOW_NS {
+    if tally.slow == 0 {
         return;
     }
     let title = format!("DNS server {} is slow: up to {} ms", who.1, tally.slowest_ns / 1_000_000);
-    let found = tally.conclude("dns-slow", tally.answers, title, who).confidence(85);
+    let (slow, limit) = (plural(tally.slow, "answer"), SLOW_ANSWER_NS / 1_000_000);
+    let found = tally
+        .conclude("dns-slow", tally.slow, title, who)
+        .severity(if tally.slow.saturating_mul(MANY) >= tally.answers { WARNING } else { INFO })
+        .confidence(85)
+        .because("event", format!("{slow} of {} took {limit} ms and more", tally.answers), tally.last);
     findings.add(tally.flow.into_iter().fold(found, Conclusion::flow));
 }
 

@@ -4,7 +4,7 @@ use inspector_sdk::flow::TCP;
 use inspector_sdk::kernel;
 
 use crate::counters::counter;
-use crate::fact::What;
+use crate::fact::{Segment, What};
 use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
 use crate::rules::Rule;
 use crate::rules::firewall::outage;
@@ -126,15 +126,18 @@ fn overlay(view: &View, findings: &mut Findings) {
     });
 }
 
+/// A late segment of a connection that has ended is missed by nobody; a SYN is.
 fn paws(view: &View, findings: &mut Findings) {
-    each(
-        view,
-        findings,
-        "paws-rejected",
-        93,
-        "timestamps went backwards (an address translator, or a connection's numbers used again)",
-        |d| d.is(&["TCP_RFC7323_PAWS", "TCP_RFC7323_PAWS_ACK", "TCP_RFC7323_TW_PAWS", "TCP_RFC7323_TSECR"]),
-    );
+    let reasons = ["TCP_RFC7323_PAWS", "TCP_RFC7323_PAWS_ACK", "TCP_RFC7323_TW_PAWS", "TCP_RFC7323_TSECR"];
+    for d in view.drops.iter().filter(|d| d.is(&reasons)) {
+        let title = format!(
+            "timestamps went backwards (an address translator, or a connection's numbers used again): {}",
+            total("packet")
+        );
+        let found = Conclusion::of_drop("paws-rejected", d, title).confidence(93).felt_by(view);
+        let is_late = d.is(&["TCP_RFC7323_TW_PAWS"]) && d.drop.segment != Segment::Syn;
+        findings.add(if is_late { found.severity(INFO) } else { found });
+    }
     for (entity, amount) in view.risen(counter::PAWS) {
         if !findings.has(&["paws-rejected"], entity) {
             let title = format!("timestamps went backwards: {} refused", total("segment"));

@@ -55,6 +55,16 @@ fn an_answer_after_the_patience_is_slow_and_no_longer_missing() {
 }
 
 #[test]
+fn one_slow_answer_among_many_is_a_remark() {
+    let answered = |case: Case, id: u16| {
+        let (asked, takes) = (query_of(id, NOW), if id == 0 { 300 * MS } else { MS });
+        case.give(asked).give(answer_to(asked, "10.9.0.2:53", NOW + takes))
+    };
+    assert_eq!((0..20).fold(Case::new(), answered).found(), [("dns-slow".to_owned(), CLIENT, 0)]);
+    assert_eq!((0..5).fold(Case::new(), answered).found(), [("dns-slow".to_owned(), CLIENT, 1)]);
+}
+
+#[test]
 fn of_two_name_servers_asked_at_once_the_silent_one_is_told() {
     let (first, mut second) = (query_of(1, NOW), query_of(1, NOW));
     second.tries = 2;
@@ -229,4 +239,14 @@ fn a_connect_that_a_router_elsewhere_refuses_is_told() {
     // A reset says it all; what is refused by a reset is no matter of routers.
     let reset = Case::new().give(refused(111)).reset_received(CLIENT, "10.9.0.1:40001", "192.0.2.7:443", 2);
     reset.concludes("reset-by-peer", CLIENT);
+}
+
+#[test]
+fn a_late_segment_of_a_connection_that_has_ended_is_a_remark_and_a_syn_is_none() {
+    let late = |flags| {
+        let change = move |d: &mut SkbDrop| d.tcp_flags = flags;
+        Case::new().dropped_as(SERVER, A, B, "TCP_RFC7323_TW_PAWS", "tcp_v4_rcv", change)
+    };
+    late(ACK).warns_of_nothing();
+    late(SYN).concludes("paws-rejected", SERVER);
 }
