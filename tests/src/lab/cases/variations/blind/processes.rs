@@ -23,7 +23,7 @@ pub const CASES: &[Case] = &[
         name: "var_accepts_and_sleeps",
         made: "a server that accepts and never reads; its clients have said hello (as TLS does) and wait",
         expect: &[server("socket-read-slow"), server("receiver-not-reading")],
-        ongoing: Ongoing::Again,
+        ongoing: Ongoing::ByItself,
         run: sleeper,
         ..FAULT
     },
