@@ -38,7 +38,7 @@ pub const CASES: &[Case] = &[
             let (own, gateway) = (beyond(scene.family).ip(), scene.neighbour(254));
             let listener = listener(scene.server(), scene.server_ip())?;
             know_each_other(scene)?;
-            scene.client().ip(&format!("addr add {own} dev lo"))?;
+            scene.client().ip(&format!("addr add {own} dev lo nodad"))?;
             scene.ip(scene.client(), &format!("route replace default via {gateway} src {own}"))?;
             let connecting = unanswered(scene, listener.local_addr()?)?;
             let none = scene.by_family("IpExtInNoRoutes", "Ip6InNoRoutes");
@@ -135,7 +135,7 @@ fn rogue_router(scene: &Scene) -> Result<Held> {
         host.sysctl("net/ipv6/conf/eth0/accept_ra", accepts)?;
     }
     let to = beyond(scene.family);
-    server.ip(&format!("addr add {} dev lo", to.ip()))?;
+    server.ip(&format!("addr add {} dev lo nodad", to.ip()))?;
     let listener = server.run(|| Ok(TcpListener::bind(to)?))?;
     for (host, metric) in [(client, 4096), (third, 1024)] {
         host.ip(&format!("route add default via {} metric {metric}", scene.server_ip()))?;

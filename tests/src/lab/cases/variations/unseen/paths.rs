@@ -154,7 +154,7 @@ pub fn send_from_elsewhere(scene: &Scene) -> Result<Held> {
     let received = scene.by_family("IpInReceives", "Ip6InReceives");
     let before = counter(scene.router()?, received)?;
     let own = beyond(scene.family).ip();
-    scene.client().ip(&format!("addr add {own} dev lo"))?;
+    scene.client().ip(&format!("addr add {own} dev lo nodad"))?;
     scene.router()?.ip(&format!("route add {} via {}", net(scene.family), scene.server_ip()))?;
     let sink = sink(scene, 4242)?;
     let socket = scene.client().run(|| Ok(UdpSocket::bind((own, 0))?))?;
