@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(
             shown(&entities(&[Listed { entity, unreadable: String::new() }])),
             [
-                "NAME        KIND  ADDRESSES              NETNS  COOKIE  PROCESSES         CGROUP          SINCE",
+                "NAME        KIND  ADDRESSES              NETNS  COOKIE  PROCESSES         CGROUP          SINCE                 UNREADABLE",
                 "web/shop-1  pod   10.0.0.7,fd00::7  4026532000    4242  7:ngi\\u{1b}[2Jnx  /kubepods/pod1  2023-11-14T22:13:20Z",
             ]
         );
