@@ -259,8 +259,9 @@ impl Board {
     /// Why the agent is not ready, a line each; nothing if it is.
     ///
     /// It is ready once it has looked at everything for the first time, and as long as what it ships
-    /// works: a built-in analyzer in quarantine makes it unready, one that is missing, disabled or
-    /// cannot run on this node does not, and neither does any analyzer of somebody else.
+    /// works: a built-in analyzer that is refused or in quarantine makes it unready. None needs more
+    /// than what every node has, so that is a defect. One that is missing or disabled does not, and
+    /// neither does any analyzer of somebody else.
     pub fn unready(&self) -> Vec<String> {
         let mut lines = Vec::new();
         if !self.namespaces_seen {
@@ -269,14 +270,12 @@ impl Board {
         if !self.plugins_seen {
             lines.extend(self.awaited_plugins());
         }
-        let quarantined = self
-            .plugins
-            .values()
-            .filter(|plugin| plugin.state == "quarantined" && BUILT_IN.contains(&plugin.name.as_str()));
-        lines.extend(
-            quarantined
-                .map(|plugin| format!("failed: analyzer {} is quarantined: {}", plugin.name, plugin.reason)),
-        );
+        let built_in = self.plugins.values().filter(|plugin| BUILT_IN.contains(&plugin.name.as_str()));
+        let failed = built_in.filter(|plugin| matches!(plugin.state.as_str(), "refused" | "quarantined"));
+        let words = |plugin: &PluginStatus| {
+            format!("failed: analyzer {} is {}: {}", plugin.name, plugin.state, plugin.reason)
+        };
+        lines.extend(failed.map(words));
         lines.extend(self.ended.iter().map(|thread| format!("failed: {thread}")));
         lines
     }
@@ -396,11 +395,14 @@ mod tests {
     }
 
     #[test]
-    fn a_built_in_analyzer_in_quarantine_makes_the_agent_unready_and_nobody_elses_does() {
-        let failed = board(&[("pod-counters", "quarantined", "trap"), ("mine", "quarantined", "trap")]);
-        assert_eq!(failed.unready(), ["failed: analyzer pod-counters is quarantined: trap"]);
+    fn a_built_in_analyzer_that_failed_makes_the_agent_unready_and_nobody_elses_does() {
+        let failed =
+            [("pod-counters", "quarantined", "trap"), ("tcp", "refused", "half"), ("mine", "refused", "")];
+        let lines =
+            ["failed: analyzer pod-counters is quarantined: trap", "failed: analyzer tcp is refused: half"];
+        assert_eq!(board(&failed).unready(), lines);
         let other =
-            [("tcp", "refused", "no BTF"), ("latency", "disabled", ""), ("mine", "compiling", "1 of 1")];
+            [("tcp", "backoff", "trap"), ("latency", "disabled", ""), ("mine", "compiling", "1 of 1")];
         assert!(board(&other).unready().is_empty());
     }
 

@@ -46,7 +46,7 @@ pub(super) enum Failure {
     Refused(String),
 }
 
-/// A call under way, on the clock of its thread.
+/// A call under way, on the CPU clock of its thread.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Call {
     start: Duration,
@@ -54,8 +54,17 @@ pub(super) struct Call {
 }
 
 impl Call {
-    fn begin(limit: Duration) -> Self {
+    pub(super) fn begin(limit: Duration) -> Self {
         Self { start: thread_cpu(), limit }
+    }
+
+    /// What becomes of it when its epochs are over: it has waited for its turn, or took its time.
+    pub(super) fn at_deadline(self) -> UpdateDeadline {
+        let left = self.limit.saturating_sub(thread_cpu().saturating_sub(self.start));
+        match left.is_zero() {
+            true => UpdateDeadline::Interrupt,
+            false => UpdateDeadline::Continue(epochs(left)),
+        }
     }
 }
 
@@ -92,15 +101,7 @@ impl Instance {
         store.limiter(|state| &mut state.bounds);
         store.set_hostcall_fuel(State::HOSTCALL_FUEL);
         let slow = slow_call(limits);
-        store.epoch_deadline_callback(|store| {
-            let call = &store.data().call;
-            let left = call.limit.saturating_sub(thread_cpu().saturating_sub(call.start));
-            Ok(if left.is_zero() {
-                UpdateDeadline::Interrupt
-            } else {
-                UpdateDeadline::Continue(epochs(left))
-            })
-        });
+        store.epoch_deadline_callback(|store| Ok(store.data().call.at_deadline()));
         store.data_mut().call = Call::begin(slow);
         store.set_epoch_deadline(epochs(slow));
         let running = context.epochs.call();

@@ -14,6 +14,7 @@ use super::cache::Cache;
 use super::filter::Selection;
 use super::folder;
 use super::imports::State;
+use super::instance::Call;
 use super::sandbox::{EPOCH, Sandbox, foreign_imports};
 use crate::declaration::MAX_HELP;
 use crate::escape::{self, MAX_REASON, cut};
@@ -23,7 +24,7 @@ use crate::metrics::{Decl, MetricKind};
 /// The contract this host speaks; a plugin of the same major and minor version is understood.
 const WORLD: &str = "0.1.0";
 
-/// Time a throw-away instance has to describe itself.
+/// CPU time a throw-away instance has to describe itself.
 const DESCRIBE: Duration = Duration::from_millis(200);
 /// Memory a throw-away instance has.
 const DESCRIBE_MEMORY: usize = 16 << 20;
@@ -132,6 +133,8 @@ fn describe(sandbox: &Sandbox, component: &Component) -> Result<Description, Err
     let mut store = Store::new(&sandbox.engine, Bounds::new(DESCRIBE_MEMORY));
     store.limiter(|bounds| bounds);
     store.set_hostcall_fuel(State::HOSTCALL_FUEL);
+    let call = Call::begin(DESCRIBE);
+    store.epoch_deadline_callback(move |_| Ok(call.at_deadline()));
     store.set_epoch_deadline(epochs(DESCRIBE));
     let _running = sandbox.epochs.call();
     let instance = pre.instantiate(&mut store).map_err(failed)?;

@@ -12,8 +12,8 @@ use crate::{Description, MetricDecl};
 /// Version of the world in `wit/analyzer.wit`.
 pub const WORLD_VERSION: &str = "0.1.0";
 
-/// Series a metric asks for unless it says otherwise: a full node of 110 pods with a few label
-/// values each.
+/// Series a metric with labels asks for unless it says otherwise: a full node of 110 pods with a few label
+/// values each. One without has a series per entity, and asks for all that the plugin may have.
 const DEFAULT_SERIES: u32 = 2_000;
 
 impl Description {
@@ -114,17 +114,12 @@ impl MetricDecl {
     #[must_use]
     pub fn labels(mut self, names: &[&str]) -> Self {
         self.labels = names.iter().map(|&name| name.to_owned()).collect();
+        self.max_series = DEFAULT_SERIES;
         self
     }
 
     fn of_kind(kind: &str, name: &str, help: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            help: help.to_owned(),
-            kind: kind.to_owned(),
-            max_series: DEFAULT_SERIES,
-            ..Self::default()
-        }
+        Self { name: name.to_owned(), help: help.to_owned(), kind: kind.to_owned(), ..Self::default() }
     }
 }
 
