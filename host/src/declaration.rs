@@ -27,6 +27,7 @@ const RESERVED_PREFIXES: [&str; 10] = [
     "inspector_lost_total",
     "inspector_plugin_",
     "inspector_probe_",
+    "inspector_ready",
     "inspector_runtime_",
     "inspector_source_",
     "process_",

@@ -390,12 +390,13 @@ mod tests {
 
     #[test]
     fn a_lane_that_is_always_late_gets_every_pass_into_a_snapshot_and_one_that_hangs_nothing() {
-        let (mut lane, _requests) = lane();
+        let (mut lane, requests) = lane();
         let wanted = BTreeSet::from(["snmp".to_owned()]);
         lane.ask(&wanted, &[]);
         assert_eq!(lane.give_up(), ["snmp"]);
         assert!(lane.tables().is_empty());
         for _ in 0..3 {
+            requests.try_recv().expect("it was asked");
             finish(&mut lane);
             lane.ask(&wanted, &[]);
             assert_eq!(lane.give_up(), ["snmp"], "late again");
