@@ -19,11 +19,13 @@ pub const MAX_HELP: usize = 512;
 /// Labels that the host sets, and the one that a histogram needs.
 const RESERVED_LABELS: [&str; 4] = ["namespace", "pod", "node", "le"];
 /// Names that the agent itself, the process and Prometheus use.
-const RESERVED_PREFIXES: [&str; 10] = [
+const RESERVED_PREFIXES: &[&str] = &[
     "inspector_build_info",
     "inspector_entities",
     "inspector_events_total",
+    "inspector_gaps",
     "inspector_http_",
+    "inspector_left_out_processes",
     "inspector_lost_total",
     "inspector_plugin_",
     "inspector_probe_",
