@@ -130,9 +130,11 @@ pub fn run(
     let all = || known.iter().map(|name| (*name).to_owned()).collect();
     check_entities(config, &options.entities)?;
     let wanted: BTreeSet<String> = if options.probes.is_empty() { all() } else { options.probes.clone() };
-    let mut recorder = Recorder::new(config, options)?;
     let (sender, batches) = sync_channel(WAITING);
-    let probes = start(config, &wanted, sender, &recorder)?;
+    let kernel_side = KernelSide::default();
+    let probes = start(config, &wanted, sender, &kernel_side)?;
+    // Not before there is something to write: the file may be a good trace already.
+    let mut recorder = Recorder::new(config, options, kernel_side)?;
     recorder.begin(config, &wanted)?;
     tell(&recorder.progress());
     let mut told = Instant::now();
@@ -174,11 +176,11 @@ fn start(
     config: &Config,
     wanted: &BTreeSet<String>,
     sender: SyncSender<Arc<Batch>>,
-    recorder: &Recorder,
+    kernel_side: &KernelSide,
 ) -> Result<Probes, Error> {
     // A recorder that has ended takes nothing more.
     let sink = move |batch| drop(sender.send(batch));
-    let (entities, loss, status) = (&recorder.entities, &recorder.loss, &recorder.status);
+    let KernelSide { entities, loss, status } = kernel_side;
     let probes = Probes::start(
         probe_options(config),
         Arc::clone(entities),
@@ -194,6 +196,14 @@ fn start(
         return Err(Error::NoProbe(reasons.into_iter().collect::<Vec<_>>().join("; ")));
     }
     Ok(probes)
+}
+
+/// What the probes write to besides their records.
+#[derive(Default)]
+struct KernelSide {
+    entities: Arc<Entities>,
+    loss: Arc<Loss>,
+    status: Arc<Status>,
 }
 
 struct Recorder {
@@ -223,14 +233,14 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn new(config: &Config, options: &Options) -> Result<Self, Error> {
-        let status = Arc::<Status>::default();
+    fn new(config: &Config, options: &Options, kernel_side: KernelSide) -> Result<Self, Error> {
+        let KernelSide { entities, loss, status } = kernel_side;
         let now = Instant::now();
         Ok(Self {
             options: options.clone(),
             writer: Writer::create(&options.output)?,
-            entities: Arc::default(),
-            loss: Arc::default(),
+            entities,
+            loss,
             names: probe::kernel_names(),
             places: Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() },
             tables: source::Reader::new(&config.paths.procfs, Arc::clone(&status))?,

@@ -349,6 +349,12 @@ impl Findings {
         self.conclusions.iter().flat_map(|cause| &cause.flows).any(|known| known.meets(flow))
     }
 
+    /// Whether a cause is known for a conversation that has none of these codes.
+    pub fn explain_but(&self, codes: &[&str], flow: &Flow) -> bool {
+        let others = self.conclusions.iter().filter(|cause| !codes.contains(&cause.code));
+        others.flat_map(|cause| &cause.flows).any(|known| known.meets(flow))
+    }
+
     /// Whether some cause is known for a symptom.
     pub fn explain_symptom(&self, key: &Key) -> bool {
         self.conclusions.iter().flat_map(|cause| &cause.flows).any(|known| key.concerns(known))

@@ -275,6 +275,24 @@ fn queues_that_make_no_event_are_found_by_their_counters() {
 }
 
 #[test]
+fn what_a_firewall_drops_is_no_evidence_of_a_full_queue() {
+    let elsewhere = "10.9.0.1:40001";
+    let report = Case::new()
+        .dropped(SERVER, elsewhere, "10.9.0.2:81", "NETFILTER_DROP", "nft_do_chain")
+        .sent_again(elsewhere, "10.9.0.2:81", tcp_retransmit::WHY_SYN, 2)
+        .sent_again(A, B, tcp_retransmit::WHY_SYN, 2)
+        .counted(SERVER, "netstat", "TcpExt.ListenOverflows", 4)
+        .report("connect", &[]);
+    let evidence = |code: &str| {
+        let found = report.findings.iter().find(|found| found.code == code).expect(code);
+        found.evidence.iter().map(|evidence| evidence.summary.as_str()).collect::<Vec<_>>().join("; ")
+    };
+    let (queue, firewall) = (evidence("accept-queue-overflow"), evidence("firewall-drop"));
+    assert!(queue.contains(B) && !queue.contains("10.9.0.2:81"), "{queue}");
+    assert!(firewall.contains("10.9.0.2:81") && !firewall.contains(B), "{firewall}");
+}
+
+#[test]
 fn a_queue_that_drops_is_told_from_a_link_without_carrier_by_its_counter() {
     let case = || Case::new().dropped(CLIENT, A, B, "QDISC_DROP", "__dev_queue_xmit");
     case().counted(CLIENT, "qdisc", "drops", 3).concludes("qdisc-drop", CLIENT);

@@ -25,9 +25,13 @@ fn a_real_pod_is_listed_with_its_uid_addresses_processes_and_cgroup() -> Result<
         let entities = agent.api("/api/v1/entities").ok()?;
         entities.as_array()?.iter().find(|entity| entity["kind"] == "pod").cloned()
     };
-    let entity = wait::until("the pod with its address", || {
-        listed()
-            .filter(|pod| pod["ips"].as_array().is_some_and(|ips| ips.contains(&Value::from(ip.to_string()))))
+    // The runtime sets the pod up before it becomes the pod's own program.
+    let runs =
+        |pod: &Value| pod["pids"].as_array().is_some_and(|all| all.iter().any(|p| p["name"] == "busybox"));
+    let has_address =
+        |pod: &Value| pod["ips"].as_array().is_some_and(|ips| ips.contains(&Value::from(ip.to_string())));
+    let entity = wait::until("the pod with its address and program", || {
+        listed().filter(|pod| has_address(pod) && runs(pod))
     })
     .with_context(|| format!("{:#}", listed().unwrap_or_default()))?;
     assert_eq!(entity["name"], UID, "{entity:#}");

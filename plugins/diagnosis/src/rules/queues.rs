@@ -29,14 +29,19 @@ fn accept_queue(view: &View, findings: &mut Findings) {
         let found =
             Conclusion::new("accept-queue-overflow", entity, amount, title).severity(CRITICAL).confidence(95);
         let found = found.rose("TcpExtListenOverflows", amount);
-        findings.add(clients(view, found, entity).felt_by(view));
+        let found = clients(view, findings, found, entity);
+        findings.add(found.felt_by(view));
     }
 }
 
-/// Adds the conversations of those who try to connect to an entity.
-pub fn clients(view: &View, mut found: Conclusion, entity: EntityId) -> Conclusion {
+/// A full queue of one kind goes with one of the other, with the same clients.
+const QUEUES: &[&str] = &["accept-queue-overflow", "syn-queue-overflow"];
+
+/// Adds the conversations of those who try to connect to an entity, but for those of which it is known
+/// why they cannot: a firewall that drops the SYNs for one port does not fill the queue of another.
+pub fn clients(view: &View, findings: &Findings, mut found: Conclusion, entity: EntityId) -> Conclusion {
     let mut ports = Vec::new();
-    for (key, _) in view.of(What::is_silence) {
+    for (key, _) in view.of(What::is_silence).filter(|(key, _)| !findings.explain_but(QUEUES, &key.flow)) {
         let to = key.flow.destination();
         if view.owns(entity, to) && (!view.is_shared(to) || view.saw(entity, &key.flow)) {
             found = found.flow(key.flow);
@@ -98,7 +103,8 @@ fn syn_queue(view: &View, findings: &mut Findings) {
         if overflows > 0 {
             found = found.although("an accept queue was full at the same time", 20);
         }
-        findings.add(clients(view, found, entity).felt_by(view));
+        let found = clients(view, findings, found, entity);
+        findings.add(found.felt_by(view));
     }
 }
 

@@ -70,7 +70,7 @@ fn missing_locally(view: &View, findings: &mut Findings) {
         let title = format!("no route for what is sent from here: {} failed", total("send"));
         let found = Conclusion::new("route-missing", entity, amount, title).rose("IpOutNoRoutes", amount);
         // Whoever connects to it waits for answers that have no way back.
-        let mut found = clients(view, found, entity);
+        let mut found = clients(view, findings, found, entity);
         if let Some(back) = found.flows.first().map(Flow::source) {
             found = found.value("destination", back);
         }

@@ -128,7 +128,7 @@ impl Scene<'_> {
         self.moved(&before, "inspector_pod_tcpextlistenoverflows", &[("pod", self.server)])?;
         self.moved(&before, "inspector_pod_tcpextlistendrops", &[("pod", self.server)])?;
         self.moved(&before, "inspector_pod_tcpexttcpsynretrans", &[("pod", self.client)])?;
-        self.explained("accept-queue-overflow")
+        self.explained(&["accept-queue-overflow", &full.at.to_string()])
     }
 
     fn title(&self, number: u32, text: &str) {
@@ -153,16 +153,18 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// Asks why connections to the server fail, until the answer names this cause, and shows it.
-    fn explained(&self, code: &str) -> Result<()> {
+    /// Asks why connections to the server fail, until the answer has all these words, and shows it.
+    fn explained(&self, words: &[&str]) -> Result<()> {
         let events = self.agent.events.to_string();
         // The two faults before are in the answer as well, if it looks back as far as they happened.
         let args = ["diagnose", "connect", "--entity", self.server, "--last", "5s", "-e", &events];
-        let answer = self.wait(&format!("a diagnosis with {code}"), || {
+        let answer = self.wait(&format!("a diagnosis with {words:?}"), || {
             let output = Command::new(binary()?).args(args).output()?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let text = String::from_utf8(output.stdout)?;
-            Ok(Some(text).filter(|text| text.contains(code)))
+            // Lines are as wide as a page, so that an address may begin the next one.
+            let joined = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            Ok(words.iter().all(|word| joined.contains(word)).then_some(text))
         })?;
         self.style.command(&format!("inspector {}", args.join(" ")), &answer);
         Ok(())
@@ -193,7 +195,8 @@ struct Watch {
 impl Watch {
     fn start(agent: &Agent) -> Result<Self> {
         let mut command = Command::new(binary()?);
-        command.args(["watch", "-e", &agent.events.to_string()]);
+        // From the backlog too: the first fault may be made before it has connected.
+        command.args(["watch", "--since", "5m", "-e", &agent.events.to_string()]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
         let lines = Arc::<Mutex<Vec<String>>>::default();
         let out = child.stdout.take().context("stdout is piped")?;
