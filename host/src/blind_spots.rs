@@ -182,8 +182,11 @@ pub fn of_analyzers(answers: &[Answered], window: Duration, now_ns: u64) -> Vec<
                     // Rounded up, since nobody asks about the last 0s.
                     let known = Duration::from_nanos(now_ns.saturating_sub(answer.since_ns));
                     let known = in_words(known + Duration::from_millis(999));
+                    // As a flag it is one word: `1m30s`.
+                    let flag = known.replace(' ', "");
                     spots.push(BlindSpot::doubt(format!(
-                        "analyzer {analyzer} knows the last {known} only: ask about those, or again later"
+                        "analyzer {analyzer} knows the last {known} only: ask about those (--last {flag}), \
+                         or again later"
                     )));
                 }
                 spots.extend(answer.blind_spots.iter().cloned().map(BlindSpot::detail));
@@ -360,7 +363,12 @@ mod tests {
         assert_eq!(said(answered(40 * second)), ["own"]);
         assert_eq!(
             said(answered(70 * second)),
-            ["! analyzer a knows the last 30s only: ask about those, or again later", "own"]
+            ["! analyzer a knows the last 30s only: ask about those (--last 30s), or again later", "own"]
+        );
+        let words = marked(of_analyzers(&[answered(10 * second)], Duration::from_secs(600), 100 * second));
+        assert!(
+            words[0].contains("the last 1m 30s only") && words[0].contains("(--last 1m30s)"),
+            "{words:?}"
         );
         let late = Answered { analyzer: "b".into(), answer: Err("late".into()) };
         assert_eq!(said(late), ["! analyzer b did not answer: late"]);

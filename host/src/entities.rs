@@ -146,7 +146,8 @@ pub struct Unentered {
 /// A line of the list of entities.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
-    /// Who it is; id and cookie are 0 if it cannot be entered.
+    /// Who it is; id and cookie are 0 if it cannot be entered. The host is called `host`: here,
+    /// and not in metrics and events, where it has no name.
     #[serde(flatten)]
     pub entity: Entity,
     /// Why nothing can be counted there; empty if it can.
@@ -238,9 +239,7 @@ impl Entities {
 
     /// All live entities, and behind them the namespaces that cannot be entered.
     pub fn listed(&self) -> Vec<Listed> {
-        let live = self.live().into_iter();
-        let live =
-            live.map(|entity| Listed { entity: Arc::unwrap_or_clone(entity), unreadable: String::new() });
+        let live = self.live().into_iter().map(|entity| Listed::from(Arc::unwrap_or_clone(entity)));
         live.chain(self.unentered().into_iter().map(Listed::from)).collect()
     }
 
@@ -350,6 +349,15 @@ impl Entities {
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Rows> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Entity> for Listed {
+    fn from(mut entity: Entity) -> Self {
+        if entity.kind == Kind::Host {
+            entity.name = entity.display();
+        }
+        Self { entity, unreadable: String::new() }
     }
 }
 
@@ -485,6 +493,16 @@ mod tests {
         let changes = entities.seen(vec![sighting(2, "b")], 2, Instant::now());
         assert_eq!(changes.removed, [first]);
         assert_ne!(changes.added, [first]);
+    }
+
+    #[test]
+    fn the_host_has_a_name_where_it_is_listed_and_only_there() {
+        let entities = Entities::default();
+        let host = Sighting { kind: Kind::Host, ..sighting(1, "") };
+        entities.seen(vec![host, sighting(2, "web")], 1, Instant::now());
+        let listed = serde_json::to_value(entities.listed()).expect("JSON");
+        assert_eq!((&listed[0]["name"], &listed[1]["name"]), (&"host".into(), &"web".into()));
+        assert_eq!(entities.get(entities.stamp(1, 1)).expect("seen").name, "");
     }
 
     #[test]

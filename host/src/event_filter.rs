@@ -19,6 +19,11 @@ use crate::events::Event;
 pub const PROPERTIES: [&str; 10] =
     ["type", "reason", "address", "port", "protocol", "namespace", "pod", "entity", "node", "severity"];
 
+/// What a severity can be.
+const A_SEVERITY: &str = "one of info, warning, error (or 0, 1, 2)";
+/// What a protocol can be.
+const A_PROTOCOL: &str = "one of TCP, UDP, ICMP, ICMPv6, ARP, SCTP, DCCP, GRE, ESP, IGMP, or a number";
+
 /// Attributes that say why something happened.
 const REASONS: [&str; 2] = ["reason", "error"];
 /// Attributes that hold an address.
@@ -33,7 +38,7 @@ pub struct Filter {
     reasons: Choice<String>,
     addresses: Choice<Network>,
     ports: Choice<u16>,
-    protocols: Choice<String>,
+    protocols: Choice<Protocol>,
     namespaces: Choice<String>,
     pods: Choice<String>,
     entities: Choice<String>,
@@ -52,6 +57,25 @@ struct Choice<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Network(IpNet);
 
+/// What events call a protocol: by its name if it has one, and otherwise by its number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Protocol(String);
+
+/// IP protocols that have a name in events; `flow::protocol` of the plugin SDK gives it to them.
+const PROTOCOLS: [(u8, &str); 9] = [
+    (1, "ICMP"),
+    (2, "IGMP"),
+    (6, "TCP"),
+    (17, "UDP"),
+    (33, "DCCP"),
+    (47, "GRE"),
+    (50, "ESP"),
+    (58, "ICMPv6"),
+    (132, "SCTP"),
+];
+/// The only protocol with a name that is none of IP's.
+const ARP: &str = "ARP";
+
 /// A value that its property cannot have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wrong {
@@ -60,8 +84,8 @@ pub struct Wrong {
 }
 
 impl Filter {
-    /// Adds a value of a property; those of types, reasons, addresses, ports and protocols may be
-    /// several, separated by commas. False if there is no such property.
+    /// Adds a value of a property, or several with commas between them; only a severity is always
+    /// one. False if there is no such property.
     ///
     /// # Errors
     /// The property cannot have that value.
@@ -71,11 +95,11 @@ impl Filter {
             "reason" => self.reasons.add_list(&plain_list(value), "the name of a reason or an error"),
             "address" => self.addresses.add_list(value, "an address or a network like 10.0.0.0/8"),
             "port" => self.ports.add_list(value, "a port number up to 65535"),
-            "protocol" => self.protocols.add_list(value, "the name of a protocol like TCP"),
-            "namespace" => self.namespaces.add(value, "the name of a namespace"),
-            "pod" => self.pods.add(value, "the name of a pod"),
-            "entity" => self.entities.add(value, "the name or the id of an entity"),
-            "node" => self.nodes.add(value, "the name of a node"),
+            "protocol" => self.protocols.add_list(value, A_PROTOCOL),
+            "namespace" => self.namespaces.add_list(value, "the name of a namespace"),
+            "pod" => self.pods.add_list(value, "the name of a pod"),
+            "entity" => self.entities.add_list(value, "the name or the id of an entity"),
+            "node" => self.nodes.add_list(value, "the name of a node"),
             "severity" => severity(value).map(|severity| self.severity = severity),
             _ => return Ok(false),
         }?;
@@ -93,7 +117,9 @@ impl Filter {
             && self.reasons.admits(|wanted| named(&REASONS, &|has| advice::plain(has) == *wanted))
             && self.addresses.admits(|wanted| named(&ADDRESSES, &|has| wanted.contains(has)))
             && self.ports.admits(|wanted| named(&PORTS, &|has| has.parse() == Ok(*wanted)))
-            && self.protocols.admits(|wanted| named(&["protocol"], &|has| has.eq_ignore_ascii_case(wanted)))
+            && self
+                .protocols
+                .admits(|wanted| named(&["protocol"], &|has| has.eq_ignore_ascii_case(&wanted.0)))
             && self.namespaces.admits(|wanted| who.is_some_and(|who| is_namespace(who, wanted)))
             && self.pods.admits(|wanted| who.is_some_and(|who| is_pod(who, wanted)))
             && self.entities.admits(|wanted| {
@@ -138,7 +164,7 @@ fn severity(value: &str) -> Result<u8, Wrong> {
         "info" | "0" => Ok(0),
         "warn" | "warning" | "1" => Ok(1),
         "error" | "critical" | "2" => Ok(2),
-        _ => Err(Wrong { allowed: "one of info, warn, error, 0, 1, 2" }),
+        _ => Err(Wrong { allowed: A_SEVERITY }),
     }
 }
 
@@ -193,6 +219,25 @@ impl FromStr for Network {
     }
 }
 
+impl FromStr for Protocol {
+    type Err = ();
+
+    /// Reads a name in any case, the number of an IP protocol, or an Ethernet type like 0x88cc.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let is_meant = |name: &&str| name.eq_ignore_ascii_case(text);
+        if let Some(name) = PROTOCOLS.map(|(_, name)| name).into_iter().chain([ARP]).find(is_meant) {
+            return Ok(Self(name.to_owned()));
+        }
+        if let Some(digits) = text.strip_prefix("0x") {
+            let number = u16::from_str_radix(digits, 16).map_err(|_| ())?;
+            return Ok(Self(format!("0x{number:04x}")));
+        }
+        let number: u8 = text.parse().map_err(|_| ())?;
+        let named = PROTOCOLS.iter().find(|(known, _)| *known == number);
+        Ok(Self(named.map_or_else(|| number.to_string(), |(_, name)| (*name).to_owned())))
+    }
+}
+
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "this is not {}", self.allowed)
@@ -242,13 +287,19 @@ mod tests {
             ("port", "80"),
             ("port", "1,4242"),
             ("protocol", "tcp"),
+            ("protocol", "6"),
+            ("protocol", "ARP,TCP"),
             ("pod", "web"),
+            ("pod", "db, web"),
             ("entity", "web"),
             ("entity", "1"),
+            ("entity", "db,web"),
             ("node", "n1"),
+            ("node", "n0,n1"),
         ] {
             assert!(passes(&[(property, value)]), "{property}={value}");
-            let excluded = value.split(',').map(|value| format!("!{value}")).collect::<Vec<_>>().join(",");
+            let excluded = value.split(',').map(|value| format!("!{}", value.trim()));
+            let excluded = excluded.collect::<Vec<_>>().join(",");
             assert!(!passes(&[(property, &excluded)]), "{property}={excluded}");
         }
         for (property, value) in [
@@ -288,10 +339,31 @@ mod tests {
             ("type", ""),
             ("type", "A,"),
             ("pod", "!"),
+            ("pod", "a,"),
+            ("protocol", "FOO"),
+            ("protocol", "256"),
+            ("protocol", "0xfffff"),
         ] {
             assert!(Filter::default().add(property, value).is_err(), "{property}={value}");
         }
         assert_eq!(Filter::default().add("colour", "red"), Ok(false));
+    }
+
+    #[test]
+    fn every_protocol_that_the_sdk_names_can_be_asked_for() {
+        let sdk = include_str!("../../plugins/sdk/src/flow.rs");
+        let (_, body) = sdk.split_once("pub fn protocol(").expect("the function that names protocols");
+        let (body, _) = body.split_once("name.to_owned()").expect("its end");
+        let names: Vec<_> =
+            body.lines().filter_map(|line| line.split_once("=> \"")?.1.split('"').next()).collect();
+        assert_eq!(names, PROTOCOLS.map(|(_, name)| name));
+        for name in names.into_iter().chain([ARP]) {
+            assert_eq!(name.to_ascii_lowercase().parse(), Ok(Protocol(name.to_owned())));
+            assert!(A_PROTOCOL.contains(name), "{name}");
+        }
+        for (given, meant) in [("17", "UDP"), ("89", "89"), ("0x88CC", "0x88cc")] {
+            assert_eq!(given.parse(), Ok(Protocol(meant.to_owned())));
+        }
     }
 
     #[test]

@@ -261,6 +261,8 @@ impl Recorder {
 
     fn begin(&mut self, config: &Config, wanted: &BTreeSet<String>) -> Result<(), Error> {
         gaps::tell_of_symbols(&self.status, &*self.names.symbols);
+        // Before the trace begins: what is younger than it counts from 0.
+        let found = self.look();
         let board = self.status.snapshot();
         let probes = board.probes.values().filter(|probe| wanted.contains(&probe.name));
         let columns = self.tables.columns().all();
@@ -284,7 +286,7 @@ impl Recorder {
             reasons: self.names.reasons.clone(),
         })))?;
         self.writer.flush()?;
-        self.scan()
+        self.write_entities(found)
     }
 
     /// Waits for the next batch or for what is due before.
@@ -309,6 +311,12 @@ impl Recorder {
     }
 
     fn scan(&mut self) -> Result<(), Error> {
+        let found = self.look();
+        self.write_entities(found)
+    }
+
+    /// Looks for namespaces; what came and went is still to be written.
+    fn look(&mut self) -> Changes {
         self.scanned = Instant::now();
         let changes = match discover::scan(&self.places) {
             Ok(scan) => {
@@ -321,7 +329,7 @@ impl Recorder {
             }
         };
         self.patience = if changes.added.is_empty() { calmer(self.patience) } else { YOUNG };
-        self.write_entities(changes)
+        changes
     }
 
     /// Writes the rows that are not in the trace as they are now.

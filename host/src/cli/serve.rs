@@ -30,7 +30,7 @@ Examples:
 
 --check compiles the analyzers, which takes some seconds, and looks at all files, folders and addresses
 that the configuration names. Exit status: 0 if all is good, 1 if something named is not there or cannot
-be used, 2 if the configuration is refused.
+be used, such as a port that another agent listens on; 2 if the configuration is refused.
 
 SIGINT and SIGTERM end the agent in order, a second one at once. SIGHUP, SIGUSR1 and SIGUSR2 are ignored
 with a line in the log: the configuration is read at start only.")]

@@ -6,10 +6,10 @@
 //! | `reason` | reasons of drops and resets, or names of errors, likewise | all |
 //! | `address` | addresses or networks (`10.0.0.0/8`) of either end, likewise | all |
 //! | `port` | ports of either end, likewise | all |
-//! | `protocol` | `TCP`, `UDP`, …, likewise | all |
-//! | `namespace`, `pod`, `node` | exactly that name; repeated | all |
-//! | `entity` | id, name, or `namespace/name`; repeated | all |
-//! | `severity` | at least `info`, `warn`, `error`, or 0 to 2 | `info` |
+//! | `protocol` | `TCP`, `UDP`, …, or a number, likewise | all |
+//! | `namespace`, `pod`, `node` | exactly that name, likewise | all |
+//! | `entity` | id, name, or `namespace/name`, likewise | all |
+//! | `severity` | at least `info`, `warning`, `error`, or 0 to 2 | `info` |
 //! | `noise` | `false`: not what is the normal course of things, nor the agent's own traffic | `true` |
 //! | `since` | a duration back from now, or a time in RFC 3339 | |
 //! | `until` | the same; the stream ends when that is over | never |
@@ -174,7 +174,7 @@ mod tests {
         let wrong = |text| EventQuery::parse(text, NOW).expect_err(text).to_string();
         assert_eq!(
             wrong("severity=bad"),
-            r#"parameter severity: "bad" is not one of info, warn, error, 0, 1, 2"#
+            r#"parameter severity: "bad" is not one of info, warning, error (or 0, 1, 2)"#
         );
         assert_eq!(wrong("follow=yes"), r#"parameter follow: "yes" is not true or false"#);
         assert!(wrong("typ=X").starts_with(r#"parameter "typ" is unknown; known are type,"#));

@@ -230,7 +230,8 @@ impl Worker {
         self.events += u64::from(batch.count);
         self.dirty = true;
         let failures = self.failures.len();
-        if !words.is_empty() {
+        // What was lost is news also where nothing else is.
+        if !words.is_empty() || lost > 0 {
             self.guarded(|instance| instance.batch(batch, lost, words));
         }
         if self.instance.is_none() && self.failures.len() > failures {

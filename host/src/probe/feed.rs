@@ -115,6 +115,12 @@ impl Feed {
         (!words.is_empty()).then(|| self.batch(words, clock, stamps))
     }
 
+    /// A batch without records, if something was lost and no record has come since that could tell it:
+    /// whoever waits for an answer must know that it may be among what was lost.
+    pub fn losses(&mut self, clock: &Clock, stamps: &mut Stamps) -> Option<Batch> {
+        (self.untold > 0).then(|| self.batch(Vec::new(), clock, stamps))
+    }
+
     fn batch(&mut self, mut words: Vec<u64>, clock: &Clock, stamps: &mut Stamps) -> Batch {
         let now_ns = clock.wall_ns();
         let stride = usize::from(self.probe.stride) / 8;

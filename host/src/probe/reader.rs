@@ -196,6 +196,11 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
             feed.show_runs(&self.status);
         }
         self.count_all(now);
+        for feed in &mut self.feeds {
+            if let Some(batch) = feed.losses(&self.clock, &mut self.stamps) {
+                (self.sink)(Arc::new(batch));
+            }
+        }
     }
 
     fn count_all(&mut self, now: Instant) {

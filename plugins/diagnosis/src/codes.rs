@@ -90,7 +90,7 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "accept-queue-overflow",
-        &["connect", "latency", "gateway"],
+        &["connect", "latency", "gateway", "loss"],
         &[
             look("compare Recv-Q with Send-Q (the backlog) of the listener", "{in}ss -ltnp"),
             look("see whether the application is throttled or stuck", "cat /sys/fs/cgroup/.../cpu.stat"),
@@ -102,7 +102,7 @@ pub const CODES: &[Code] = &[
     ),
     code(
         "syn-queue-overflow",
-        &["connect", "gateway"],
+        &["connect", "gateway", "loss"],
         &[
             look("see who opens connections and does not finish", "{in}ss -tan state syn-recv"),
             change(
@@ -412,7 +412,9 @@ pub fn find(code: &str) -> Option<&'static Code> {
     CODES.iter().find(|entry| entry.code == code)
 }
 
-/// Whether a code answers a scenario's question.
+/// Whether a code answers a scenario's question. What keeps a connection from being opened keeps a
+/// gateway from its backends, too.
 pub fn answers(code: &str, scenario: &str) -> bool {
-    scenario == "node" || find(code).is_some_and(|entry| entry.scenarios.contains(&scenario))
+    let is_for = |scenario| find(code).is_some_and(|entry| entry.scenarios.contains(&scenario));
+    scenario == "node" || is_for(scenario) || (scenario == "gateway" && is_for("connect"))
 }

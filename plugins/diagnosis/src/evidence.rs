@@ -54,6 +54,7 @@ pub fn symptom(what: &What, amount: &Amount, flow: &Flow) -> String {
     let (flow, count) = (flow.show(), amount.count);
     match what {
         What::Retransmit { .. } => format!("sent again {}, {flow}", plural(count, "time")),
+        What::DnsUnanswered => format!("{} without an answer, {flow}", plural(count, "query")),
         What::ConnectFailed { error: 0, .. } => {
             let waited = amount.most / 1_000_000;
             format!("{} given up after {waited} ms without an answer, {flow}", plural(count, "connect"))

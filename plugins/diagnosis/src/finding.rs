@@ -18,6 +18,8 @@ use crate::view::{Dropped, View};
 
 /// Conversations named in the evidence of one finding.
 const SHOWN_FLOWS: usize = 4;
+/// Port of DNS.
+const DNS: u16 = 53;
 /// Conversations that one finding remembers to explain.
 const FLOWS: usize = 256;
 
@@ -200,7 +202,7 @@ impl Conclusion {
     }
 
     fn suffers(&mut self, key: &Key, amount: Amount, view: &View) {
-        if !self.felt.contains(&key.entity) {
+        if key.entity != self.at && !self.felt.contains(&key.entity) {
             self.felt.push(key.entity);
         }
         if self.evidence.len() >= LINES {
@@ -214,6 +216,17 @@ impl Conclusion {
             attrs: vec![attr("flow", key.flow.canonical()), attr("role", "symptom")],
         };
         self.evidence.push(Line::once(evidence));
+    }
+
+    /// Whether it is an answer to a scenario's question. Names are a question of their own: whatever stops
+    /// packets is an answer to it if these are DNS's, and none if they are known to be others.
+    pub fn answers(&self, scenario: &str) -> bool {
+        let is_of_names = |flow: &Flow| [flow.sport, flow.dport].contains(&DNS);
+        match scenario {
+            "dns" if self.flows.iter().any(is_of_names) => true,
+            "dns" if !self.flows.is_empty() && !self.code.starts_with("dns-") => false,
+            _ => codes::answers(self.code, scenario),
+        }
     }
 
     /// What happened, with how often.
@@ -362,9 +375,22 @@ impl Findings {
 
     /// Adds a symptom to the causes of what another conversation suffers; whether there are any.
     pub fn blame(&mut self, causes_of: &Flow, key: &Key, amount: Amount, view: &View) -> bool {
+        self.blame_for(0, causes_of, key, amount, view)
+    }
+
+    /// As [`Findings::blame`], where what is suffered makes the cause at least so bad.
+    pub fn blame_for(
+        &mut self,
+        severity: u8,
+        causes_of: &Flow,
+        key: &Key,
+        amount: Amount,
+        view: &View,
+    ) -> bool {
         let explains = |cause: &&mut Conclusion| cause.flows.iter().any(|known| known.meets(causes_of));
         let mut is_blamed = false;
         for cause in self.conclusions.iter_mut().filter(explains) {
+            cause.severity = cause.severity.max(severity);
             cause.suffers(key, amount, view);
             is_blamed = true;
         }

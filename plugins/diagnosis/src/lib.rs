@@ -56,6 +56,9 @@ const SCENARIOS: [(&str, &str); 7] = [
 
 /// Losses remembered.
 const LOSSES: usize = 1_024;
+/// Findings in one answer, the most important first. More are of no use to a person, and an answer has
+/// to fit into what one call may hand over (1 MiB).
+const FINDINGS: usize = 64;
 /// Codes that are concluded because nothing else was seen.
 const BY_ABSENCE: [&str; 3] = ["peer-unresponsive", "tcp-loss", "reset-by-peer"];
 
@@ -71,10 +74,18 @@ pub struct Diagnosis {
     live: Live,
     /// The entity `host`; 0 until it is known.
     host: EntityId,
-    /// Events that did not reach this analyzer, and when that was told.
-    lost: VecDeque<(Timestamp, u64)>,
+    /// Events that did not reach this analyzer.
+    lost: VecDeque<Loss>,
     /// Probes whose absence makes silence mean less.
     is_blind: bool,
+}
+
+/// Events that were lost, and when that was told.
+#[derive(Debug)]
+struct Loss {
+    at: Timestamp,
+    events: u64,
+    is_dns: bool,
 }
 
 inspector_sdk::export!(Diagnosis with ticker, entity_watch, diagnosis);
@@ -124,8 +135,9 @@ impl Analyzer for Diagnosis {
             if self.lost.len() >= LOSSES {
                 self.lost.pop_front();
             }
-            self.lost.push_back((batch.now, batch.lost));
-            if batch.probe == Dns::PROBE {
+            let is_dns = batch.probe == Dns::PROBE;
+            self.lost.push_back(Loss { at: batch.now, events: batch.lost, is_dns });
+            if is_dns {
                 self.queries.forget_all();
             }
         }
@@ -168,17 +180,24 @@ impl Analyzer for Diagnosis {
         }
         let view = self.view(request.now, u64::from(request.window_ms) * 1_000_000);
         let from = request.now.saturating_sub(u64::from(request.window_ms) * 1_000_000);
-        let lost: u64 = self.lost.iter().filter(|(at, _)| *at >= from).map(|(_, lost)| lost).sum();
+        let lost = self.lost_since(from, |_| true);
         let is_asked = |entity: EntityId| request.entities.is_empty() || request.entities.contains(&entity);
         let asks_for_time = ["latency", "loss"].contains(&request.scenario.as_str());
         let found = rules::judge(&view).ranked().into_iter().filter(|found| {
-            codes::answers(found.code, &request.scenario)
+            found.answers(&request.scenario)
                 && (is_asked(found.at)
                     || found.felt.iter().any(|felt| is_asked(*felt))
                     || (asks_for_time && OF_ALL.contains(&found.code)))
         });
-        let findings = found.map(|found| self.less_sure(found, lost).finding(&view)).collect();
+        let found: Vec<_> = found.collect();
+        let left_out = found.len().saturating_sub(FINDINGS);
+        let shown = found.into_iter().take(FINDINGS);
+        let findings = shown.map(|found| self.less_sure(found, lost).finding(&view)).collect();
         let mut blind_spots: Vec<String> = Vec::new();
+        if left_out > 0 {
+            blind_spots
+                .push(format!("{left_out} findings of less weight are left out: ask about fewer entities"));
+        }
         if lost > 0 {
             blind_spots
                 .push(format!("{lost} events were lost before the diagnosis saw them: counts are too low"));
@@ -193,7 +212,15 @@ impl Analyzer for Diagnosis {
 impl Diagnosis {
     fn view(&mut self, now: Timestamp, window_ns: u64) -> View {
         self.queries.tell_overdue(now, &mut self.store);
-        View::new(now, self.store.window(now.saturating_sub(window_ns)))
+        let from = now.saturating_sub(window_ns);
+        let mut view = View::new(now, self.store.window(from));
+        view.lost_dns = self.lost_since(from, |loss| loss.is_dns);
+        view
+    }
+
+    fn lost_since(&self, from: Timestamp, which: impl Fn(&Loss) -> bool) -> u64 {
+        let lost = self.lost.iter().filter(|loss| loss.at >= from && which(loss));
+        lost.map(|loss| loss.events).sum()
     }
 
     /// What was not seen may be what was lost, or what no probe looks at.

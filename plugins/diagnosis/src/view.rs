@@ -22,6 +22,8 @@ pub struct View {
     pub drops: Vec<Dropped>,
     /// Resets sent from here.
     pub resets: Vec<ResetSent>,
+    /// DNS queries and answers that did not get here: whose query has no answer is not known then.
+    pub lost_dns: u64,
     /// Everything else but counters, in a fixed order.
     pub facts: Vec<(Key, Amount)>,
     counters: Map<(EntityId, u16), Amount>,
@@ -72,6 +74,7 @@ impl View {
             now,
             drops: Vec::new(),
             resets: Vec::new(),
+            lost_dns: 0,
             facts: Vec::new(),
             counters: Map::default(),
             gauges: Map::default(),

@@ -124,6 +124,16 @@ fn a_type_that_nobody_sends_is_refused_and_a_name_that_nobody_has_is_told() -> R
         "{said}"
     );
 
+    let refused = inspector(&["watch", "-e", &events, "--protocol", "FOO"])?;
+    let said = told(&refused);
+    assert!(refused.status.code() == Some(2) && said.contains("one of TCP, UDP, ICMP"), "{said}");
+    let elsewhere = inspector(&["watch", "-e", &events, "--node", "nope,no-other", "--for", "500ms"])?;
+    let said = told(&elsewhere);
+    assert!(elsewhere.status.success(), "{said}");
+    for node in ["nope", "no-other"] {
+        assert!(said.contains(&format!("no asked agent is that of node \"{node}\"")), "{said}");
+    }
+
     let waited =
         inspector(&["watch", "-e", &events, "--pod", "nosuch", "--reason", "NO_SOKET", "--for", "500ms"])?;
     let said = told(&waited);

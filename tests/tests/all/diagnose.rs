@@ -193,12 +193,12 @@ fn a_question_about_what_does_not_exist_is_told_what_does() -> Result<()> {
     let refusal: Value = serde_json::from_str(&response.body)?;
     assert_eq!(refusal["scenarios"], json!(["loss", "node"]));
     let refused = diagnose(&["moon", "-e", &at])?;
-    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(refused.status.code(), Some(2));
     assert_eq!(said(&refused).1, "error: there is no scenario \"moon\"; there are loss, node\n");
     for name in [["--entity", "nobody"], ["--pod", "no/body"]] {
         let refused = diagnose(&["-e", &at, name[0], name[1]])?;
         let (_, told) = said(&refused);
-        assert!(refused.status.code() == Some(1) && told.contains(pair.server.name()), "{told}");
+        assert!(refused.status.code() == Some(2) && told.contains(pair.server.name()), "{told}");
     }
     // One that has vanished is no error: its last moments may be what is asked about.
     let gone = pair.server.name().to_owned();

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::progress;
 use crate::address::Address;
-use crate::cli::server_address;
+use crate::cli::{Usage, server_address};
 use crate::cluster;
 use crate::http::client::{self, Error};
 use crate::question::Question;
@@ -35,12 +35,20 @@ pub async fn all(mut servers: Vec<Address>, question: &Question) -> anyhow::Resu
         }
     }
     if reports.is_empty() {
-        bail!(refusals.into_iter().map(|(_, why)| why).chain(silent).collect::<Vec<_>>().join("; "));
+        return Err(unanswered(refusals, silent));
     }
     let mut report = cluster::join_nodes(reports, silent).context("there is no report")?;
     // Whoever is asked about lives on one of the nodes: that another does not know it is no doubt.
     report.blind_spots.extend(refusals.into_iter().map(|(server, why)| format!("{server}: {why}")));
     Ok(report)
+}
+
+/// Why there is no report at all. Only if every server refuses it is the question that is wrong: one
+/// that is silent might know who is asked about.
+fn unanswered(refusals: Vec<(String, String)>, silent: Vec<String>) -> anyhow::Error {
+    let is_wrong = silent.is_empty();
+    let whys = refusals.into_iter().map(|(_, why)| why).chain(silent).collect::<Vec<_>>().join("; ");
+    if is_wrong { Usage(whys).into() } else { anyhow!(whys) }
 }
 
 /// Why a server gives no report.
@@ -96,5 +104,19 @@ async fn in_words(server: &str, error: Error) -> String {
             format!("{}: is an agent running there? (--for needs none)", client::chain(&error))
         }
         error => format!("{server}: {}", client::chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_no_agent_knows_is_wrong_usage_unless_one_is_silent() {
+        let refusals = || vec![("n1:1".to_owned(), "there is no entity \"nope\"".to_owned())];
+        assert!(unanswered(refusals(), Vec::new()).is::<Usage>());
+        let failed = unanswered(refusals(), vec!["n2:1 did not answer".to_owned()]);
+        assert!(!failed.is::<Usage>());
+        assert_eq!(failed.to_string(), "there is no entity \"nope\"; n2:1 did not answer");
     }
 }

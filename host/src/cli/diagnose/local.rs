@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::progress;
 use crate::agent::diagnose;
 use crate::bell::Bell;
-use crate::cli::{log, serve, terminal};
+use crate::cli::{Usage, log, serve, terminal};
 use crate::config::{Config, LogLevel};
 use crate::privilege;
 use crate::question::{Question, Refusal};
@@ -72,6 +72,9 @@ pub async fn diagnose(config: Config, question: Question, time: Duration) -> any
     let answer = progress::shown(progress, work).await??;
     answer.map_err(|refusal| match refusal {
         Refusal::NoAnalyzer { .. } => anyhow!("{refusal} (--plugin-dir names the folder of analyzers)"),
-        refusal => refusal.into(),
+        Refusal::Starting(_) => refusal.into(),
+        Refusal::Scenario { .. } | Refusal::Entity { .. } | Refusal::TooMany(_) | Refusal::NoWindow => {
+            Usage(refusal.to_string()).into()
+        }
     })
 }

@@ -46,9 +46,9 @@ Examples:
 
 `inspector list scenario` shows what can be asked, `inspector list entity` about whom.
 
-Exit status: 0 if there is an answer; 1 if not; 2 for wrong usage. With --fail-on also 3 if there is a
-finding of that severity, and 4 if there is none and too little was seen for that to mean anything, as
-when the answer is INCONCLUSIVE.")]
+Exit status: 0 if there is an answer; 1 if not; 2 for wrong usage, such as a scenario, entity or pod
+that no asked agent knows. With --fail-on also 3 if there is a finding of that severity, and 4 if there
+is none and too little was seen for that to mean anything, as when the answer is INCONCLUSIVE.")]
 pub struct Args {
     /// What is asked
     #[arg(value_name = "SCENARIO", default_value = crate::question::SCENARIO)]

@@ -1,10 +1,12 @@
 //! `inspector serve --check`: looks at everything that a configuration names, and starts nothing.
 //!
-//! A port that is taken is no mistake: the agent that is to be restarted has it.
+//! A port that is taken is a failure, also where the agent has it that is to be restarted: this
+//! says what `serve` would do now.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::slice;
 
 use crate::address::Address;
 use crate::advice::Advice;
@@ -31,8 +33,7 @@ impl Row {
 /// Prints what was found; fails if something is wrong.
 pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let mut rows = vec![Row::new("node.name", &config.node.name, Ok("value of the label `node`".to_owned()))];
-    rows.extend(addresses("web.listen", &config.web.listen));
-    rows.extend(addresses("events.listen", &config.events.listen));
+    rows.extend(addresses(config));
     rows.extend(plugins(&config.plugins)?);
     rows.extend(texts(&config.advice.file));
     rows.push(Row::new("paths.procfs", config.paths.procfs.display(), procfs(&config.paths.procfs)));
@@ -62,15 +63,26 @@ fn print(rows: &[Row], style: Style) -> io::Result<()> {
     terminal::print_line(&format!("\n{}", style.paint(colour, &summary)))
 }
 
-fn addresses(key: &'static str, addresses: &[Address]) -> Vec<Row> {
-    let found = |address: &Address| match http::bind(std::slice::from_ref(address), key) {
-        Ok(_) => Ok("free".to_owned()),
+/// Every address is held until all were tried, as `serve` would hold them.
+fn addresses(config: &Config) -> Vec<Row> {
+    let web = config.web.listen.iter().map(|address| ("web.listen", address));
+    let events = config.events.listen.iter().map(|address| ("events.listen", address));
+    let mut held = Vec::new();
+    let mut found = |key: &'static str, address: &Address| match http::bind(slice::from_ref(address), key) {
+        Ok(bound) => {
+            held.push((key, address.clone(), bound));
+            Ok("free".to_owned())
+        }
         Err(http::Error::Bind { reason, .. }) if reason.kind() == io::ErrorKind::AddrInUse => {
-            Ok("in use: by an agent that runs already?".to_owned())
+            let own = held.iter().find(|(_, other, _)| other.port == address.port);
+            Err(own.map_or_else(
+                || "in use: serve would not start while that runs".to_owned(),
+                |(key, other, _)| format!("its port is that of {key} {other} already"),
+            ))
         }
         Err(error) => Err(error.to_string()),
     };
-    addresses.iter().map(|address| Row::new(key, address, found(address))).collect()
+    web.chain(events).map(|(key, address)| Row::new(key, address, found(key, address))).collect()
 }
 
 fn plugins(config: &Plugins) -> anyhow::Result<Vec<Row>> {
@@ -126,5 +138,33 @@ fn names(path: &Path) -> String {
             "not there: nothing has a name by `ip netns` yet".to_owned()
         }
         Err(error) => cause::chain(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What is found of the addresses of a configuration, in its order.
+    fn found(web: &str, events: &str) -> Vec<Result<String, String>> {
+        let text = format!("web.listen = ['{web}']\nevents.listen = ['{events}']\n");
+        let config = Config::parse("x", &text).expect("valid");
+        addresses(&config).into_iter().map(|row| row.found).collect()
+    }
+
+    #[test]
+    fn an_address_that_is_named_twice_or_in_use_is_a_failure() {
+        // Of this address no other test takes a port.
+        let taken = TcpListener::bind("127.0.0.77:0").expect("a port");
+        let at = taken.local_addr().expect("an address").to_string();
+        let free = || Ok("free".to_owned());
+        let in_use = Err("in use: serve would not start while that runs".to_owned());
+        assert_eq!(found("127.0.0.1:0", "127.0.0.1:0"), [free(), free()]);
+        assert_eq!(found("127.0.0.1:0", &at), [free(), in_use]);
+        drop(taken);
+        let twice = Err(format!("its port is that of web.listen {at} already"));
+        assert_eq!(found(&at, &at), [free(), twice]);
     }
 }

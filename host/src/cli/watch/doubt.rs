@@ -9,7 +9,7 @@ use crate::similar;
 /// Says which of the wanted reasons nobody has heard of. It is no error: another node's kernel, or
 /// an analyzer of somebody else's, may have them.
 pub fn tell(filter: &Filter) {
-    let wanted: Vec<_> = filter.reasons().flat_map(|reasons| reasons.split(',')).map(advice::plain).collect();
+    let wanted: Vec<_> = filter.reasons().map(advice::plain).collect();
     if wanted.iter().all(|reason| is_error(reason)) {
         return;
     }

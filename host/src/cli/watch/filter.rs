@@ -15,7 +15,7 @@ pub struct Filter {
     /// Only events of this type, as `inspector list event` names it
     #[arg(long = "type", value_name = "TYPE", value_parser = of("type"))]
     kinds: Vec<String>,
-    /// Only events this bad or worse: info, warning or error
+    /// Only events this bad or worse: one of info, warning, error (or 0, 1, 2)
     #[arg(long = "min-severity", visible_alias = "severity", value_name = "LEVEL")]
     #[arg(value_parser = of("severity"))]
     severity: Option<String>,
@@ -28,7 +28,7 @@ pub struct Filter {
     /// Only events with this port at either end
     #[arg(long = "port", value_name = "PORT", value_parser = of("port"))]
     ports: Vec<String>,
-    /// Only events of this protocol: TCP, UDP, ICMP, ICMPv6, ARP, …
+    /// Only events of this protocol: TCP, UDP, ICMP, ICMPv6, ARP, SCTP, …, or a number
     #[arg(long = "protocol", value_name = "NAME", value_parser = of("protocol"))]
     protocols: Vec<String>,
     /// Only events of this Kubernetes namespace
@@ -127,6 +127,20 @@ impl Filter {
         .concat()
     }
 
+    /// Whether one of the wanted names is that of a node.
+    pub fn names_nodes(&self) -> bool {
+        wanted(&self.nodes).next().is_some()
+    }
+
+    /// A sentence about each wanted node that is none of these.
+    pub fn no_node(&self, nodes: &[String]) -> Vec<String> {
+        let told = |name: &str| {
+            let hint = similar::hint(name, nodes);
+            format!("no asked agent is that of node {name:?}{hint}; there are {}", nodes.join(", "))
+        };
+        wanted(&self.nodes).filter(|name| !nodes.iter().any(|node| node == name)).map(told).collect()
+    }
+
     /// Wanted reasons.
     pub fn reasons(&self) -> impl Iterator<Item = &str> {
         wanted(&self.reasons)
@@ -156,9 +170,9 @@ impl Filter {
     }
 }
 
-/// The values that are not excluded.
+/// The values that are not excluded, each of a list with commas by itself.
 fn wanted(values: &[String]) -> impl Iterator<Item = &str> {
-    values.iter().map(String::as_str).filter(|value| !value.starts_with('!'))
+    values.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|value| !value.starts_with('!'))
 }
 
 /// Everything but the unreserved characters of RFC 3986 as `%` and two digits.
@@ -227,6 +241,7 @@ mod tests {
             &["--min-severity", "loud"],
             &["--type", ""],
             &["--entity", ""],
+            &["--protocol", "FOO"],
             &["--since", "yesterday"],
             &["-n", "-1"],
         ] {
@@ -243,5 +258,19 @@ mod tests {
         assert_eq!(told(&["--entity", "web1"]), ["there is no entity \"web1\" now (did you mean web-1?)"]);
         assert_eq!(told(&["--pod", "db", "--namespace", "shop"]).len(), 2);
         assert!(told(&["--entity", "web-1", "--entity", "1", "--entity", "!db"]).is_empty());
+        assert!(told(&["--entity", "web-1, !db"]).is_empty());
+        assert_eq!(told(&["--pod", "web-1,db"]), ["there is no pod \"db\" now"]);
+    }
+
+    #[test]
+    fn a_node_that_is_not_asked_is_told_with_those_that_are() {
+        let asked = ["n1".to_owned(), "n2".to_owned()];
+        let told = |flags: &[&str]| filter(flags).expect("valid").no_node(&asked);
+        assert!(told(&["--node", "n1,n2", "--node", "!n3"]).is_empty());
+        assert_eq!(
+            told(&["--node", "nope,n1"]),
+            ["no asked agent is that of node \"nope\"; there are n1, n2"]
+        );
+        assert!(!filter(&["--node", "!n1"]).expect("valid").names_nodes());
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::Deserialize;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, timeout};
 
@@ -39,6 +40,8 @@ pub enum Message {
     Refused(String, bool),
     /// There is no such name on that server now, so nothing may come for long.
     Nobody(String),
+    /// The node of that server, where the filter names nodes.
+    Node(String),
     /// A line that is no line of an event stream.
     Nonsense(String),
 }
@@ -123,6 +126,9 @@ impl Follower {
         if self.heard.is_none() && self.filter.names_somebody() {
             self.look_for_names().await;
         }
+        if self.heard.is_none() && self.filter.names_nodes() {
+            self.tell_node().await;
+        }
         self.stream(&mut lines).await
     }
 
@@ -133,6 +139,18 @@ impl Follower {
         };
         for nobody in self.filter.nobody(&entities) {
             self.say(Message::Nobody(nobody)).await;
+        }
+    }
+
+    /// Tells whose server it is, if that says so: whether a node is not there, only who knows all
+    /// servers can tell.
+    async fn tell_node(&self) {
+        #[derive(Deserialize)]
+        struct Version {
+            node: String,
+        }
+        if let Ok(Version { node }) = client::get_json(&self.server, "/api/v1/version").await {
+            self.say(Message::Node(node)).await;
         }
     }
 
@@ -198,6 +216,7 @@ impl fmt::Display for Message {
                 write!(f, "{why}; trying again in {}", humantime::format_duration(*wait))
             }
             Self::Refused(why, _) => f.write_str(why),
+            Self::Node(name) => write!(f, "node {name}"),
             Self::Nobody(name) => write!(f, "{name}; waiting, since it may come"),
             Self::Nonsense(why) => write!(f, "a line that is no event: {why}"),
         }

@@ -141,6 +141,12 @@ struct Watch {
     is_verbose: bool,
     /// Servers that have not answered yet.
     silent: BTreeSet<String>,
+    /// For the names of nodes in it, which no follower can judge by its own server.
+    filter: Filter,
+    /// Servers whose node is not known; they are asked only if the filter names a node.
+    unnamed: BTreeSet<String>,
+    /// Nodes of the other servers.
+    nodes: BTreeSet<String>,
     /// The exit status, if no server stays silent.
     status: ExitCode,
 }
@@ -156,6 +162,9 @@ impl Watch {
             screen: Screen::new(form, args.time, args.count),
             is_verbose: args.debug,
             silent: args.servers.iter().map(Address::to_string).collect(),
+            filter: args.filter.clone(),
+            unnamed: args.servers.iter().map(Address::to_string).collect(),
+            nodes: BTreeSet::new(),
             status: ExitCode::SUCCESS,
         }
     }
@@ -169,6 +178,7 @@ impl Watch {
                     complain(server, "connected");
                 }
             }
+            Message::Node(node) => self.name_node(server, node),
             Message::Refused(why, is_wrong) => {
                 self.silent.remove(server);
                 self.status = if is_wrong { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE };
@@ -177,6 +187,17 @@ impl Watch {
             state => complain(server, &state.to_string()),
         }
         Ok(())
+    }
+
+    /// Once the node of every server is known, tells of those that were named and are not among them.
+    fn name_node(&mut self, server: &str, node: String) {
+        self.nodes.insert(node);
+        if self.unnamed.remove(server) && self.unnamed.is_empty() {
+            let nodes: Vec<_> = self.nodes.iter().cloned().collect();
+            for nobody in self.filter.no_node(&nodes) {
+                terminal::complain(&Message::Nobody(nobody).to_string());
+            }
+        }
     }
 
     fn status(&self) -> ExitCode {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use inspector_sdk::{EntityId, Timestamp};
 
-use crate::fact::{Amount, Flow, What};
+use crate::fact::{Amount, Flow, Key, What};
 use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural};
 use crate::intake::SLOW_ANSWER_NS;
 use crate::rules::Rule;
@@ -106,7 +106,7 @@ fn server(view: &View, findings: &mut Findings) {
         if tally.late > 0 {
             findings.add(late(&servers, *who, tally));
         } else {
-            silent(findings, *who, tally);
+            silent(view, findings, *who, tally);
             slow(findings, *who, tally);
         }
         says_no(findings, *who, tally);
@@ -129,15 +129,22 @@ fn late(servers: &Servers, who: (EntityId, IpAddr), tally: &Tally) -> Conclusion
 }
 
 /// Each query has its own patience: that clients go on asking makes no silent server a good one.
-fn silent(findings: &mut Findings, who: (EntityId, IpAddr), tally: &Tally) {
+/// What is known to stop them is the cause, and says that queries are what it stops. Answers that were
+/// lost on the way to this analyzer may be those that are missing.
+fn silent(view: &View, findings: &mut Findings, who: (EntityId, IpAddr), tally: &Tally) {
     let missing = tally.unanswered.saturating_sub(tally.recovered);
     let flow = tally.flow.unwrap_or(Flow::NONE);
-    if missing == 0 || findings.explain(&flow) {
+    if missing == 0 || (tally.answers > 0 && missing <= view.lost_dns) {
+        return;
+    }
+    let severity = if tally.answers == 0 { CRITICAL } else { WARNING };
+    let key = Key { entity: who.0, what: What::DnsUnanswered, flow };
+    let amount = Amount { count: missing, total: 0, least: 0, most: 0, first: tally.first, last: tally.last };
+    if findings.blame_for(severity, &flow, &key, amount, view) {
         return;
     }
     let queries = plural(tally.queries.max(missing), "query");
     let title = format!("DNS server {} does not answer: {missing} of {queries}", who.1);
-    let severity = if tally.answers == 0 { CRITICAL } else { WARNING };
     let found = tally.conclude("dns-timeout", missing, title, who).severity(severity).confidence(88);
     findings.add(found.flow(flow));
 }

@@ -32,6 +32,25 @@ fn a_dead_name_server_that_is_still_being_asked_is_told() {
 }
 
 #[test]
+fn what_stops_queries_answers_the_question_for_names_and_is_as_bad_as_that() {
+    let asked = || asked_all_the_time().fold(Case::new(), Case::give);
+    let (client, server) = ("10.9.0.1:40000", "10.9.0.2:53");
+    for (reason, symbol, code) in [
+        ("NO_SOCKET", "__udp4_lib_rcv", "port-not-listening"),
+        ("NETFILTER_DROP", "nft_do_chain", "firewall-drop"),
+    ] {
+        let report = asked().dropped_as(SERVER, client, server, reason, symbol, udp).report("dns", &[CLIENT]);
+        let first = report.findings.first().unwrap_or_else(|| panic!("{code}: nothing is told"));
+        assert_eq!((first.code.as_str(), first.severity), (code, 2), "{:?}", report.findings);
+        assert_eq!(first.entities, [SERVER, CLIENT]);
+        let said: Vec<_> = first.evidence.iter().map(|line| line.summary.as_str()).collect();
+        assert!(said.iter().any(|line| line.contains("17 queries without an answer")), "{said:?}");
+    }
+    let web = Case::new().dropped(SERVER, A, B, "NETFILTER_DROP", "nft_do_chain");
+    assert!(web.report("dns", &[]).findings.is_empty(), "names have no part in it");
+}
+
+#[test]
 fn a_name_server_whose_newest_queries_are_on_their_way_is_healthy() {
     let answered = |case: Case, query: Dns| {
         let (case, at) = (case.give(query), query.head.ts_ns);

@@ -101,8 +101,8 @@ fn replay(case: &str) -> Result<String> {
 
 /// The diagnosis, which follows the last metric.
 fn report(output: &str) -> Result<&str> {
-    let samples = output.lines().filter(|line| line.starts_with("inspector_"));
-    let last = samples.last().with_context(|| format!("the replay shows no metric:\n{output}"))?;
+    let mut samples = output.lines().filter(|line| line.starts_with("inspector_"));
+    let last = samples.next_back().with_context(|| format!("the replay shows no metric:\n{output}"))?;
     let (_, report) = output.rsplit_once(last).context("it was found")?;
     ensure!(report.contains("accept-queue-overflow"), "the replay does not name the cause:\n{report}");
     Ok(report.trim())
