@@ -69,13 +69,14 @@ pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
     spots
 }
 
-/// What the agent does not see at all. Namespaces that cannot be entered are among everybody, and not
-/// among those asked about by name if these have been: `snmp` is read in each that is.
+/// What the agent does not see at all. Namespaces that cannot be entered, and those that only processes
+/// tell of which it does not see, are among everybody, and not among those asked about by name if these
+/// have been: `snmp` is read in each that is.
 fn of_gaps(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
     let all = board.gaps.iter().flat_map(|(sight, gaps)| gaps.iter().map(move |gap| (*sight, gap)));
     let spot = |(sight, gap): (Sight, &Gap)| BlindSpot {
         text: gap.sentence(),
-        casts_doubt: sight == Sight::Namespaces && (asked.lacks)("snmp"),
+        casts_doubt: sight != Sight::Symbols && (asked.lacks)("snmp"),
     };
     all.map(spot).collect()
 }
@@ -162,11 +163,13 @@ pub fn of_loss(lost: &[(Stage, String, u64)], asked: &Asked<'_>, seen: u64) -> V
         // Quotas and slow clients take nothing from an analyzer.
         _ => None,
     };
-    // What a limit holds back is told by what it lets through.
-    let casts_doubt = |stage: Stage, count: u64| stage != Stage::Limit && count > seen / LOST_ONE_IN;
+    let casts_doubt = |(stage, name, count): &(Stage, String, u64)| {
+        // The drops that a limit holds back are added up in the kernel, and their sums are delivered.
+        let is_told = *stage == Stage::Limit && name == "skb-drop";
+        !is_told && *count > seen / LOST_ONE_IN
+    };
     let lost = lost.iter().filter(|(_, _, count)| *count > 0);
-    lost.filter_map(|one| Some(BlindSpot { text: words(one)?, casts_doubt: casts_doubt(one.0, one.2) }))
-        .collect()
+    lost.filter_map(|one| Some(BlindSpot { text: words(one)?, casts_doubt: casts_doubt(one) })).collect()
 }
 
 /// What the analyzers themselves say, those that do not answer, and windows that reach back

@@ -83,6 +83,10 @@ impl Writer {
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let error = |source| Error { doing: "read", path: path.to_owned(), source };
     let mut bytes = Vec::new();
+    // A pipe would be waited for, a device read for ever.
+    if !std::fs::metadata(path).map_err(error)?.is_file() {
+        return Err(error(io::Error::other("not a regular file")));
+    }
     let file = File::open(path).map_err(error)?;
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(error)?;
     if bytes.len() as u64 > LARGEST {

@@ -13,6 +13,7 @@ pub mod transmit;
 
 use std::time::Duration;
 
+use inspector_sdk::analyzer::is_granted;
 use inspector_sdk::budget::{Budget, HeldBack};
 use inspector_sdk::probes::sum::{bounds_seconds, is_above};
 use inspector_sdk::probes::{Qdisc, RxLatency, TxLatency};
@@ -101,12 +102,17 @@ impl Analyzer for Latency {
         queue::describe(receive::describe(transmit::describe(description)))
     }
 
-    fn init(_: &InitArgs) -> Result<Self, Error> {
-        let told = Told {
-            totals: Totals::declared(TOTALS.map(|(name, _)| name))?,
-            budget: Budget::per_second(DETAILS),
-            held_back: HeldBack::default(),
-        };
+    fn init(args: &InitArgs) -> Result<Self, Error> {
+        let mut totals = Totals::declared(TOTALS.map(|(name, _)| name))?;
+        let (received, queued) = (Total::RxOver10 as usize, Total::QdiscOver100 as usize);
+        if !is_granted::<TxLatency>(args) {
+            totals.hide(0..received);
+            totals.hide(queued..TOTALS.len());
+        }
+        if !is_granted::<RxLatency>(args) {
+            totals.hide(received..queued);
+        }
+        let told = Told { totals, budget: Budget::per_second(DETAILS), held_back: HeldBack::default() };
         Ok(Self { transmit: Transmit::new()?, receive: Receive::new()?, queues: Queues::new()?, told })
     }
 

@@ -13,6 +13,7 @@ pub mod totals;
 
 use std::time::Duration;
 
+use inspector_sdk::analyzer::is_granted;
 use inspector_sdk::budget::Budget;
 use inspector_sdk::metrics::{Counter, Gauge};
 use inspector_sdk::probes::SkbDrop;
@@ -73,8 +74,9 @@ impl Analyzer for PacketLoss {
         TOTALS.iter().fold(description, |d, total| d.metric(MetricDecl::unknown(total.metric, total.help)))
     }
 
-    fn init(_: &InitArgs) -> Result<Self, Error> {
-        let published = TOTALS.iter().map(|total| Gauge::declared(total.metric));
+    fn init(args: &InitArgs) -> Result<Self, Error> {
+        let shown = if is_granted::<SkbDrop>(args) { &TOTALS[..] } else { &[] };
+        let published = shown.iter().map(|total| Gauge::declared(total.metric));
         Ok(Self {
             drops: Counter::declared(DROPS)?,
             published: published.collect::<Result<_, _>>()?,

@@ -112,7 +112,7 @@ impl Published {
             // It vanished since the list was made, or the host could not read it and says so: what
             // was read before must not look as if it were read now.
             Err(error) => {
-                self.gauges.clear(entity);
+                self.gauges.miss(entity);
                 return log!(DEBUG, "entity {entity}: {}", error.message);
             }
         };

@@ -4,7 +4,14 @@ use crate::batch::Batch;
 pub use crate::bindings::diagnosis::exports::inspector::analyzer::diagnosis::{
     Action, Check, Evidence, Finding, Report, Request,
 };
+use crate::probes::Record;
 use crate::{Description, EntityId, Error, InitArgs, Timestamp};
+
+/// Whether this node delivers a probe. What only it would show is not zero where it is missing, but
+/// not known, and must not be shown.
+pub fn is_granted<R: Record>(args: &InitArgs) -> bool {
+    args.probes.iter().flatten().any(|probe| probe.name == R::PROBE)
+}
 
 /// An analyzer: one state, fed by the host through the hooks below.
 ///

@@ -97,9 +97,10 @@ impl Gauges {
         self.0.set(entity, values);
     }
 
-    /// Shows no values until the next ones are set: what is not known now must not look as if it were.
-    pub fn clear(&mut self, entity: EntityId) {
-        self.0.clear(entity);
+    /// There is nothing to set now. From the second time in a row on no values are shown until the next
+    /// ones are set: what is not known must not look as if it were, and one interval late is not gone.
+    pub fn miss(&mut self, entity: EntityId) {
+        self.0.miss(entity);
     }
 }
 

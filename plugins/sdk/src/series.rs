@@ -89,6 +89,8 @@ struct Row {
     ids: Box<[Option<u32>]>,
     /// What was sent last; not a number before that.
     last: Box<[f64]>,
+    /// There was nothing to set last time.
+    missed: bool,
 }
 
 impl Rows {
@@ -120,11 +122,13 @@ impl Rows {
         });
     }
 
-    /// Takes every value back, of an entity that has any.
-    pub(crate) fn clear(&mut self, entity: EntityId) {
+    /// Takes every value back, of an entity that has any, if it was missed the last time already.
+    pub(crate) fn miss(&mut self, entity: EntityId) {
         WORLD.with_borrow_mut(|world| {
             self.age.forget(world, &mut self.known, ROWS, |entity| *entity);
-            if let Some(row) = self.known.get_mut(&entity) {
+            if let Some(row) = self.known.get_mut(&entity)
+                && std::mem::replace(&mut row.missed, true)
+            {
                 row.clear(&mut world.pending);
             }
         });
@@ -137,10 +141,11 @@ impl Row {
         let id = |metric: &u32| metrics::series(*metric, entity, &[]).ok();
         let first = metrics.first().and_then(id)?;
         let ids = [Some(first)].into_iter().chain(metrics[1..].iter().map(id));
-        Some(Self { ids: ids.collect(), last: vec![f64::NAN; metrics.len()].into() })
+        Some(Self { ids: ids.collect(), last: vec![f64::NAN; metrics.len()].into(), missed: false })
     }
 
     fn set(&mut self, values: impl Iterator<Item = f64>, pending: &mut Pending) {
+        self.missed = false;
         for ((id, last), value) in self.ids.iter().zip(&mut self.last).zip(values) {
             if let Some(id) = id
                 && *last != value
@@ -374,12 +379,16 @@ mod tests {
     }
 
     #[test]
-    fn a_gauge_that_is_cleared_has_no_value_and_one_that_never_was_is_not_made() {
+    fn a_gauge_that_is_missed_twice_has_no_value_and_one_that_never_was_is_not_made() {
         declared();
         let mut depth = Gauges::declared(&["depth".to_owned()]).expect("declared");
         depth.set(1, [3.0].into_iter());
-        depth.clear(1);
-        depth.clear(2);
+        depth.miss(1);
+        depth.miss(2);
+        flush();
+        assert_eq!(host::value("depth", 1, &[]), Some(3.0), "one interval late is not gone");
+        depth.miss(1);
+        depth.miss(2);
         flush();
         assert!(host::value("depth", 1, &[]).is_some_and(f64::is_nan));
         assert_eq!(host::value("depth", 2, &[]), None);

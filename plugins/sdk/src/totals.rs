@@ -4,6 +4,8 @@
 //! entity, so that `rate()` sees the first one, and survives a reload by the snapshot, whose bytes
 //! are little-endian words: entity, then one total per metric.
 
+use std::ops::Range;
+
 use crate::map::Map;
 use crate::metrics::Gauge;
 use crate::{EntityId, Error, entities};
@@ -14,7 +16,8 @@ const CROWD: usize = 4_096;
 /// The totals of `N` metrics, by entity.
 #[derive(Debug)]
 pub struct Totals<const N: usize> {
-    metrics: Vec<Gauge>,
+    /// None of what this node cannot show.
+    metrics: Vec<Option<Gauge>>,
     by_entity: Map<EntityId, Row<N>>,
 }
 
@@ -37,8 +40,15 @@ impl<const N: usize> Totals<N> {
     /// # Errors
     /// A metric that is not declared.
     pub fn declared(names: [&str; N]) -> Result<Self, Error> {
-        let metrics = names.into_iter().map(Gauge::declared).collect::<Result<_, _>>()?;
-        Ok(Self { metrics, by_entity: Map::default() })
+        let metrics = names.into_iter().map(|name| Gauge::declared(name).map(Some));
+        Ok(Self { metrics: metrics.collect::<Result<_, _>>()?, by_entity: Map::default() })
+    }
+
+    /// Never shows the metrics with these indexes: the probe that they rest on is missing here.
+    pub fn hide(&mut self, metrics: Range<usize>) {
+        if let Some(hidden) = self.metrics.get_mut(metrics) {
+            hidden.fill_with(|| None);
+        }
     }
 
     /// Adds to the metric with this index; nothing if there is none.
@@ -74,7 +84,9 @@ impl<const N: usize> Totals<N> {
         for (entity, row) in self.by_entity.iter_mut().filter(|(_, row)| row.changed) {
             row.changed = false;
             for (metric, total) in self.metrics.iter_mut().zip(row.totals) {
-                metric.set(*entity, (), total as f64);
+                if let Some(metric) = metric {
+                    metric.set(*entity, (), total as f64);
+                }
             }
         }
     }

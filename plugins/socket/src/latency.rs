@@ -5,12 +5,13 @@
 
 use std::time::Duration;
 
+use inspector_sdk::analyzer::is_granted;
 use inspector_sdk::budget::Shown;
 use inspector_sdk::metrics::{Gauge, Histogram};
 use inspector_sdk::probes::SocketLatency;
 use inspector_sdk::probes::socket_latency::{KIND_READ, KIND_READS, KIND_SEND, KIND_SENDS};
 use inspector_sdk::probes::sum::is_above;
-use inspector_sdk::{Description, EntityId, Error, Event, MetricDecl, Severity, Timestamp};
+use inspector_sdk::{Description, EntityId, Error, Event, InitArgs, MetricDecl, Severity, Timestamp};
 
 use crate::totals::Totals;
 
@@ -93,12 +94,13 @@ pub fn describe(description: Description) -> Description {
 }
 
 impl Latencies {
-    /// Their state; the metrics must be declared.
+    /// Their state; the metrics must be declared. Totals are not shown where their probe is missing.
     ///
     /// # Errors
     /// A metric that is not declared.
-    pub fn new() -> Result<Self, Error> {
-        let published = TOTALS.iter().map(|total| Gauge::declared(total.metric));
+    pub fn new(args: &InitArgs) -> Result<Self, Error> {
+        let shown = if is_granted::<SocketLatency>(args) { &TOTALS[..] } else { &[] };
+        let published = shown.iter().map(|total| Gauge::declared(total.metric));
         Ok(Self {
             read_seconds: Histogram::declared(READ_SECONDS)?,
             send_seconds: Histogram::declared(SEND_SECONDS)?,

@@ -43,10 +43,10 @@ impl Analyzer for Socket {
         latency::describe(trouble::describe(description.tick_every(Duration::from_secs(1))))
     }
 
-    fn init(_: &InitArgs) -> Result<Self, Error> {
+    fn init(args: &InitArgs) -> Result<Self, Error> {
         Ok(Self {
             troubles: Troubles::new()?,
-            latencies: Latencies::new()?,
+            latencies: Latencies::new(args)?,
             shown: Shown::per_second(DETAILS),
         })
     }

@@ -5,7 +5,7 @@ use inspector_sdk::probes::VirtioCommand;
 use inspector_sdk::probes::sum::{bounds_seconds, mean_seconds};
 use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp};
 
-use crate::{Node, SLOW_NS, VERY_SLOW_NS, milliseconds, task};
+use crate::{COMMANDS, Node, SLOW_NS, VERY_SLOW_NS, milliseconds, task};
 
 const LATENCY: &str = "inspector_virtio_command_seconds";
 const REFUSED: &str = "inspector_virtio_commands_refused_total";
@@ -55,7 +55,7 @@ impl Commands {
         if command.ok == 0 {
             self.refused.add(node.entity, (), 1);
         }
-        node.count(4, slow, very_slow, 1);
+        node.count(COMMANDS, slow, very_slow, 1);
         if slow {
             let kind = if very_slow { VERY_SLOW } else { SLOW };
             node.emit(kind, now, |event| told(event, command), command.head.ts_ns);

@@ -12,6 +12,7 @@ pub mod turns;
 
 use std::time::Duration;
 
+use inspector_sdk::analyzer::is_granted;
 use inspector_sdk::budget::{Budget, HeldBack};
 use inspector_sdk::probes::{Softirq, VirtioCommand};
 use inspector_sdk::totals::Totals;
@@ -27,6 +28,9 @@ pub const VERY_SLOW_NS: u64 = 100_000_000;
 
 /// Events shown one by one, per second.
 const DETAILS: u32 = 50;
+
+/// Index of the first metric of commands in [`TOTALS`].
+pub const COMMANDS: usize = 4;
 
 /// The metrics of the contract, in the order of their indexes in the totals.
 const TOTALS: [(&str, &str); 6] = [
@@ -82,13 +86,16 @@ impl Analyzer for SoftirqAnalyzer {
         commands::describe(turns::describe(description))
     }
 
-    fn init(_: &InitArgs) -> Result<Self, Error> {
-        let node = Node {
-            entity: 0,
-            totals: Totals::declared(TOTALS.map(|(name, _)| name))?,
-            budget: Budget::per_second(DETAILS),
-            held_back: HeldBack::default(),
-        };
+    fn init(args: &InitArgs) -> Result<Self, Error> {
+        let mut totals = Totals::declared(TOTALS.map(|(name, _)| name))?;
+        if !is_granted::<Softirq>(args) {
+            totals.hide(0..COMMANDS);
+        }
+        if !is_granted::<VirtioCommand>(args) {
+            totals.hide(COMMANDS..TOTALS.len());
+        }
+        let node =
+            Node { entity: 0, totals, budget: Budget::per_second(DETAILS), held_back: HeldBack::default() };
         Ok(Self { turns: Turns::new()?, commands: Commands::new()?, node })
     }
 

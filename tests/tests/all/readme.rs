@@ -219,7 +219,7 @@ impl Machine {
     /// A command there, in a shell as people have it.
     fn command(&self, command: &str) -> Command {
         let mut inside = Command::new("nsenter");
-        inside.args(["--target", &self.inside().to_string(), "--mount", "--net"]);
+        inside.args(["--target", &self.inside().to_string(), "--mount", "--net", "--root"]);
         inside.arg(format!("--wd={}", self.checkout.path().display()));
         inside.args(["--", "timeout", "--kill-after=10", "300", "bash", "-o", "pipefail", "-c", command]);
         inside.env("PATH", &self.path).env("NO_COLOR", "1").stdin(Stdio::null());
