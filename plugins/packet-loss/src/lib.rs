@@ -100,13 +100,17 @@ impl Analyzer for PacketLoss {
                 run = self.tally.take(key, &mut self.places);
             }
             run.drops += drop.count;
-            if run.details_left && drop.head.kind != KIND_SUMMARY {
+            if drop.head.kind == KIND_SUMMARY {
+                continue;
+            }
+            let is_first = !run.place.noise && run.is_among_first(batch.now);
+            if run.details_left && !is_first {
                 let budget = if run.place.noise { &mut self.noise_details } else { &mut self.details };
                 run.details_left = budget.take(key.entity, batch.now);
-                if run.details_left {
-                    run.shown += 1;
-                    detail(drop, run.cause()).emit();
-                }
+            }
+            if is_first || run.details_left {
+                run.shown += 1;
+                detail(drop, run.cause()).emit();
             }
         }
         self.tally.put(run);

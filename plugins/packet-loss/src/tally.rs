@@ -5,9 +5,9 @@
 //! that it stays in registers, and comes here only when the key changes. Keys stay known from one
 //! batch to the next, since a node drops packets of few entities at few sites.
 
-use inspector_sdk::EntityId;
 use inspector_sdk::map::Map;
 use inspector_sdk::probes::SkbDrop;
+use inspector_sdk::{EntityId, Timestamp};
 
 use crate::place::{Cause, Place, Places, Site};
 
@@ -27,6 +27,11 @@ impl Key {
     }
 }
 
+/// Drops of each key that are shown in any second, however many others the entity has: a storm of one
+/// cause hides no other one.
+const FIRST: u32 = 5;
+const SECOND_NS: u64 = 1_000_000_000;
+
 /// More keys than a node has in use. They are forgotten all at once, with what was held back.
 const CROWD: usize = 4_096;
 
@@ -45,6 +50,9 @@ pub struct Count {
     pub details_left: bool,
     /// Those of earlier batches that were not shown, since the last [`Tally::held_back`].
     held_back: u64,
+    /// A second began then, and so many of it were among the first.
+    since: Timestamp,
+    first: u32,
     at: usize,
 }
 
@@ -52,6 +60,16 @@ impl Count {
     /// The labels of these drops.
     pub fn cause(&self) -> Cause {
         self.key.site.cause(self.place)
+    }
+
+    /// Whether one more is among the first of its key in this second.
+    pub fn is_among_first(&mut self, now: Timestamp) -> bool {
+        if now.saturating_sub(self.since) >= SECOND_NS {
+            (self.since, self.first) = (now, 0);
+        }
+        let is_first = self.first < FIRST;
+        self.first += u32::from(is_first);
+        is_first
     }
 
     /// Starts the next batch.
@@ -125,7 +143,9 @@ impl Tally {
 
     fn insert(&mut self, key: Key, place: Place) -> usize {
         let at = self.counts.len();
-        let count = Count { key, place, drops: 0, shown: 0, details_left: true, held_back: 0, at };
+        let (since, first) = (0, 0);
+        let count =
+            Count { key, place, drops: 0, shown: 0, details_left: true, held_back: 0, since, first, at };
         self.counts.push(count);
         self.index.insert(key, at);
         at

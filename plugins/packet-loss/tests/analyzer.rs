@@ -70,6 +70,17 @@ fn a_drop_is_counted_and_shown_with_everything_known_of_it() {
 }
 
 #[test]
+fn a_storm_of_one_cause_does_not_hide_the_first_drop_of_another() {
+    let mut host = start();
+    host.batch(5, &vec![drop(NETFILTER_DROP, NF_HOOK); 2_000]);
+    host.batch(6, &[drop(NO_SOCKET, UDP_RCV)]);
+    let events = host.events();
+    let shown = |reason: &str| events.iter().filter(|event| event.message.contains(reason)).count();
+    assert!(shown("reason=NETFILTER_DROP") < 600, "the storm has its limit: {}", shown("NETFILTER_DROP"));
+    assert_eq!(shown("10.0.0.1:4000 -> 10.0.0.2:53 protocol=UDP reason=NO_SOCKET"), 1);
+}
+
+#[test]
 fn noise_is_counted_but_neither_abnormal_nor_a_warning() {
     let mut host = start();
     let mut old = drop(OLD_DATA, TCP_DATA);

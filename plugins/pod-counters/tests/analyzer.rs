@@ -183,7 +183,10 @@ fn an_entity_that_vanished_meanwhile_does_not_hurt_the_others() {
 fn what_cannot_be_read_any_more_is_not_shown_with_its_last_value() {
     let mut host = ticked(world());
     host.remove_table("conntrack", 1);
+    let before = host.value("inspector_pod_conntrackentries", 1, &[]);
     host.hook(|analyzer| analyzer.tick(2));
+    assert_eq!(host.value("inspector_pod_conntrackentries", 1, &[]), before, "one interval late is not gone");
+    host.hook(|analyzer| analyzer.tick(3));
     assert!(host.value("inspector_pod_conntrackentries", 1, &[]).is_some_and(f64::is_nan));
     assert_eq!(host.value("inspector_pod_tcpactiveopens", 1, &[]), Some(20.0));
 }

@@ -178,8 +178,12 @@ fn a_host_that_answers_makes_no_record() -> Result<()> {
 }
 
 fn records_of_hosts_that_answer() -> Result<Vec<Neighbour>> {
-    let (pair, observer) = (Pair::new()?, observer()?);
+    // A host that has just got its IPv6 address does not hear yet that it is asked for.
+    let (pair, observer) = (Pair::introduced()?, observer()?);
     let (client, server) = (pair.client.cookie()?, pair.server.cookie()?);
+    for at in [&pair.client, &pair.server] {
+        at.ip("neigh flush all")?;
+    }
     for family in Family::BOTH {
         inspector_tests::lab::Connection::open(&pair, family)?.close()?;
     }
