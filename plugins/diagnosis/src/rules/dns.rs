@@ -137,7 +137,12 @@ fn silent(view: &View, findings: &mut Findings, who: (EntityId, IpAddr), tally: 
     if missing == 0 || (tally.answers > 0 && missing <= view.lost_dns) {
         return;
     }
-    let severity = if tally.answers == 0 { CRITICAL } else { WARNING };
+    let severity = match tally.answers {
+        0 => CRITICAL,
+        // Resolvers ask again: of many queries a few get lost.
+        answers if missing.saturating_mul(MANY) < answers => INFO,
+        _ => WARNING,
+    };
     let key = Key { entity: who.0, what: What::DnsUnanswered, flow };
     let amount = Amount { count: missing, total: 0, least: 0, most: 0, first: tally.first, last: tally.last };
     if findings.blame_for(severity, &flow, &key, amount, view) {

@@ -84,6 +84,20 @@ fn one_slow_answer_among_many_is_a_remark() {
 }
 
 #[test]
+fn a_few_lost_queries_among_many_are_a_remark() {
+    let asked = |lost: u16, of: u16| {
+        let given = |case: Case, id: u16| {
+            let asked = query_of(id, NOW - 3 * SECOND);
+            let case = case.give(asked);
+            if id < lost { case } else { case.give(answer_to(asked, "10.9.0.2:53", NOW - 3 * SECOND + MS)) }
+        };
+        (0..of).fold(Case::new(), given).found()
+    };
+    assert_eq!(asked(2, 40), [("dns-timeout".to_owned(), CLIENT, 0)]);
+    assert_eq!(asked(10, 40), [("dns-timeout".to_owned(), CLIENT, 1)]);
+}
+
+#[test]
 fn of_two_name_servers_asked_at_once_the_silent_one_is_told() {
     let (first, mut second) = (query_of(1, NOW), query_of(1, NOW));
     second.tries = 2;
