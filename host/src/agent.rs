@@ -24,20 +24,20 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
-use crate::bell::{Bell, Wake};
+use crate::answers::question::{Answerer, Refusal};
 use crate::config::{self, Config};
 use crate::entities::Entities;
-use crate::events::{self, EventLog};
-use crate::exposition::LabelNames;
+use crate::events::log::{EventLog, Limits};
 use crate::http;
 use crate::loss::Loss;
-use crate::metrics::{Budget, Metrics};
+use crate::notify::{Bell, Wake};
 use crate::plugin::{self, Nouns, Plugins};
 use crate::probe::{self, Probes};
-use crate::question::{Answerer, Refusal};
+use crate::series::metrics::{Budget, Metrics};
 use crate::source;
 use crate::status::{self, Status};
 use crate::view::View;
+use crate::view::identity::LabelNames;
 use crate::watch::{self, Watcher};
 
 use diagnose::Desk;
@@ -330,8 +330,8 @@ fn budget(config: &Config) -> Budget {
     Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total }
 }
 
-fn event_limits(config: &Config) -> events::Limits {
-    events::Limits {
+fn event_limits(config: &Config) -> Limits {
+    Limits {
         backlog: config.events.backlog as usize,
         per_second: config.plugins.events_per_second,
         burst: config.plugins.events_burst,

@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::escape;
+use crate::text::escape;
 
 /// Bytes of what a panic says.
 const MAX_PANIC: usize = 512;
@@ -224,6 +224,23 @@ impl Sight {
             Self::Symbols => "symbols",
         }
     }
+}
+
+/// What the kernel says about this process; read by `http/`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Process {
+    /// User and system CPU time.
+    pub cpu_seconds: f64,
+    /// Resident memory.
+    pub resident_bytes: u64,
+    /// Address space.
+    pub virtual_bytes: u64,
+    /// Open file descriptors.
+    pub open_fds: u64,
+    /// Limit of open file descriptors.
+    pub max_fds: u64,
+    /// Start, seconds since the Unix epoch.
+    pub start_time_seconds: f64,
 }
 
 /// The agent's state board.

@@ -20,8 +20,8 @@ use flate2::write::DeflateEncoder;
 use serde::{Deserialize, Serialize};
 
 use crate::entities::{EntityId, Kind};
-use crate::names::Reasons;
-use crate::symbols::Symbol;
+use crate::kernel::names::Reasons;
+use crate::kernel::symbols::Symbol;
 
 /// What every trace begins with; the first byte and the line end betray a transfer as text.
 pub const MAGIC: [u8; 8] = *b"\x89ITRACE\n";
@@ -114,7 +114,7 @@ pub struct Entity {
     pub live: bool,
 }
 
-/// Records of one probe; see [`crate::batch::Batch`].
+/// Records of one probe; see [`crate::kernel::batch::Batch`].
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "documented where the agent keeps them")]
 pub struct Batch {
@@ -136,7 +136,7 @@ pub struct Tables {
     pub tables: Vec<Table>,
 }
 
-/// One counter table; see [`crate::table::Table`].
+/// One counter table; see [`crate::kernel::table::Table`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "documented where the agent keeps them")]
 pub struct Table {

@@ -1,18 +1,23 @@
 //! The import rules of the host crate, as a checker of source text.
 //!
-//! In `host/src` every file at the root is plain memory (a noun) and every folder is a door to one
-//! outside party that owns one outside library. A door never imports another door, a noun never
-//! imports a door and does no I/O; only `agent.rs` and `cli/` open doors. The exceptions are
-//! `netns/`, without which `discover/`, `source/` and `check/` cannot look, and `privilege/`, which
-//! every door that is refused may ask. The checker reads paths (`use`
-//! items and inline ones) and knows nothing of types or macros.
+//! In `host/src` the core is plain memory: it does no I/O and imports no adapter. An adapter is a folder
+//! that talks to one outside party and owns one outside library; it imports no other adapter. Only
+//! `agent.rs` and `cli/` bring adapters together. The exceptions are `netns/`, without which `discover/`,
+//! `source/` and `check/` cannot look, and `privilege/`, which every adapter that is refused may ask. No
+//! two files import each other, directly or by way of others.
+//!
+//! The checker reads paths (`use` items and inline ones) and knows nothing of types or macros.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
 
-/// Folders of `host/src`.
-const DOORS: &[&str] = &[
+/// Folders of the core.
+const CORE: &[&str] = &["answers", "config", "events", "kernel", "series", "text", "view"];
+
+/// Folders that are adapters.
+const ADAPTERS: &[&str] = &[
     "probe",
     "source",
     "discover",
@@ -26,7 +31,7 @@ const DOORS: &[&str] = &[
     "cli",
 ];
 
-/// The doors that may stand inside another namespace.
+/// The adapters that may enter another namespace.
 const IN_NETNS: &[&str] = &["discover", "source", "check"];
 
 /// Each outside library with the only places that may name it.
@@ -42,14 +47,14 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("netlink_packet_core", &["netns"]),
     ("kube", &["discover"]),
     ("clap", &["cli"]),
-    ("prometheus_client", &["metrics.rs", "selfmetrics.rs"]),
-    ("toml", &["config.rs", "advice.rs"]),
+    ("prometheus_client", &["view"]),
+    ("toml", &["config", "kernel"]),
     ("postcard", &["trace.rs"]),
     ("flate2", &["trace.rs"]),
     ("crc32fast", &["trace.rs"]),
 ];
 
-/// Paths that reach outside of the process; no noun may name one.
+/// Paths that reach outside of the process; no file of the core may name one.
 const OUTSIDE: &[&str] = &[
     "std::fs",
     "std::process",
@@ -84,15 +89,75 @@ pub fn violations(file: &str, text: &str) -> Vec<String> {
         .filter_map(|path| place.objection(&path).map(|why| format!("{file}: `{path}`: {why}")))
         .collect();
     if !place.known {
-        found.push(format!("{file}: a folder that is no door"));
+        found.push(format!("{file}: a folder that is neither of the core nor an adapter"));
     }
     found.dedup();
     found
 }
 
+/// Each circle of files in a source tree that import each other, one line each.
+///
+/// # Errors
+/// If the tree cannot be read.
+pub fn circles_in(src: &Path) -> Result<Vec<String>> {
+    let mut files = BTreeMap::new();
+    for file in rust_files(src)? {
+        let relative = file.strip_prefix(src)?.to_string_lossy().into_owned();
+        files.insert(relative, std::fs::read_to_string(&file)?);
+    }
+    Ok(circles(&files))
+}
+
+/// Circles among files that are given as path and text. What a file needs for its tests does not count.
+pub fn circles(files: &BTreeMap<String, String>) -> Vec<String> {
+    let by_module: BTreeMap<Vec<&str>, &str> =
+        files.keys().map(|file| (Place::of(file).module, file.as_str())).collect();
+    let arrows: BTreeMap<&str, BTreeSet<&str>> =
+        files.iter().map(|(file, text)| (file.as_str(), imported(file, text, &by_module))).collect();
+    let reached: BTreeMap<&str, BTreeSet<&str>> =
+        arrows.keys().map(|file| (*file, reachable(file, &arrows))).collect();
+    let mut circles = BTreeSet::new();
+    for file in arrows.keys().filter(|file| reached[**file].contains(**file)) {
+        let of_circle = |other: &&&str| reached[**other].contains(file);
+        circles.insert(reached[file].iter().filter(of_circle).copied().collect::<Vec<_>>());
+    }
+    circles.into_iter().map(|files| format!("{} import each other", files.join(", "))).collect()
+}
+
+/// The files that one file imports from.
+fn imported<'a>(file: &str, text: &str, files: &BTreeMap<Vec<&str>, &'a str>) -> BTreeSet<&'a str> {
+    let code = code_of(text);
+    let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+    let module = Place::of(file).module;
+    let paths = paths(code, &module).into_iter().filter_map(|path| {
+        let inside = path.strip_prefix("crate::").map(str::to_owned);
+        // A path may begin with a module that is declared in the same file.
+        let child = || {
+            let first = path.split("::").next().unwrap_or_default();
+            let is_child = files.contains_key([&module[..], &[first]].concat().as_slice());
+            is_child.then(|| [&module[..], &[path.as_str()]].concat().join("::"))
+        };
+        let whole = inside.or_else(child)?;
+        let parts: Vec<&str> = whole.split("::").collect();
+        (1..=parts.len()).rev().find_map(|length| files.get(&parts[..length]).copied())
+    });
+    paths.filter(|other| *other != file).collect()
+}
+
+fn reachable<'a>(from: &str, arrows: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<&'a str> {
+    let mut reached = BTreeSet::new();
+    let mut ahead: Vec<&str> = arrows[from].iter().copied().collect();
+    while let Some(file) = ahead.pop() {
+        if reached.insert(file) {
+            ahead.extend(arrows[file].iter().copied());
+        }
+    }
+    reached
+}
+
 /// Where a file stands in the design.
 struct Place<'a> {
-    /// First part of its path: a door's folder or a file at the root.
+    /// First part of its path: a folder or a file at the root.
     name: &'a str,
     /// Its module path below the crate.
     module: Vec<&'a str>,
@@ -104,7 +169,8 @@ impl<'a> Place<'a> {
         let name = file.split('/').next().unwrap_or(file);
         let module =
             file.trim_end_matches(".rs").split('/').filter(|part| !matches!(*part, "mod" | "lib" | "main"));
-        let known = !file.contains('/') || DOORS.contains(&name) || name == "agent";
+        let folders = [CORE, ADAPTERS, &["agent"]];
+        let known = !file.contains('/') || folders.iter().any(|folders| folders.contains(&name));
         Self { name, module: module.collect(), known }
     }
 
@@ -114,23 +180,23 @@ impl<'a> Place<'a> {
             return (!owners.contains(&self.name))
                 .then(|| format!("only {} may use {library}", owners.join(" and ")));
         }
-        if let Some(door) = path.strip_prefix("crate::").and_then(|rest| rest.split("::").next()) {
-            let shared = door == "privilege" || door == "netns" && IN_NETNS.contains(&self.name);
-            let shared = shared && !self.is_noun();
-            let opens = DOORS.contains(&door) && door != self.name && !shared && !self.may_open_doors();
-            return opens.then(|| format!("only agent.rs and cli/ open doors, not {}", self.name));
+        if let Some(adapter) = path.strip_prefix("crate::").and_then(|rest| rest.split("::").next()) {
+            let shared = adapter == "privilege" || adapter == "netns" && IN_NETNS.contains(&self.name);
+            let shared = shared && !self.is_core();
+            let joins = ADAPTERS.contains(&adapter) && adapter != self.name && !shared && !self.may_join();
+            return joins.then(|| format!("only agent.rs and cli/ import adapters, not {}", self.name));
         }
         let outside = |prefix: &&&str| path == **prefix || path.starts_with(&format!("{prefix}::"));
-        let outside = OUTSIDE.iter().find(outside).filter(|_| self.is_noun());
-        outside.map(|prefix| format!("{} is plain memory and must not use {prefix}", self.name))
+        let outside = OUTSIDE.iter().find(outside).filter(|_| self.is_core());
+        outside.map(|prefix| format!("{} is of the core and must not use {prefix}", self.name))
     }
 
-    fn may_open_doors(&self) -> bool {
+    fn may_join(&self) -> bool {
         matches!(self.name, "agent.rs" | "agent" | "cli" | "main.rs")
     }
 
-    fn is_noun(&self) -> bool {
-        !DOORS.contains(&self.name) && !self.may_open_doors()
+    fn is_core(&self) -> bool {
+        !ADAPTERS.contains(&self.name) && !self.may_join()
     }
 }
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::now_ns;
 use super::on_demand::OnDemand;
+use crate::answers::report::{Check, Evidence, Report};
 use crate::check::{self, Facts, Look};
 use crate::entities::Entity;
-use crate::report::{Check, Evidence, Report};
-use crate::table::{Columns, Snapshot};
+use crate::kernel::table::{Columns, Snapshot};
 use crate::view::View;
 
 /// Bytes of one fact.
@@ -52,7 +52,7 @@ fn add(report: &mut Report, at: usize, kind: &str, place: &str, facts: Facts) {
     let facts = facts.unwrap_or_else(|why| vec![format!("could not be looked at: {why}")]);
     let evidence = facts.into_iter().map(|fact| Evidence {
         kind: "table".to_owned(),
-        summary: crate::escape::admit(format!("{kind} of {place}: {fact}"), MAX_SUMMARY),
+        summary: crate::text::escape::admit(format!("{kind} of {place}: {fact}"), MAX_SUMMARY),
         at_ns: Some(now_ns()),
         attrs: vec![("check".to_owned(), kind.to_owned())],
     });

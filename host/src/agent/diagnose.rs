@@ -8,16 +8,16 @@ use tokio::sync::oneshot;
 
 use super::on_demand::OnDemand;
 use super::{Core, Error, confirm, now_ns};
-use crate::bell::{Bell, Wake};
-use crate::blind_spots::{self, Asked};
+use crate::answers::blind_spots::{self, Asked};
+use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
+use crate::answers::report::{Answered, BlindSpot, Report, seen};
 use crate::config::Config;
 use crate::entities::{EntityId, EntityRow};
+use crate::kernel::table::{Columns, Snapshot};
 use crate::loss::History;
+use crate::notify::{Bell, Wake};
 use crate::plugin::{self, Plugins};
-use crate::question::{MAX_ENTITIES, Question, Refusal};
-use crate::report::{Answered, BlindSpot, Report, seen};
 use crate::status::{Board, PluginStatus};
-use crate::table::{Columns, Snapshot};
 use crate::view::View;
 
 /// An answer is there within this time, without a confirmation.

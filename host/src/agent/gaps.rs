@@ -2,9 +2,9 @@
 //! where blind spots and metrics have it.
 
 use crate::discover::Scan;
+use crate::kernel::symbols::Symbols;
 use crate::privilege;
 use crate::status::{Gap, Sight, Status};
-use crate::symbols::Symbols;
 
 /// Replaces the gaps of one kind.
 fn tell(status: &Status, of: Sight, gaps: Vec<Gap>) {

@@ -6,9 +6,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Core, Error, gaps, now_ns, pause};
-use crate::bell::{Bell, Wake};
 use crate::config::Config;
 use crate::discover::{self, Places};
+use crate::notify::{Bell, Wake};
 use crate::plugin::Plugins;
 use crate::view::View;
 

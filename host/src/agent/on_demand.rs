@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::bell::Bell;
+use crate::notify::Bell;
 
 /// Where it is asked for; `T` is what it brings.
 #[derive(Debug)]

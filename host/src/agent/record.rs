@@ -18,19 +18,19 @@ use inspector_ebpf::PROBES;
 
 use super::namespaces::{SCAN_PAUSE, YOUNG, calmer};
 use super::{gaps, kernel_release, now_ns, probe_options};
-use crate::batch::Batch;
-use crate::bell::{Bell, Wake};
 use crate::config::Config;
 use crate::discover::{self, Places};
 use crate::entities::{Changes, Entities, EntityId, EntityRow};
-use crate::event_filter::is_called;
+use crate::events::filter::is_called;
+use crate::kernel::batch::Batch;
+use crate::kernel::names::KernelNames;
 use crate::loss::Loss;
-use crate::names::KernelNames;
+use crate::notify::{Bell, Wake};
 use crate::privilege;
 use crate::probe::{self, Probes};
-use crate::similar;
 use crate::source;
 use crate::status::Status;
+use crate::text::similar;
 use crate::trace::{self, Entry};
 use crate::tracefile::{self, Writer};
 
@@ -355,7 +355,7 @@ impl Recorder {
         let mut live = self.entities.live();
         live.retain(|entity| self.written.contains_key(&entity.id));
         let snapshot = self.tables.read(&self.sources, &live, now_ns());
-        let table = |(source, entity, table): (&str, EntityId, &crate::table::Table)| trace::Table {
+        let table = |(source, entity, table): (&str, EntityId, &crate::kernel::table::Table)| trace::Table {
             source: source.to_owned(),
             entity,
             numbers: table.numbers.clone(),

@@ -15,25 +15,26 @@ use std::time::Duration;
 
 use inspector_ebpf::PROBES;
 
-use crate::batch::Batch;
-use crate::blind_spots::{self, Asked};
+use crate::answers::blind_spots::{self, Asked};
+use crate::answers::question::SCENARIO;
+use crate::answers::report::{Report, seen};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::entities::{Changes, Entities, Entity, EntityRow};
-use crate::events::{Event, EventLog};
-use crate::exposition::{Format, LabelNames, encode};
-use crate::identity::Identities;
+use crate::events::event::Event;
+use crate::events::log::EventLog;
+use crate::events::throttle;
+use crate::kernel::batch::Batch;
+use crate::kernel::names::KernelNames;
+use crate::kernel::symbols::Symbol;
+use crate::kernel::table::{Columns, Snapshot, Table};
 use crate::loss::Loss;
-use crate::metrics::Metrics;
-use crate::names::KernelNames;
 use crate::plugin::{self, Nouns, Player};
-use crate::question::SCENARIO;
-use crate::report::{Report, seen};
+use crate::series::metrics::Metrics;
 use crate::status::{ProbeStatus, Status};
-use crate::symbols::Symbol;
-use crate::table::{Columns, Snapshot, Table};
-use crate::throttle;
 use crate::trace::{self, Damage, Entry, Frames, NoTrace};
+use crate::view::exposition::{Format, encode};
+use crate::view::identity::{Identities, LabelNames};
 
 /// A plugin that takes longer is stuck.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -144,7 +145,7 @@ struct Stage {
     loss: Arc<Loss>,
     node: String,
     player: Player,
-    cursor: crate::events::Cursor,
+    cursor: crate::events::log::Cursor,
     status: Arc<Status>,
     /// When the trace begins.
     start_ns: u64,

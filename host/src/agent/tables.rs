@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::{Core, Error, now_ns};
-use crate::bell::Wake;
 use crate::config::Config;
+use crate::kernel::table::Snapshot;
+use crate::notify::Wake;
 use crate::source;
-use crate::table::Snapshot;
 
 impl Core {
     /// Reads the sources once per interval for all plugins, and between for those who ask.

@@ -26,9 +26,9 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Instant;
 
+use crate::answers::report::Check;
 use crate::entities::Entity;
 use crate::netns;
-use crate::report::Check;
 
 /// Looks of one question; the rest is said not to have been done.
 const MAX_LOOKS: usize = 16;

@@ -9,11 +9,11 @@ use serde_json::json;
 use super::table::Table;
 use super::terminal::{self, Colour, Style};
 use super::{Output, WRONG_USAGE, serve};
-use crate::advice::{self, Advice, Class, Found, Kind};
 use crate::config::Config;
-use crate::names::Reasons;
+use crate::kernel::advice::{self, Advice, Class, Found, Kind};
+use crate::kernel::names::Reasons;
 use crate::probe;
-use crate::similar;
+use crate::text::similar;
 
 /// Columns of text where the terminal does not tell.
 const WIDTH: usize = 100;

@@ -8,7 +8,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, fmt, registry};
 
 use crate::config::{Log, LogFormat, LogLevel};
-use crate::escape::visible;
+use crate::text::escape::visible;
 
 /// Starts logging; to be called once, before anything else logs.
 pub fn start(log: &Log) {

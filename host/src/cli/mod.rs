@@ -9,9 +9,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::address::{Address, AddressError};
+use crate::config;
+use crate::config::address::{Address, AddressError};
 use crate::http::client;
-use crate::{cause, config};
+use crate::text::cause;
 
 mod diagnose;
 mod doctor;

@@ -11,8 +11,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Usage, log, serve, terminal};
 use crate::agent::record::{self, Options, Progress};
-use crate::bell::Bell;
 use crate::config::Config;
+use crate::notify::Bell;
 
 /// Record kernel events, counter tables and names into a file, to replay them later or elsewhere
 #[derive(Debug, clap::Args)]

@@ -13,11 +13,11 @@ use super::moment::{TimeForm, Times};
 use super::terminal::{self, Style};
 use super::{Output, diagnose, log, serve, watch};
 use crate::agent::replay::{self, Outcome};
+use crate::answers::report::Report;
 use crate::config::{Config, LogLevel};
-use crate::event_fold::{Fold, Told};
-use crate::event_line::EventLine;
-use crate::events::Event;
-use crate::report::Report;
+use crate::events::event::Event;
+use crate::events::event::EventLine;
+use crate::events::fold::{Fold, Told};
 use crate::tracefile;
 
 /// Run analyzers on a recorded trace: the same events and metrics every time, without root

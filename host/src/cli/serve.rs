@@ -13,8 +13,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::log;
-use crate::address::Address;
 use crate::agent;
+use crate::config::address::Address;
 use crate::config::{self, Config, LogFormat, LogLevel};
 
 mod check;

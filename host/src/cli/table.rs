@@ -1,7 +1,7 @@
 //! Aligned columns for people.
 
 use super::terminal::{Colour, Style};
-use crate::escape::{cut, visible};
+use crate::text::escape::{cut, visible};
 
 /// At most so many bytes has a cell: a table is for people, and one cell widens every row.
 const MAX_CELL: usize = 4096;

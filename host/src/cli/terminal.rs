@@ -7,7 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::escape::visible;
+use crate::text::escape::visible;
 
 /// Colours that mean something, the same in every command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use super::events;
 use super::query::EventQuery;
 use super::server;
 use super::web::method_not_allowed;
-use crate::question::{Answerer, Question};
+use crate::answers::question::{Answerer, Question};
 use crate::view::View;
 
 /// At most so many clients are connected.

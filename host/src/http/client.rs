@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::cause;
+use crate::text::cause;
 
 /// At most so many bytes has a line of a stream.
 pub const MAX_LINE: usize = 64 << 10;

@@ -15,8 +15,8 @@ use tokio::sync::Semaphore;
 
 use super::body::{self, Body, error};
 use super::connections::Connection;
-use crate::escape;
-use crate::question::{Answerer, Question, Refusal};
+use crate::answers::question::{Answerer, Question, Refusal};
+use crate::text::escape;
 
 /// Bytes of a question.
 const MAX_BODY: usize = 64 << 10;

@@ -12,7 +12,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::query::EventQuery;
-use crate::events::{Cursor, Event, EventLog};
+use crate::events::event::Event;
+use crate::events::log::{Cursor, EventLog};
 
 /// A client that hears nothing for so long gets a blank line.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -10,7 +10,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use crate::address::Address;
+use crate::config::address::Address;
 
 mod api;
 mod body;

@@ -4,7 +4,7 @@ use std::fs;
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage};
 
-use crate::selfmetrics::Process;
+use crate::status::Process;
 
 /// Kernel ticks per second in /proc; the same on every architecture that Linux shows to users.
 const USER_HZ: f64 = 100.0;

@@ -21,10 +21,11 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::escape;
-use crate::event_filter::{Filter, PROPERTIES};
-use crate::events::{Event, EventType};
-use crate::similar;
+use crate::events::event::Event;
+use crate::events::filter::{Filter, PROPERTIES};
+use crate::events::log::EventType;
+use crate::text::escape;
+use crate::text::similar;
 
 /// A checked query.
 #[derive(Debug, Clone, PartialEq, Eq)]

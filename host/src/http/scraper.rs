@@ -12,8 +12,8 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
 
 use super::process;
-use crate::exposition::Format;
 use crate::view::View;
+use crate::view::exposition::Format;
 
 /// Renders at once.
 const RENDERS: usize = 2;

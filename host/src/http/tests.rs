@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use super::client::{self, Lines};
 use super::*;
-use crate::event_line::EventLine;
-use crate::events::NewEvent;
-use crate::question::{Answerer, Refusal};
-use crate::report::Report;
+use crate::answers::question::{Answerer, Refusal};
+use crate::answers::report::Report;
+use crate::events::event::EventLine;
+use crate::events::event::NewEvent;
 use crate::view::View;
 
 /// Longest wait for anything that must happen.

@@ -13,8 +13,8 @@ use super::connections::Connections;
 use super::scraper::Scraper;
 use super::server;
 use crate::config::{HEALTH_PATH, READY_PATH};
-use crate::exposition::Format;
 use crate::view::View;
+use crate::view::exposition::Format;
 
 /// At most so many clients are connected.
 const MAX_CONNECTIONS: usize = 512;

@@ -5,9 +5,9 @@
 use super::Context;
 use super::bindings::exports::inspector::analyzer::diagnosis as wit;
 use super::bindings::inspector::analyzer::types::Attr;
-use crate::escape::admit;
-use crate::events::{MAX_ATTR_VALUE, MAX_NAME};
-use crate::report::{Action, Answer, Check, Evidence, Finding, Place};
+use crate::answers::report::{Action, Answer, Check, Evidence, Finding, Place};
+use crate::events::event::{MAX_ATTR_VALUE, MAX_NAME};
+use crate::text::escape::admit;
 
 /// Findings of one answer.
 const MAX_FINDINGS: usize = 64;

@@ -4,7 +4,7 @@
 use inspector_ebpf::{PROBES, Probe};
 
 use super::bindings::inspector::analyzer::manifest::{Predicate, Subscription};
-use crate::batch::Batch;
+use crate::kernel::batch::Batch;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Op {

@@ -17,10 +17,10 @@ use super::instance::Call;
 use super::stdio::{GuestLog, LogPipe};
 use super::{Context, Limits};
 use crate::entities::EntityId;
-use crate::events::NewEvent;
-use crate::metrics::PluginSeries;
-use crate::symbols::Symbol;
-use crate::table::Snapshot;
+use crate::events::event::NewEvent;
+use crate::kernel::symbols::Symbol;
+use crate::kernel::table::Snapshot;
+use crate::series::metrics::PluginSeries;
 
 /// Text that one call may bring along in strings and lists.
 const HOSTCALL_BYTES: usize = 1 << 20;

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use super::prepare::Prepared;
 use super::worker::{Inquiry, Reply};
-use crate::batch::Batch;
 use crate::entities::{Changes, EntityId};
+use crate::kernel::batch::Batch;
+use crate::kernel::table::Snapshot;
 use crate::loss::Lost;
-use crate::table::Snapshot;
 
 /// Events that may wait for one plugin.
 const CAPACITY: usize = 1 << 17;

@@ -17,11 +17,11 @@ use super::bindings::inspector::analyzer::types::Error;
 use super::imports::State;
 use super::prepare::{Prepared, cause, epochs};
 use super::{Context, Limits};
-use crate::batch::Batch;
 use crate::entities::EntityId;
-use crate::escape::{self, MAX_REASON};
-use crate::metrics::PluginSeries;
-use crate::table::Snapshot;
+use crate::kernel::batch::Batch;
+use crate::kernel::table::Snapshot;
+use crate::series::metrics::PluginSeries;
+use crate::text::escape::{self, MAX_REASON};
 
 /// Time `init`, `restore`, `save` and `diagnosis` may take: they are not on the event path.
 const SLOW_CALL: Duration = Duration::from_secs(1);

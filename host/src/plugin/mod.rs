@@ -33,17 +33,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::batch::Batch;
-use crate::bell::Bell;
+use crate::answers::report::Answered;
 use crate::clock::Clock;
 use crate::entities::{Changes, Entities, EntityId};
-use crate::events::EventLog;
+use crate::events::log::EventLog;
+use crate::kernel::batch::Batch;
+use crate::kernel::names::KernelNames;
+use crate::kernel::table::{Columns, Snapshot};
 use crate::loss::Loss;
-use crate::metrics::Metrics;
-use crate::names::KernelNames;
-use crate::report::Answered;
+use crate::notify::Bell;
+use crate::series::metrics::Metrics;
 use crate::status::Status;
-use crate::table::{Columns, Snapshot};
 
 use bindings::exports::inspector::analyzer::diagnosis::Request;
 pub use follow::LoadProbes;

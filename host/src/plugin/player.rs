@@ -12,11 +12,11 @@ use super::inbox::{Inbox, Work};
 use super::sandbox::Sandbox;
 use super::worker::Worker;
 use super::{Context, Error, Nouns, Options, folder, prepare};
-use crate::batch::Batch;
+use crate::answers::report::Answered;
 use crate::entities::Changes;
+use crate::kernel::batch::Batch;
+use crate::kernel::table::Snapshot;
 use crate::loss::Stage;
-use crate::report::Answered;
-use crate::table::Snapshot;
 
 /// A component that does not take part.
 #[derive(Debug)]

@@ -16,10 +16,10 @@ use super::folder;
 use super::imports::State;
 use super::instance::Call;
 use super::sandbox::{EPOCH, Sandbox, foreign_imports};
-use crate::declaration::MAX_HELP;
-use crate::escape::{self, MAX_REASON, cut};
-use crate::events::MAX_NAME;
-use crate::metrics::{Decl, MetricKind};
+use crate::events::event::MAX_NAME;
+use crate::series::declaration::MAX_HELP;
+use crate::series::metrics::{Decl, MetricKind};
+use crate::text::escape::{self, MAX_REASON, cut};
 
 /// The contract this host speaks; a plugin of the same major and minor version is understood.
 const WORLD: &str = "0.1.0";

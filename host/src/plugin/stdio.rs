@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
-use crate::escape::admit;
+use crate::text::escape::admit;
 
 /// Lines per second that one plugin may log on average.
 const LINES_PER_SECOND: f64 = 20.0;

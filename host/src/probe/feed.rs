@@ -16,8 +16,8 @@ use super::hooks;
 use super::load::{Counters, Loaded};
 use super::runs;
 use super::summary::Taken;
-use crate::batch::Batch;
 use crate::entities::{Entities, EntityId};
+use crate::kernel::batch::Batch;
 use crate::loss::{Loss, Lost, Stage};
 use crate::status::{HookStatus, ProbeStatus, Status};
 

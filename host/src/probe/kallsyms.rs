@@ -14,8 +14,8 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use crate::bell::{Bell, Wake};
-use crate::symbols::{Builder, Symbol, SymbolTable, Symbols};
+use crate::kernel::symbols::{Builder, Symbol, SymbolTable, Symbols};
+use crate::notify::{Bell, Wake};
 
 /// A module that replaced another one at the same addresses is noticed within this time.
 const LOOK: Duration = Duration::from_secs(30);

@@ -43,13 +43,13 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use self::btf::Btf;
 use self::load::{Loader, Tunables};
 use self::reader::{Command, Reader};
-use crate::batch::Batch;
-use crate::cause::chain as with_causes;
+use crate::answers::needs;
 use crate::entities::Entities;
+use crate::kernel::batch::Batch;
 use crate::loss::Loss;
-use crate::needs;
 use crate::privilege;
 use crate::status::Status;
+use crate::text::cause::chain as with_causes;
 
 pub use self::doctor::{Check, doctor};
 pub use self::layout::struct_layout;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::btf::{self, Btf};
 use super::kallsyms::{Files, Kallsyms};
-use crate::names::{KernelNames, Reasons};
+use crate::kernel::names::{KernelNames, Reasons};
 
 /// What this kernel calls reasons, states and addresses. Returns before the addresses are known:
 /// they are read in the background, since listing them takes the kernel 80 ms and more.

@@ -20,8 +20,8 @@ use nix::sys::eventfd::EventFd;
 use super::clock::Clock;
 use super::feed::{Feed, MAX_BATCH, Stamps};
 use super::load::Loaded;
-use crate::batch::Batch;
 use crate::entities::Entities;
+use crate::kernel::batch::Batch;
 use crate::loss::Loss;
 use crate::status::Status;
 

@@ -18,8 +18,8 @@ use nix::time::{ClockId, clock_gettime};
 use super::processes::Processes;
 use super::{Read, SOURCES, Source};
 use crate::entities::{self, Entity, EntityId};
+use crate::kernel::table::{Columns, Table};
 use crate::netns;
-use crate::table::{Columns, Table};
 
 /// What the sources of a lane wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,8 +22,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use crate::entities::Entity;
+use crate::kernel::table::{Columns, Snapshot};
 use crate::status::{SourceStatus, Status};
-use crate::table::{Columns, Snapshot};
 
 use lane::{Kind, Lane, Outcome, Pass};
 use proc_net::read as files;

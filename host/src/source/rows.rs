@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::table::Table;
+use crate::kernel::table::Table;
 
 /// Parsed rows with the column names of this kernel.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
-use inspector::advice::{Advice, Kind};
+use inspector::kernel::advice::{Advice, Kind};
 use inspector::probe;
 use inspector_tests::agent::binary;
 use serde_json::Value;

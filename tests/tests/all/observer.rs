@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
-use inspector::batch::Batch;
 use inspector::entities::Entities;
+use inspector::kernel::batch::Batch;
+use inspector::kernel::names::KernelNames;
 use inspector::loss::{Loss, Stage};
-use inspector::names::KernelNames;
 use inspector::probe::{self, Options, Probes};
 use inspector::status::{ProbeStatus, Status};
 use inspector_ebpf::{Record, view};

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use inspector::bell::Bell;
 use inspector::entities::{Entities, Kind, Sighting};
-use inspector::events::{EventLog, Limits as EventLimits};
+use inspector::events::log::{EventLog, Limits as EventLimits};
+use inspector::kernel::table::{Columns, Snapshot, Table};
 use inspector::loss::{Loss, Stage};
-use inspector::metrics::{Budget, Metrics};
+use inspector::notify::Bell;
 use inspector::plugin::{Limits, Nouns, Options, Plugins};
+use inspector::series::metrics::{Budget, Metrics};
 use inspector::status::{PluginStatus, Status};
-use inspector::table::{Columns, Snapshot, Table};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::wait;
 use pod_counters::counters::MODULES;

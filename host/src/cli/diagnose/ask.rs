@@ -8,12 +8,12 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 
 use super::progress;
-use crate::address::Address;
+use crate::answers::cluster;
+use crate::answers::question::Question;
+use crate::answers::report::Report;
 use crate::cli::{Usage, server_address};
-use crate::cluster;
+use crate::config::address::Address;
 use crate::http::client::{self, Error};
-use crate::question::Question;
-use crate::report::Report;
 
 /// An agent answers within two seconds, and confirms within five more.
 const PATIENCE: Duration = Duration::from_secs(10);

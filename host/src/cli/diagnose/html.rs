@@ -1,8 +1,8 @@
 //! A report as one file for a browser: nothing is loaded, nothing runs.
 
 use super::{Fact, blind_spots, facts, sentence, severity, when};
-use crate::escape::visible;
-use crate::report::{Action, Finding, Report};
+use crate::answers::report::{Action, Finding, Report};
+use crate::text::escape::visible;
 
 /// A browser that is told so runs no script, whatever else went wrong.
 const HEAD: &str = "\

@@ -10,12 +10,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress;
 use crate::agent::diagnose;
-use crate::bell::Bell;
+use crate::answers::question::{Question, Refusal};
+use crate::answers::report::Report;
 use crate::cli::{Usage, log, serve, terminal};
 use crate::config::{Config, LogLevel};
+use crate::notify::Bell;
 use crate::privilege;
-use crate::question::{Question, Refusal};
-use crate::report::Report;
 
 /// The configuration of an agent, with the flags over it.
 pub fn config(

@@ -1,8 +1,8 @@
 //! A report for a ticket or a chat.
 
 use super::{Fact, blind_spots, facts, sentence, severity, when};
-use crate::escape::visible;
-use crate::report::{Action, Finding, Report};
+use crate::answers::report::{Action, Finding, Report};
+use crate::text::escape::visible;
 
 /// The report as Markdown (CommonMark).
 pub fn markdown(report: &Report) -> String {

@@ -11,9 +11,9 @@ use clap::ValueEnum;
 
 use super::server_address;
 use super::terminal::{self, Style};
-use crate::address::Address;
-use crate::question::Question;
-use crate::report::{Evidence, Finding, NO_TRAFFIC, Report, Verdict};
+use crate::answers::question::Question;
+use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Report, Verdict};
+use crate::config::address::Address;
 
 mod ask;
 mod html;
@@ -51,7 +51,7 @@ that no asked agent knows. With --fail-on also 3 if there is a finding of that s
 is none and too little was seen for that to mean anything, as when the answer is INCONCLUSIVE.")]
 pub struct Args {
     /// What is asked
-    #[arg(value_name = "SCENARIO", default_value = crate::question::SCENARIO)]
+    #[arg(value_name = "SCENARIO", default_value = crate::answers::question::SCENARIO)]
     scenario: String,
     /// Ask about this one only, by the name that `list entity` shows; may be repeated
     #[arg(long = "entity", value_name = "NAME")]
@@ -176,7 +176,7 @@ fn severity(severity: u8) -> &'static str {
 fn ago(report: &Report, at_ns: u64) -> String {
     match Duration::from_nanos(report.generated_ns.saturating_sub(at_ns)) {
         now if now < Duration::from_secs(1) => "just now".to_owned(),
-        ago => format!("{} ago", crate::blind_spots::in_words(ago)),
+        ago => format!("{} ago", crate::answers::blind_spots::in_words(ago)),
     }
 }
 
@@ -224,7 +224,7 @@ fn counted(report: &Report) -> String {
 
 /// Whom, where and when the question was about.
 fn place(report: &Report) -> String {
-    let last = crate::blind_spots::in_words(Duration::from_millis(report.window_ms.into()));
+    let last = crate::answers::blind_spots::in_words(Duration::from_millis(report.window_ms.into()));
     let nodes = if report.node.contains(", ") { "nodes" } else { "node" };
     let names = report.entities.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
     let whom = match report.entities.len() {

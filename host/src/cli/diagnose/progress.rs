@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use crate::cli::terminal;
-use crate::escape::visible;
+use crate::text::escape::visible;
 
 /// Until then nobody wonders.
 const SHORT: Duration = Duration::from_secs(1);

@@ -2,9 +2,9 @@
 //! that is known and what to do, and what could not be seen.
 
 use super::{Fact, blind_spots, facts, sentence, severity, when};
+use crate::answers::report::{Action, Finding, Report, Verdict};
 use crate::cli::terminal::{Colour, Style, wrap};
-use crate::escape::visible;
-use crate::report::{Action, Finding, Report, Verdict};
+use crate::text::escape::visible;
 
 /// Columns where the terminal does not tell; wider lines are hard to read.
 const WIDTH: usize = 80;
@@ -134,7 +134,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::{Answer, Answered, BlindSpot, Evidence, Place};
+    use crate::answers::report::{Answer, Answered, BlindSpot, Evidence, Place};
 
     /// A report with everything in it.
     pub(in crate::cli::diagnose) fn report() -> Report {

@@ -4,8 +4,8 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::cli::table::Table;
 use crate::entities::Listed;
-use crate::events::EventType;
-use crate::metrics::FamilyInfo;
+use crate::events::log::EventType;
+use crate::series::metrics::FamilyInfo;
 use crate::status::{PluginStatus, ProbeStatus, ScenarioRow, SourceStatus};
 
 /// One line for each network namespace.

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::diagnose::progress;
 use super::table::Table;
 use super::terminal::{self, Style};
-use crate::address::Address;
+use crate::config::address::Address;
 use crate::http::client;
 
 mod columns;

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::slice;
 
-use crate::address::Address;
-use crate::advice::Advice;
 use crate::cli::table::Table;
 use crate::cli::terminal::{self, Colour, Style};
+use crate::config::address::Address;
 use crate::config::{Config, Plugins};
+use crate::http;
+use crate::kernel::advice::Advice;
 use crate::plugin::{self, Described, Look};
-use crate::{cause, http};
+use crate::text::cause;
 
 /// One thing that the configuration names.
 struct Row {

@@ -1,10 +1,10 @@
 //! Tells of flags that may be mistaken, before somebody waits for what can never come.
 
 use super::filter::Filter;
-use crate::advice::{self, Advice};
 use crate::cli::terminal;
+use crate::kernel::advice::{self, Advice};
 use crate::probe;
-use crate::similar;
+use crate::text::similar;
 
 /// Says which of the wanted reasons nobody has heard of. It is no error: another node's kernel, or
 /// an analyzer of somebody else's, may have them.

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use crate::cli::moment::Moment;
 use crate::entities::Entity;
-use crate::event_filter::{self, is_called};
-use crate::similar;
+use crate::events::filter::{self, is_called};
+use crate::text::similar;
 
 /// Flags that choose events.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -64,7 +64,7 @@ pub struct Filter {
 /// A parser of the values of a property.
 fn of(property: &'static str) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
     move |value| {
-        event_filter::Filter::default().add(property, value).map_err(|wrong| wrong.to_string())?;
+        filter::Filter::default().add(property, value).map_err(|wrong| wrong.to_string())?;
         Ok(value.to_owned())
     }
 }
@@ -109,7 +109,7 @@ impl Filter {
         let is_entity = |who: &Entity, name: &str| name.parse() == Ok(who.id) || is_called(who, name);
         let is_pod = |who: &Entity, name: &str| is_called(who, name);
         let is_namespace =
-            |who: &Entity, name: &str| who.namespace == name || name == crate::event_line::HOST;
+            |who: &Entity, name: &str| who.namespace == name || name == crate::events::event::HOST;
         let names: Vec<_> = entities.iter().map(Entity::display).collect();
         let mut namespaces: Vec<_> = entities.iter().map(|who| who.namespace.clone()).collect();
         namespaces.sort();

@@ -10,8 +10,8 @@ use tokio::time::{sleep, timeout};
 
 use super::filter::Filter;
 use super::line::{Event, Line};
-use crate::address::Address;
 use crate::cli::in_words;
+use crate::config::address::Address;
 use crate::entities::Entity;
 use crate::http::client::{self, Error, Lines};
 

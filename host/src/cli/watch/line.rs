@@ -4,9 +4,9 @@ use serde::Deserialize;
 
 use crate::cli::moment::Times;
 use crate::cli::terminal::{Colour, Style, ascii_json};
-use crate::escape::visible;
-use crate::event_fold::Told;
-use crate::event_line::EventLine;
+use crate::events::event::EventLine;
+use crate::events::fold::Told;
+use crate::text::escape::visible;
 
 /// An event, and the line as the server wrote it.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
     use crate::cli::moment::TimeForm;
-    use crate::event_fold::Fold;
+    use crate::events::fold::Fold;
 
     const EVENT: &str = r#"{"time":"2023-02-03T09:01:03.402118044Z","level":"WARN","source":"tcp",
         "msg":"TCPRESET_NOSOCK","meta":"","event":"","seq":7,"type":"TCPRESET_NOSOCK","severity":1,"count":1,

@@ -15,8 +15,8 @@ use tokio::time::{interval, sleep};
 
 use super::moment::TimeForm;
 use super::{Output, WRONG_USAGE, server_address, terminal};
-use crate::address::Address;
-use crate::event_fold;
+use crate::config::address::Address;
+use crate::events::fold;
 use filter::Filter;
 use follow::{Follower, Message};
 use screen::{Form, Screen};
@@ -120,7 +120,7 @@ async fn watch(mut args: Args) -> anyhow::Result<ExitCode> {
                 Some((server, message)) => watch.take(&server, message)?,
                 None => break,
             },
-            () = sleep(event_fold::PATIENCE), if watch.screen.is_waiting() => watch.screen.show_due()?,
+            () = sleep(fold::PATIENCE), if watch.screen.is_waiting() => watch.screen.show_due()?,
             () = &mut end => break,
             _ = interrupt.recv() => {
                 watch.screen.finish()?;

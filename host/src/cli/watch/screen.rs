@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::line::{self, Event};
 use crate::cli::moment::{TimeForm, Times};
 use crate::cli::terminal::{self, Style};
-use crate::event_fold::{Fold, Told};
+use crate::events::fold::{Fold, Told};
 
 /// How events are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

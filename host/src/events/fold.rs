@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::escape::visible;
-use crate::event_line::{EventLine, level};
+use crate::events::event::{EventLine, level};
+use crate::text::escape::visible;
 
 /// How long an event waits for the others of its fault: analyzers get their records within this.
 pub const PATIENCE: Duration = Duration::from_millis(300);
@@ -267,7 +267,7 @@ impl EventLine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event_line::EventEntity;
+    use crate::events::event::EventEntity;
 
     const MS: Duration = Duration::from_millis(1);
 

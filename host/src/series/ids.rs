@@ -7,9 +7,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::declaration::{Decl, MetricKind};
 use crate::entities::EntityId;
-use crate::family::{Family, Refused, Series, push_label};
+use crate::series::declaration::{Decl, MetricKind};
+use crate::series::family::{Family, Refused, Series, push_label};
 
 /// Value of every label of the series that takes what is over budget.
 pub const OTHER: &str = "other";

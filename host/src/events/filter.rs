@@ -10,10 +10,10 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use crate::advice;
 use crate::entities::{Entity, Kind};
-use crate::event_line::HOST;
-use crate::events::Event;
+use crate::events::event::Event;
+use crate::events::event::HOST;
+use crate::kernel::advice;
 
 /// Properties by which events are chosen, under the names of the query's parameters.
 pub const PROPERTIES: [&str; 10] =
@@ -247,7 +247,7 @@ impl fmt::Display for Wrong {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::NewEvent;
+    use crate::events::event::NewEvent;
     use crate::view::View;
 
     /// Whether a drop in `web` on node `n1` passes all these properties.
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn every_protocol_that_the_sdk_names_can_be_asked_for() {
-        let sdk = include_str!("../../plugins/sdk/src/flow.rs");
+        let sdk = include_str!("../../../plugins/sdk/src/flow.rs");
         let (_, body) = sdk.split_once("pub fn protocol(").expect("the function that names protocols");
         let (body, _) = body.split_once("name.to_owned()").expect("its end");
         let names: Vec<_> =

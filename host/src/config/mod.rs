@@ -8,14 +8,16 @@
 //! Longer than other files, because all of the sections together are the reference of what can
 //! be set.
 
+pub mod address;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, de};
 use toml::de::DeTable;
 
-use crate::address::Address;
-use crate::escape::{self, MAX_REASON};
+use crate::config::address::Address;
+use crate::text::escape::{self, MAX_REASON};
 
 /// Bytes of a key in an error.
 const MAX_KEY: usize = 128;
@@ -412,7 +414,7 @@ mod tests {
 
     #[test]
     fn the_shipped_file_names_every_key_with_its_default() {
-        let shipped = include_str!("../../deploy/inspector.toml");
+        let shipped = include_str!("../../../deploy/inspector.toml");
         assert_eq!(Config::parse("inspector.toml", shipped).expect("shipped"), Config::default());
         // Without a value for each key, the comparison above would prove nothing.
         let table: toml::Table = shipped.parse().expect("TOML");
@@ -470,7 +472,7 @@ mod tests {
 
     #[test]
     fn no_text_makes_it_panic() {
-        let good = include_str!("../../deploy/inspector.toml");
+        let good = include_str!("../../../deploy/inspector.toml");
         for at in (0..good.len()).filter(|at| good.is_char_boundary(*at)) {
             for insert in ["=", "\"", "[", "\n", "\u{e9}"] {
                 let _ = Config::parse("x.toml", &format!("{}{insert}{}", &good[..at], &good[at..]));

@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 
-use crate::escape::cut;
+use crate::text::escape::cut;
 
 /// A host, or every address of this node, and a port.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::declaration::{Decl, DeclError, MetricKind};
 use crate::entities::{Entities, EntityId};
-use crate::family::{Family, Refused};
 use crate::loss::{Loss, Lost, Stage};
-pub use crate::series::SeriesError;
-use crate::series::Store;
+pub use crate::series::declaration::{Decl, DeclError, MetricKind};
+use crate::series::family::{Family, Refused};
+pub use crate::series::ids::SeriesError;
+use crate::series::ids::Store;
 
 /// How many samples a scrape may show.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +91,7 @@ impl Metrics {
     /// The first declaration that is invalid or takes a name of another plugin or of the agent;
     /// nothing has changed then.
     pub fn register(&self, plugin: &str, decls: &[Decl]) -> Result<PluginSeries, DeclError> {
-        if decls.len() > crate::declaration::MAX_METRICS {
+        if decls.len() > crate::series::declaration::MAX_METRICS {
             return Err(DeclError::TooMany);
         }
         let mut plugins = lock(&self.plugins);
@@ -300,9 +300,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exposition::Format;
-    use crate::selfmetrics::Process;
+    use crate::status::Process;
     use crate::view::View;
+    use crate::view::exposition::Format;
 
     const HITS: &str = "hits_total";
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::escape;
+use crate::text::escape;
 
 /// At most so many labels of its own has a metric.
 pub const MAX_LABELS: usize = 10;

@@ -1,8 +1,8 @@
-//! Events: what happened, in users' words, and the log of the recent ones.
+//! The log of recent events.
 //!
 //! There is one bounded log for all readers, and a reader is no more than a position in it. A
 //! reader that does not read costs nobody anything: the log goes on without it, and when it comes
-//! back it is told how many events it missed. Text is made safe to show where it enters. Nothing
+//! back it is told how many events it missed. Nothing
 //! here does I/O; readers wait on a tokio `watch`, which is woken once per emitted batch, holds no
 //! queue per reader and cannot miss a change.
 
@@ -14,100 +14,20 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::entities::{Entities, Entity, EntityId, Kind};
-use crate::escape;
-use crate::event_line::EventLine;
+use crate::entities::{Entities, EntityId, Kind};
+use crate::events::event::{Event, MAX_ATTR_VALUE, NewEvent, OWN};
+use crate::events::throttle::{Throttle, Verdict};
 use crate::loss::{Loss, Lost, Stage};
-use crate::throttle::{Throttle, Verdict};
+use crate::text::escape;
 
-/// At most so many bytes has a message; a longer one is cut.
-pub const MAX_MESSAGE: usize = 1024;
-/// At most so many attributes has an event; more are dropped.
-pub const MAX_ATTRS: usize = 32;
-/// At most so many bytes has a type, an attribute's name, or a key; a longer one is cut.
-pub const MAX_NAME: usize = 64;
-/// At most so many bytes has an attribute's value; a longer one is cut.
-pub const MAX_ATTR_VALUE: usize = 256;
 /// Attributes that hold an address, and the attributes that name the entity that has it.
 const PEERS: [(&str, &str); 2] = [("saddr", "src_entity"), ("daddr", "dst_entity")];
 /// The ends of a connection or of a packet.
 const ENDS: [(&str, &str); 2] = [("saddr", "sport"), ("daddr", "dport")];
-/// Attribute by which analyzers tell the normal course of things, and its value.
-const NOISE: (&str, &str) = ("class", "noise");
-/// Attribute of what happened to a connection with this agent: a scrape, a command of its users.
-const OWN: &str = "own_traffic";
-/// At most so many bytes of events are kept, by estimate.
+/// Maximum bytes of events that are kept, by estimate.
 pub const MAX_BYTES: usize = 16 << 20;
-/// At most so many types are counted for one plugin; what is beyond is counted as `other`.
+/// Maximum number of types that are counted for one plugin; what is beyond is counted as `other`.
 const MAX_KINDS: usize = 256;
-
-/// An event as a plugin emits it.
-#[derive(Debug, Clone, Default)]
-pub struct NewEvent {
-    /// When it happened, nanoseconds since the Unix epoch.
-    pub time_ns: u64,
-    /// 0 info, 1 warning, 2 critical.
-    pub severity: u8,
-    /// Type, e.g. `TCP_RCV_RST_ESTAB`.
-    pub kind: String,
-    /// Where it happened; 0 = unknown.
-    pub entity: EntityId,
-    /// What a person reads behind the entity.
-    pub message: String,
-    /// The same facts for programs, in the order in which they are shown.
-    pub attrs: Vec<(String, String)>,
-    /// Events of one key within a second are folded into one.
-    pub dedup_key: Option<String>,
-}
-
-/// An event in the log.
-#[derive(Debug)]
-pub struct Event {
-    /// Number in the log, from 1, without gaps.
-    pub seq: u64,
-    /// When it happened, nanoseconds since the Unix epoch.
-    pub time_ns: u64,
-    /// 0 info, 1 warning, 2 critical.
-    pub severity: u8,
-    /// Type, e.g. `TCP_RCV_RST_ESTAB`.
-    pub kind: String,
-    /// Plugin that emitted it.
-    pub plugin: String,
-    /// Node it happened on.
-    pub node: Arc<str>,
-    /// Where it happened; 0 = unknown.
-    pub entity: EntityId,
-    /// Who that was at that moment.
-    pub who: Option<Arc<Entity>>,
-    /// What a person reads behind the entity.
-    pub message: String,
-    /// The same facts for programs; no name is there twice.
-    pub attrs: Vec<(String, String)>,
-    /// How many events it stands for.
-    pub count: u64,
-    /// Written once, by the first reader, for all of them.
-    json: OnceLock<String>,
-}
-
-impl Event {
-    /// The event as one line of JSON, with its line feed.
-    pub fn json_line(&self) -> &str {
-        self.json.get_or_init(|| EventLine::of(self).to_json())
-    }
-
-    /// Whether people do not want to read of it: the normal course of things, or what the agent's
-    /// own connections cause. A firewall that keeps scrapers out is worth reading of.
-    pub fn is_noise(&self) -> bool {
-        let has = |name: &str, value: &str| self.attrs.iter().any(|(n, v)| n == name && v == value);
-        has(NOISE.0, NOISE.1) || has(OWN, "true") && !has("reason", "NETFILTER_DROP")
-    }
-
-    fn bytes(&self) -> usize {
-        let attrs: usize = self.attrs.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
-        // Everything is there twice once the JSON line is written, beside some fixed fields.
-        768 + 2 * (self.message.len() + attrs)
-    }
-}
 
 /// Size of the log and rate of each plugin.
 #[derive(Debug, Clone, Copy)]
@@ -416,32 +336,12 @@ impl Cursor {
     }
 }
 
-impl NewEvent {
-    /// Makes what a guest wrote safe to show and bounds its size.
-    fn admit(self) -> Self {
-        let mut attrs: Vec<(String, String)> = Vec::with_capacity(self.attrs.len().min(MAX_ATTRS));
-        for (name, value) in self.attrs.into_iter().take(MAX_ATTRS) {
-            let name = escape::admit(name, MAX_NAME);
-            if attrs.iter().all(|(known, _)| *known != name) {
-                attrs.push((name, escape::admit(value, MAX_ATTR_VALUE)));
-            }
-        }
-        Self {
-            severity: self.severity.min(2),
-            kind: escape::admit(self.kind, MAX_NAME),
-            message: escape::admit(self.message, MAX_MESSAGE),
-            attrs,
-            dedup_key: self.dedup_key.map(|key| escape::cut(&key, MAX_ATTR_VALUE).to_owned()),
-            ..self
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::events::event::MAX_MESSAGE;
     use crate::view::View;
 
     fn events(kind: &str, count: usize) -> Vec<NewEvent> {
@@ -517,26 +417,6 @@ mod tests {
         assert!(!is_own(web, "127.0.0.1", "9102", "TCP_CLOSE"), "a server of the pod");
         assert!(!is_own(host, "192.0.2.2", "9102", "TCP_CLOSE"), "the agent of another node");
         assert!(!is_own(host, "127.0.0.1", "9102", "NETFILTER_DROP"), "a firewall in a scraper's way");
-    }
-
-    #[test]
-    fn what_a_guest_writes_is_bounded() {
-        let long = "x".repeat(1 << 20);
-        let attrs = (0..1000).map(|i| (format!("{}{long}", i % 40), long.clone())).collect();
-        let event = NewEvent {
-            severity: 200,
-            kind: long.clone(),
-            message: long.clone(),
-            attrs,
-            dedup_key: Some(long),
-            ..NewEvent::default()
-        };
-        let event = event.admit();
-        assert_eq!((event.severity, event.kind.len(), event.message.len()), (2, MAX_NAME, MAX_MESSAGE));
-        assert_eq!(event.attrs.len(), MAX_ATTRS);
-        assert!(event.attrs.iter().all(|(n, v)| n.len() <= MAX_NAME && v.len() <= MAX_ATTR_VALUE));
-        let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
-        assert_eq!(NewEvent { attrs: twice, ..NewEvent::default() }.admit().attrs.len(), 1);
     }
 
     #[tokio::test]

@@ -1,21 +1,124 @@
-//! One event on the wire and on the screen: a line of JSON, a line of text.
+//! One event: as a plugin emits it, as the log keeps it, and as a line on the wire or the screen.
 //!
-//! The agent writes these lines and the command line reads them, possibly from a server that is
-//! broken or hostile: so the text escapes what it shows, whoever wrote it. `meta` and `event` keep
-//! the shape that the original exporter's users parse; structured fields stand beside them.
+//! Text is made safe to show where it enters. The agent writes lines and the command line reads them,
+//! possibly from a server that is broken or hostile, so the text escapes what it shows, whoever wrote
+//! it. `meta` and `event` keep the shape that the original exporter's users parse; structured fields
+//! stand beside them.
 
 use std::fmt::Write as _;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use crate::entities::Kind;
-use crate::escape::visible;
-use crate::events::Event;
+use crate::entities::{Entity, EntityId, Kind};
+use crate::text::escape::{self, visible};
 
+/// Maximum bytes of a message; a longer one is cut.
+pub const MAX_MESSAGE: usize = 1024;
+/// Maximum number of attributes of an event; more are dropped.
+pub const MAX_ATTRS: usize = 32;
+/// Maximum bytes of a type, an attribute's name or a key; a longer one is cut.
+pub const MAX_NAME: usize = 64;
+/// Maximum bytes of an attribute's value; a longer one is cut.
+pub const MAX_ATTR_VALUE: usize = 256;
+/// Attribute by which analyzers tell the normal course of things, and its value.
+const NOISE: (&str, &str) = ("class", "noise");
+/// Attribute of what happened to a connection with this agent: a scrape, a command of its users.
+pub(super) const OWN: &str = "own_traffic";
 /// Namespace and pod of the host in lines for people and in `meta`, as the original exporter has
 /// them; the number of its network namespace is 0 there.
 pub const HOST: &str = "hostNetwork";
+
+/// An event as a plugin emits it.
+#[derive(Debug, Clone, Default)]
+pub struct NewEvent {
+    /// When it happened, nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// 0 info, 1 warning, 2 critical.
+    pub severity: u8,
+    /// Type, e.g. `TCP_RCV_RST_ESTAB`.
+    pub kind: String,
+    /// Where it happened; 0 = unknown.
+    pub entity: EntityId,
+    /// What a person reads behind the entity.
+    pub message: String,
+    /// The same facts for programs, in the order in which they are shown.
+    pub attrs: Vec<(String, String)>,
+    /// Events of one key within a second are folded into one.
+    pub dedup_key: Option<String>,
+}
+
+/// An event in the log.
+#[derive(Debug)]
+pub struct Event {
+    /// Number in the log, from 1, without gaps.
+    pub seq: u64,
+    /// When it happened, nanoseconds since the Unix epoch.
+    pub time_ns: u64,
+    /// 0 info, 1 warning, 2 critical.
+    pub severity: u8,
+    /// Type, e.g. `TCP_RCV_RST_ESTAB`.
+    pub kind: String,
+    /// Plugin that emitted it.
+    pub plugin: String,
+    /// Node it happened on.
+    pub node: Arc<str>,
+    /// Where it happened; 0 = unknown.
+    pub entity: EntityId,
+    /// Who that was at that moment.
+    pub who: Option<Arc<Entity>>,
+    /// What a person reads behind the entity.
+    pub message: String,
+    /// The same facts for programs; no name is there twice.
+    pub attrs: Vec<(String, String)>,
+    /// How many events it stands for.
+    pub count: u64,
+    /// Written once, by the first reader, for all of them.
+    pub(super) json: OnceLock<String>,
+}
+
+impl Event {
+    /// The event as one line of JSON, with its line feed.
+    pub fn json_line(&self) -> &str {
+        self.json.get_or_init(|| EventLine::of(self).to_json())
+    }
+
+    /// Whether people do not want to read of it: the normal course of things, or what the agent's
+    /// own connections cause. A firewall that keeps scrapers out is worth reading of.
+    pub fn is_noise(&self) -> bool {
+        let has = |name: &str, value: &str| self.attrs.iter().any(|(n, v)| n == name && v == value);
+        has(NOISE.0, NOISE.1) || has(OWN, "true") && !has("reason", "NETFILTER_DROP")
+    }
+
+    /// Memory it takes in the log, by estimate.
+    pub(super) fn bytes(&self) -> usize {
+        let attrs: usize = self.attrs.iter().map(|(name, value)| name.len() + value.len() + 64).sum();
+        // Everything is there twice once the JSON line is written, beside some fixed fields.
+        768 + 2 * (self.message.len() + attrs)
+    }
+}
+
+impl NewEvent {
+    /// Makes what a guest wrote safe to show and bounds its size.
+    pub(super) fn admit(self) -> Self {
+        let mut attrs: Vec<(String, String)> = Vec::with_capacity(self.attrs.len().min(MAX_ATTRS));
+        for (name, value) in self.attrs.into_iter().take(MAX_ATTRS) {
+            let name = escape::admit(name, MAX_NAME);
+            if attrs.iter().all(|(known, _)| *known != name) {
+                attrs.push((name, escape::admit(value, MAX_ATTR_VALUE)));
+            }
+        }
+        Self {
+            severity: self.severity.min(2),
+            kind: escape::admit(self.kind, MAX_NAME),
+            message: escape::admit(self.message, MAX_MESSAGE),
+            attrs,
+            dedup_key: self.dedup_key.map(|key| escape::cut(&key, MAX_ATTR_VALUE).to_owned()),
+            ..self
+        }
+    }
+}
 
 /// An event as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,7 +310,6 @@ pub(crate) mod ordered_map {
 mod tests {
     use super::*;
     use crate::entities::{Kind, Sighting};
-    use crate::events::NewEvent;
     use crate::view::View;
 
     fn reset() -> NewEvent {
@@ -240,6 +342,26 @@ mod tests {
         let mut cursor = view.events.oldest();
         view.events.emit("tcp", vec![NewEvent { entity: view.entities.stamp(42, 1), ..event }]);
         EventLine::of(&view.events.read(&mut cursor, 1).events[0])
+    }
+
+    #[test]
+    fn what_a_guest_writes_is_bounded() {
+        let long = "x".repeat(1 << 20);
+        let attrs = (0..1000).map(|i| (format!("{}{long}", i % 40), long.clone())).collect();
+        let event = NewEvent {
+            severity: 200,
+            kind: long.clone(),
+            message: long.clone(),
+            attrs,
+            dedup_key: Some(long),
+            ..NewEvent::default()
+        };
+        let event = event.admit();
+        assert_eq!((event.severity, event.kind.len(), event.message.len()), (2, MAX_NAME, MAX_MESSAGE));
+        assert_eq!(event.attrs.len(), MAX_ATTRS);
+        assert!(event.attrs.iter().all(|(n, v)| n.len() <= MAX_NAME && v.len() <= MAX_ATTR_VALUE));
+        let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
+        assert_eq!(NewEvent { attrs: twice, ..NewEvent::default() }.admit().attrs.len(), 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! answers, the server's node why. Findings that are no more than the far end of a cause on another
 //! node are folded into it as evidence, told by the flow that both saw.
 
-use crate::report::{Evidence, Finding, NO_TRAFFIC, Place, Report, Verdict, join, merge};
+use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Place, Report, Verdict, join, merge};
 
 /// Findings that say what a connection suffers and not what from.
 const SYMPTOMS: [&str; 4] = ["peer-unresponsive", "tcp-loss", "reset-by-peer", "dns-timeout"];
@@ -108,7 +108,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::report::{Answer, Answered, BlindSpot};
+    use crate::answers::report::{Answer, Answered, BlindSpot};
 
     const FLOW_A: &str = "TCP 10.0.0.1:4242 10.0.0.2:80";
     const FLOW_B: &str = "TCP 10.0.0.1:4243 10.0.0.2:80";

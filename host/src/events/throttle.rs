@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::events::NewEvent;
+use crate::events::event::NewEvent;
 
 /// How long events of one key are folded together.
 pub const WINDOW: Duration = Duration::from_secs(1);

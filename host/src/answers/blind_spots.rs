@@ -1,18 +1,18 @@
 //! What a report could not see, in words: without them, silence would be read as health.
 //!
 //! Only what the asked analyzers depend on is named, and every analyzer that does not run. A blind
-//! spot that hides what the question rests on ([`needs`](crate::needs)) casts doubt on the verdict.
+//! spot that hides what the question rests on ([`needs`](crate::answers::needs)) casts doubt on the verdict.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use inspector_ebpf::{PROBES, Probe};
 
-use crate::escape::admit;
+use crate::answers::needs::{Needs, is_blind, is_detail};
+use crate::answers::report::{Answered, BlindSpot, join};
 use crate::loss::Stage;
-use crate::needs::{Needs, is_blind, is_detail};
-use crate::report::{Answered, BlindSpot, join};
 use crate::status::{Board, Gap, PluginStatus, ProbeStatus, Sight};
+use crate::text::escape::admit;
 
 /// An analyzer that knows all of the window but for so much is not worth a word.
 const SLACK: Duration = Duration::from_secs(1);
@@ -208,7 +208,7 @@ pub fn in_words(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Answer;
+    use crate::answers::report::Answer;
     use crate::status::{HookStatus, SourceStatus};
 
     fn probe(name: &str, state: &str, reason: &str) -> ProbeStatus {

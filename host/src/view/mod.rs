@@ -1,15 +1,23 @@
 //! Everything that can be looked at from outside, in one value that `http/` is given.
+//!
+//! [`exposition`] writes the series of plugins, with the labels that [`identity`] looks up, and
+//! [`selfmetrics`] the agent's own.
 
+pub mod exposition;
+pub mod identity;
+pub mod selfmetrics;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::entities::Entities;
-use crate::events::EventLog;
-use crate::exposition::{Format, LabelNames, encode};
-use crate::identity::Identities;
+use crate::events::log::EventLog;
 use crate::loss::Loss;
-use crate::metrics::Metrics;
-use crate::selfmetrics::{self, Process};
-use crate::status::Status;
+use crate::series::metrics::Metrics;
+use crate::status::{Process, Status};
+
+use exposition::{Format, encode};
+use identity::{Identities, LabelNames};
 
 /// The agent's nouns, shared with whoever shows them.
 #[derive(Debug)]
@@ -38,11 +46,33 @@ impl View {
         let mut out = Vec::with_capacity(capacity);
         let mut identities = Identities::new(&self.entities, &self.node, &self.labels);
         encode(&mut out, &self.metrics, &mut identities, format);
-        selfmetrics::encode(&mut out, self, process, format);
+        selfmetrics::encode(&mut out, self.snapshot(*process), format);
         if format == Format::OpenMetrics {
             out.extend_from_slice(b"# EOF\n");
         }
         out
+    }
+}
+
+impl View {
+    fn snapshot(&self, process: Process) -> selfmetrics::Snapshot {
+        let (mut entities, mut unentered) = (BTreeMap::new(), BTreeMap::new());
+        for entity in self.entities.live() {
+            *entities.entry(entity.kind.as_str()).or_default() += 1;
+        }
+        for namespace in self.entities.unentered() {
+            *unentered.entry(namespace.kind.as_str()).or_default() += 1;
+        }
+        selfmetrics::Snapshot {
+            node: self.node.clone(),
+            revision: self.revision,
+            board: self.status.snapshot(),
+            lost: self.loss.all(),
+            events: self.events.counts(),
+            entities,
+            unentered,
+            process,
+        }
     }
 }
 
@@ -51,7 +81,7 @@ impl View {
     /// A view on a node `n1` where nothing has happened.
     pub(crate) fn test() -> Arc<Self> {
         let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
-        let limits = crate::events::Limits { backlog: 100, ..Default::default() };
+        let limits = crate::events::log::Limits { backlog: 100, ..Default::default() };
         Arc::new(Self {
             metrics: Arc::new(Metrics::new(Default::default(), Arc::clone(&entities), Arc::clone(&loss))),
             events: Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), "n1")),

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::declaration::{Decl, MetricKind};
 use crate::entities::EntityId;
-use crate::escape;
+use crate::series::declaration::{Decl, MetricKind};
+use crate::text::escape;
 
 /// At most so many bytes has a label value; a longer one is cut.
 pub const MAX_LABEL_VALUE: usize = 128;

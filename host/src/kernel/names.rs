@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::symbols::{Symbol, Symbols};
+use crate::kernel::symbols::{Symbol, Symbols};
 
 /// What one kernel calls its numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

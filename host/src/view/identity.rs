@@ -7,8 +7,24 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 
 use crate::entities::{Entities, EntityId, Kind};
-use crate::exposition::LabelNames;
-use crate::family::push_label;
+use crate::series::family::push_label;
+
+/// What the labels that the host sets are called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabelNames {
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Pod or other name.
+    pub pod: String,
+    /// Node the agent runs on.
+    pub node: String,
+}
+
+impl Default for LabelNames {
+    fn default() -> Self {
+        Self { namespace: "namespace".to_owned(), pod: "pod".to_owned(), node: "node".to_owned() }
+    }
+}
 
 /// The host's labels of each entity, looked up once per scrape.
 #[derive(Debug)]

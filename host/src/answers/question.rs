@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::report::Report;
+use crate::answers::report::Report;
 
 /// What is asked if nothing is said.
 pub const SCENARIO: &str = "node";

@@ -12,33 +12,15 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType::{self, Counter, Gauge, Unknown};
 use prometheus_client::registry::Registry;
 
-use crate::events::EventCount;
-use crate::exposition::Format;
+use crate::events::log::EventCount;
 use crate::loss::Stage;
-use crate::status::{Board, HookStatus, PluginStatus, ProbeStatus, ServerStatus, SourceStatus};
-use crate::view::View;
-
-/// What the kernel says about this process; read by `http/`.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Process {
-    /// User and system CPU time.
-    pub cpu_seconds: f64,
-    /// Resident memory.
-    pub resident_bytes: u64,
-    /// Address space.
-    pub virtual_bytes: u64,
-    /// Open file descriptors.
-    pub open_fds: u64,
-    /// Limit of open file descriptors.
-    pub max_fds: u64,
-    /// Start, seconds since the Unix epoch.
-    pub start_time_seconds: f64,
-}
+use crate::status::{Board, HookStatus, PluginStatus, ProbeStatus, Process, ServerStatus, SourceStatus};
+use crate::view::exposition::Format;
 
 /// Appends the agent's own metrics.
-pub fn encode(out: &mut Vec<u8>, view: &View, process: &Process, format: Format) {
+pub fn encode(out: &mut Vec<u8>, shown: Snapshot, format: Format) {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Snapshot::of(view, *process)));
+    registry.register_collector(Box::new(shown));
     let mut text = String::new();
     encode_registry(&mut text, &registry).expect("writing to a String cannot fail");
     match format {
@@ -49,38 +31,26 @@ pub fn encode(out: &mut Vec<u8>, view: &View, process: &Process, format: Format)
 
 /// Everything that is shown, at one moment.
 #[derive(Debug)]
-struct Snapshot {
-    node: String,
-    revision: &'static str,
-    board: Board,
-    lost: Vec<(Stage, String, u64)>,
-    events: Vec<EventCount>,
-    entities: BTreeMap<&'static str, u64>,
-    unentered: BTreeMap<&'static str, u64>,
-    process: Process,
+pub struct Snapshot {
+    /// Name of this node.
+    pub node: String,
+    /// Revision of the source this agent was built from.
+    pub revision: &'static str,
+    /// State of every part.
+    pub board: Board,
+    /// What was lost: the stage, the part, how many.
+    pub lost: Vec<(Stage, String, u64)>,
+    /// Events of plugins, by type.
+    pub events: Vec<EventCount>,
+    /// Number of known entities, by kind.
+    pub entities: BTreeMap<&'static str, u64>,
+    /// Number of namespaces that cannot be entered, by kind.
+    pub unentered: BTreeMap<&'static str, u64>,
+    /// What the kernel says about this process.
+    pub process: Process,
 }
 
 impl Snapshot {
-    fn of(view: &View, process: Process) -> Self {
-        let (mut entities, mut unentered) = (BTreeMap::new(), BTreeMap::new());
-        for entity in view.entities.live() {
-            *entities.entry(entity.kind.as_str()).or_default() += 1;
-        }
-        for namespace in view.entities.unentered() {
-            *unentered.entry(namespace.kind.as_str()).or_default() += 1;
-        }
-        Self {
-            node: view.node.clone(),
-            revision: view.revision,
-            board: view.status.snapshot(),
-            lost: view.loss.all(),
-            events: view.events.counts(),
-            entities,
-            unentered,
-            process,
-        }
-    }
-
     fn encode_agent(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", self.revision)];
         to.family("inspector_build_info", "Version of this agent.", Gauge, [(build, Int(1))])?;
@@ -335,11 +305,12 @@ fn to_text(open: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::declaration::{Decl, DeclError, MetricKind};
+    use crate::series::declaration::{Decl, DeclError, MetricKind};
+    use crate::view::View;
 
     fn text(view: &View, format: Format) -> String {
         let mut out = Vec::new();
-        encode(&mut out, view, &Process::default(), format);
+        encode(&mut out, view.snapshot(Process::default()), format);
         String::from_utf8(out).expect("UTF-8")
     }
 

@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::declaration::{Decl, MAX_HELP, MetricKind};
 use crate::entities::EntityId;
-use crate::escape;
-use crate::family::{Family, Histogram, Series, Value};
-use crate::identity::Identities;
-use crate::metrics::Metrics;
+use crate::series::declaration::{Decl, MAX_HELP, MetricKind};
+use crate::series::family::{Family, Histogram, Series, Value};
+use crate::series::metrics::Metrics;
+use crate::text::escape;
+use crate::view::identity::Identities;
 
 /// A text format that scrapers understand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,23 +42,6 @@ impl Format {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         }
-    }
-}
-
-/// What the labels that the host sets are called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LabelNames {
-    /// Kubernetes namespace.
-    pub namespace: String,
-    /// Pod or other name.
-    pub pod: String,
-    /// Node the agent runs on.
-    pub node: String,
-}
-
-impl Default for LabelNames {
-    fn default() -> Self {
-        Self { namespace: "namespace".to_owned(), pod: "pod".to_owned(), node: "node".to_owned() }
     }
 }
 
@@ -235,8 +218,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::family::MAX_LABEL_VALUE;
-    use crate::selfmetrics::Process;
+    use crate::series::family::MAX_LABEL_VALUE;
+    use crate::status::Process;
     use crate::view::View;
 
     type Labels = BTreeMap<String, String>;

@@ -8,10 +8,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::escape::{MAX_REASON, admit};
+use crate::text::escape::{MAX_REASON, admit};
 
 /// The texts that come with this version.
-const BUILT_IN: &str = include_str!("../advice.toml");
+const BUILT_IN: &str = include_str!("../../advice.toml");
 
 /// Which enum a reason is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! A diagnosis: what analyzers conclude, with a verdict and with what could not be seen.
 //!
 //! These types are the JSON of `POST /api/v1/diagnose` and of `inspector diagnose -o json`.
-//! Analyzers of one node are merged here, those of several nodes in [`cluster`](crate::cluster).
+//! Analyzers of one node are merged here, those of several nodes in [`cluster`](crate::answers::cluster).
 //! What is made into a [`Finding`] was bounded and escaped before; what a client reads from a
 //! server was not, so whoever shows it escapes it.
 //!
@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::entities::EntityId;
-use crate::event_line::ordered_map;
+use crate::events::event::ordered_map;
 
 /// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
