@@ -11,6 +11,7 @@ pub mod replay;
 
 mod confirm;
 mod gaps;
+pub mod memory;
 mod namespaces;
 mod on_demand;
 mod tables;
@@ -236,7 +237,10 @@ impl Core {
             self.watch(directory, move |_| ring.ring());
         }
         let (plugins, probes) = (Arc::clone(&self.plugins), Arc::clone(&self.probes));
-        let load = move |wanted: &BTreeSet<String>| probes.set_wanted(wanted);
+        let load = move |wanted: &BTreeSet<String>| {
+            probes.set_wanted(wanted);
+            memory::return_free();
+        };
         let (waiting, status) = (Arc::clone(&bell), Arc::clone(&self.view.status));
         let configured = config.plugins.clone();
         let (loaded, wait) = oneshot::channel();
@@ -244,7 +248,7 @@ impl Core {
         self.follow("plugin-files", bell, move || {
             plugins.scan(&load);
             warn_of_strangers(&configured, &status);
-            probe::return_memory();
+            memory::return_free();
             status.update().plugins_seen = true;
             // Nobody waits any more if the agent is being stopped.
             let _ = loaded.send(());
@@ -253,7 +257,7 @@ impl Core {
                     return;
                 }
                 plugins.scan(&load);
-                probe::return_memory();
+                memory::return_free();
             }
         })
     }

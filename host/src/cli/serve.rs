@@ -82,6 +82,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if only_check {
         return check::run(&config);
     }
+    agent::memory::keep_little();
     log::start(&config.log);
     warn_of_texts(&config.advice.file);
     let runtime = tokio::runtime::Builder::new_multi_thread()

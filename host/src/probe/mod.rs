@@ -199,7 +199,6 @@ impl Probes {
             missing.iter().for_each(|probe| self.show_down(probe, &error, None));
         }
         self.tell_missing(&missing, &mut loaded.told);
-        return_memory();
     }
 
     /// Fails only if nothing at all can be loaded.
@@ -347,14 +346,4 @@ fn wait_for_running_programs() {
     const MEMBARRIER_CMD_GLOBAL: i32 = 1;
     // SAFETY: the call takes three integers and touches no memory of ours.
     unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-}
-
-/// Gives back what is free, which glibc would keep: 15 MB that the kernel's types took while loading, and
-/// what compiling took.
-pub fn return_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: trims free memory only, under the allocator's own locks.
-    unsafe {
-        nix::libc::malloc_trim(0);
-    }
 }
