@@ -6,6 +6,11 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// What time it is by the machine: nanoseconds since the Unix epoch.
+pub fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Clock {
@@ -29,7 +34,7 @@ impl Clock {
     pub fn now_ns(&self) -> u64 {
         match &self.replayed {
             Some(replayed) => replayed.now_ns.load(Ordering::Relaxed),
-            None => SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64),
+            None => unix_ns(),
         }
     }
 

@@ -9,7 +9,7 @@
 //! - [`answers`]: questions, reports, and what could not be seen.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
 //! - [`view`]: all of it as it is shown from outside.
-//! - [`trace`]: the format of a recording.
+//! - [`frame`]: what adapters give and take; [`trace`]: the same as a recording keeps it.
 //! - [`config`]: the one configuration file (toml), and where servers are.
 //! - [`notify`], [`clock`], [`text`]: waking a thread, what time it is, words for people.
 //!
@@ -36,6 +36,7 @@ pub mod config;
 pub mod discover;
 pub mod entities;
 pub mod events;
+pub mod frame;
 pub mod http;
 pub mod kernel;
 pub mod loss;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::now_ns;
-use super::on_demand::OnDemand;
+use super::node::Node;
 use crate::answers::report::{Check, Evidence, Report};
 use crate::check::{self, Facts, Look};
+use crate::clock::unix_ns;
 use crate::entities::Entity;
 use crate::kernel::table::{Columns, Snapshot};
 use crate::view::View;
@@ -21,13 +21,13 @@ const TIME: Duration = Duration::from_secs(5);
 const TABLES: Duration = Duration::from_millis(1200);
 
 /// Confirms the findings of a report, the most important first; blocks for at most [`TIME`].
-pub(super) fn confirm(report: &mut Report, view: &View, tables: &OnDemand<Arc<Snapshot>>, columns: &Columns) {
+pub(super) fn confirm(report: &mut Report, view: &View, node: &Node) {
     let deadline = Instant::now() + TIME;
     let asked = report.findings.iter().enumerate();
     let asked: Vec<(usize, Check)> =
         asked.flat_map(|(at, finding)| finding.checks.iter().map(move |check| (at, check.clone()))).collect();
     let reads_table = asked.iter().any(|(_, check)| check.kind == "table");
-    let snapshot = reads_table.then(|| tables.ask().until(Instant::now() + TABLES)).flatten();
+    let snapshot = reads_table.then(|| node.read_tables().until(Instant::now() + TABLES)).flatten();
 
     let (mut looks, mut looking) = (Vec::new(), Vec::new());
     for (at, check) in asked {
@@ -36,7 +36,7 @@ pub(super) fn confirm(report: &mut Report, view: &View, tables: &OnDemand<Arc<Sn
             continue;
         };
         if check.kind == "table" {
-            let facts = cell(&check, &entity, snapshot.as_deref(), columns);
+            let facts = cell(&check, &entity, snapshot.as_deref(), &node.columns);
             add(report, at, &check.kind, &entity.display(), facts);
         } else {
             looking.push((at, check.kind.clone(), entity.display()));
@@ -53,7 +53,7 @@ fn add(report: &mut Report, at: usize, kind: &str, place: &str, facts: Facts) {
     let evidence = facts.into_iter().map(|fact| Evidence {
         kind: "table".to_owned(),
         summary: crate::text::escape::admit(format!("{kind} of {place}: {fact}"), MAX_SUMMARY),
-        at_ns: Some(now_ns()),
+        at_ns: Some(unix_ns()),
         attrs: vec![("check".to_owned(), kind.to_owned())],
     });
     report.findings[at].evidence.extend(evidence);

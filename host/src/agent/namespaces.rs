@@ -1,40 +1,43 @@
 //! Keeps the entity table true: at once when a namespace is named in `/run/netns`, when an event has
 //! an unknown cookie, or when a question is asked; within [`RESCAN`] otherwise.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Core, Error, gaps, now_ns, pause};
-use crate::config::Config;
+use super::gaps;
+use super::known::Known;
+use super::on_demand::OnDemand;
+use super::threads::{Threads, pause};
+use crate::clock::unix_ns;
 use crate::discover::{self, Places};
+use crate::frame::{Frame, Take};
 use crate::notify::{Bell, Wake};
-use crate::plugin::Plugins;
-use crate::view::View;
 
 /// A namespace that nothing announces is found within this time.
 const RESCAN: Duration = Duration::from_secs(5);
-/// What made a scan necessary goes on for a while (a namespace gets its addresses, its processes and
-/// the cgroup that names its pod after its name): the next scan comes so soon, and each one after it
-/// twice as late as the one before, so that what is known is never older than half of its age.
-pub(super) const YOUNG: Duration = Duration::from_millis(100);
-/// Two scans for unknown namespaces are at least so far apart.
+/// What made a scan necessary goes on for a while: a namespace gets its addresses, its processes and the
+/// cgroup that names its pod after its name. So the next scan comes after this time, and each one after
+/// it twice as late as the one before: what is known is never older than half of its age.
+const FIRST_RESCAN: Duration = Duration::from_millis(100);
+/// Minimum time between two scans for unknown namespaces.
 pub(super) const SCAN_PAUSE: Duration = Duration::from_millis(50);
-/// A name is there before its namespace is mounted on it: it is looked at so often ...
-const GLANCE: Duration = Duration::from_micros(500);
-/// ... for so long, and left to the scans then.
-const GLANCES: Duration = Duration::from_millis(100);
-/// Names that wait to be looked at; what is beyond is left to the scans.
+/// `ip netns add` makes a file before it mounts the namespace on it: how often the file is looked at ...
+const NAME_POLL: Duration = Duration::from_micros(500);
+/// ... and for how long; after that it is left to the scans.
+const NAME_PATIENCE: Duration = Duration::from_millis(100);
+/// Maximum number of names that wait to be looked at; what is beyond is left to the scans.
 const MAX_NAMES: usize = 1024;
 
-/// What waits for a name is held back for at most so long ...
+/// Maximum time for which a batch waits for the names of new namespaces ...
 const HOLD: Duration = Duration::from_millis(10);
-/// ... and not again within this time if that was in vain.
+/// ... and minimum time before the next batch waits, if that was in vain.
 const HOLD_PAUSE: Duration = Duration::from_millis(30);
 
-/// Names that appeared and have not been looked at with success.
+/// Names that appeared in `/run/netns` and whose namespace is not known yet.
 #[derive(Debug, Default)]
-pub(super) struct Announced {
+pub(super) struct PendingNames {
     state: Mutex<Waiting>,
     settled: Condvar,
 }
@@ -43,13 +46,13 @@ pub(super) struct Announced {
 struct Waiting {
     /// Each with the moment when it appeared.
     names: Vec<(PathBuf, Instant)>,
-    /// Those that are being looked at.
-    young: usize,
-    /// Somebody waited in vain.
+    /// Number of those that are being looked at.
+    looked_at: usize,
+    /// When a batch waited in vain last.
     held: Option<Instant>,
 }
 
-impl Announced {
+impl PendingNames {
     fn add(&self, paths: &[PathBuf]) {
         let mut state = self.lock();
         let room = MAX_NAMES - state.names.len().min(MAX_NAMES);
@@ -59,23 +62,23 @@ impl Announced {
     fn take(&self) -> Vec<(PathBuf, Instant)> {
         let mut state = self.lock();
         let names = std::mem::take(&mut state.names);
-        state.young += names.len();
+        state.looked_at += names.len();
         names
     }
 
-    fn looked(&self, young: usize) {
-        self.lock().young = young;
+    fn set_looked_at(&self, looked_at: usize) {
+        self.lock().looked_at = looked_at;
         self.settled.notify_all();
     }
 
-    /// Waits a moment until every name that appeared has its namespace: an event of one that is a
-    /// millisecond old would be told under no name otherwise.
+    /// Waits for at most [`HOLD`] until every name that appeared has its namespace: otherwise an event of a
+    /// namespace that is a millisecond old would be reported without its name.
     pub(super) fn settle(&self) {
         let state = self.lock();
         if state.held.is_some_and(|held| held.elapsed() < HOLD_PAUSE) {
             return;
         }
-        let unsettled = |state: &mut Waiting| state.young > 0 || !state.names.is_empty();
+        let unsettled = |state: &mut Waiting| state.looked_at > 0 || !state.names.is_empty();
         let (mut state, in_vain) =
             self.settled.wait_timeout_while(state, HOLD, unsettled).unwrap_or_else(PoisonError::into_inner);
         state.held = in_vain.timed_out().then(Instant::now);
@@ -86,98 +89,97 @@ impl Announced {
     }
 }
 
-impl Core {
-    /// Returns after the first scan.
-    pub(super) fn follow_namespaces(
-        &mut self,
-        config: &Config,
-        announced: Arc<Announced>,
-    ) -> Result<(), Error> {
-        let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
-        let (named, bell) = (Arc::<Bell>::default(), Arc::clone(&self.desk.scans.bell));
-        let (names, ring, scan) = (Arc::clone(&announced), Arc::clone(&named), Arc::clone(&bell));
-        self.watch(&places.netns, move |created| {
-            scan.ring();
-            if !created.is_empty() {
-                names.add(created);
-                ring.ring();
-            }
-        });
-        self.follow_names(announced, named)?;
-
-        let (view, plugins) = (Arc::clone(&self.view), Arc::clone(&self.plugins));
-        let desk = Arc::clone(&self.desk);
-        let first = desk.scans.ask();
-        self.follow("namespaces", bell, move || {
-            let mut patience = YOUNG;
-            loop {
-                let asking = desk.scans.take();
-                scan_namespaces(&places, &view, &plugins);
-                asking.give(&());
-                patience = match desk.scans.bell.wait(patience) {
-                    Wake::Closed => return,
-                    Wake::Rung => YOUNG,
-                    Wake::Timeout => calmer(patience),
-                };
-                // Many short-lived namespaces must not turn into a busy loop.
-                if pause(&desk.scans.bell, SCAN_PAUSE) {
-                    return;
-                }
-            }
-        })?;
-        // Without names an agent is still better than none.
-        let _: Option<()> = first.wait();
-        Ok(())
-    }
-
-    /// Names namespaces the moment they are mounted, so that those that live for milliseconds have
-    /// their names: a scan of all processes may come too late for them.
-    fn follow_names(&mut self, announced: Arc<Announced>, bell: Arc<Bell>) -> Result<(), Error> {
-        let (view, plugins) = (Arc::clone(&self.view), Arc::clone(&self.plugins));
-        let waiting = Arc::clone(&bell);
-        self.follow("names", bell, move || {
-            let mut young = Vec::new();
-            loop {
-                let moment = if young.is_empty() { Duration::MAX } else { GLANCE };
-                if waiting.wait(moment) == Wake::Closed {
-                    return;
-                }
-                young.extend(announced.take());
-                young.retain(|(path, since): &(PathBuf, Instant)| match discover::glance(path) {
-                    Ok(Some(sighting)) => {
-                        let changes = view.entities.sighted(sighting, now_ns(), Instant::now());
-                        if !changes.added.is_empty() {
-                            plugins.entities_changed(&changes);
-                        }
-                        false
-                    }
-                    Ok(None) => since.elapsed() < GLANCES,
-                    Err(_) => false,
-                });
-                announced.looked(young.len());
-            }
-        })
-    }
+/// What looking for namespaces needs.
+pub(super) struct Scans {
+    pub(super) places: Places,
+    pub(super) known: Known,
+    pub(super) scans: Arc<OnDemand<()>>,
+    pub(super) take: Arc<dyn Take>,
 }
 
-/// How long to wait for the next scan, if nothing asks for it.
-pub(super) fn calmer(patience: Duration) -> Duration {
-    (patience * 2).min(RESCAN)
-}
-
-fn scan_namespaces(places: &Places, view: &View, plugins: &Plugins) {
-    let began = Instant::now();
-    let scan = match discover::scan(places) {
-        Ok(scan) => scan,
-        Err(e) => {
-            return tracing::error!(path = %places.proc.display(), error = %e, "cannot look for namespaces");
+/// Starts the threads that look for namespaces; returns after the first scan.
+pub(super) fn follow(threads: &mut Threads, of: Scans, pending: Arc<PendingNames>) -> io::Result<()> {
+    let (named, scans) = (Arc::<Bell>::default(), Arc::clone(&of.scans));
+    let (names, ring, scan) = (Arc::clone(&pending), Arc::clone(&named), Arc::clone(&scans.bell));
+    threads.watch(&of.places.netns, move |created| {
+        scan.ring();
+        if !created.is_empty() {
+            names.add(created);
+            ring.ring();
         }
-    };
-    gaps::tell_of_scan(&view.status, &scan);
-    view.entities.set_unentered(scan.unentered);
-    let changes = view.entities.seen(scan.sightings, now_ns(), began);
-    if !changes.added.is_empty() || !changes.removed.is_empty() {
-        plugins.entities_changed(&changes);
+    });
+    follow_names(threads, of.known.clone(), Arc::clone(&of.take), pending, named)?;
+
+    let first = scans.ask();
+    threads.spawn("namespaces", Arc::clone(&scans.bell), move || {
+        let mut patience = FIRST_RESCAN;
+        loop {
+            let asking = scans.take();
+            of.scan();
+            asking.give(&());
+            patience = match scans.bell.wait(patience) {
+                Wake::Closed => return,
+                Wake::Rung => FIRST_RESCAN,
+                Wake::Timeout => (patience * 2).min(RESCAN),
+            };
+            // Many short-lived namespaces must not turn into a busy loop.
+            if pause(&scans.bell, SCAN_PAUSE) {
+                return;
+            }
+        }
+    })?;
+    // Without names an agent is still better than none.
+    let _: Option<()> = first.wait();
+    Ok(())
+}
+
+/// Names namespaces the moment they are mounted, so that those that live for milliseconds have
+/// their names: a scan of all processes may come too late for them.
+fn follow_names(
+    threads: &mut Threads,
+    known: Known,
+    take: Arc<dyn Take>,
+    pending: Arc<PendingNames>,
+    bell: Arc<Bell>,
+) -> io::Result<()> {
+    let waiting = Arc::clone(&bell);
+    threads.spawn("names", bell, move || {
+        let mut unmounted = Vec::new();
+        loop {
+            let moment = if unmounted.is_empty() { Duration::MAX } else { NAME_POLL };
+            if waiting.wait(moment) == Wake::Closed {
+                return;
+            }
+            unmounted.extend(pending.take());
+            unmounted.retain(|(path, since): &(PathBuf, Instant)| match discover::glance(path) {
+                Ok(Some(sighting)) => {
+                    let changes = known.entities.sighted(sighting, unix_ns(), Instant::now());
+                    if !changes.added.is_empty() {
+                        take.take(Frame::Entities(changes));
+                    }
+                    false
+                }
+                Ok(None) => since.elapsed() < NAME_PATIENCE,
+                Err(_) => false,
+            });
+            pending.set_looked_at(unmounted.len());
+        }
+    })
+}
+
+impl Scans {
+    fn scan(&self) {
+        let began = Instant::now();
+        let scan = match discover::scan(&self.places) {
+            Ok(scan) => scan,
+            Err(error) => {
+                let path = self.places.proc.display();
+                return tracing::error!(%path, %error, "cannot look for namespaces");
+            }
+        };
+        gaps::tell_of_scan(&self.known.status, &scan);
+        self.known.entities.set_unentered(scan.unentered);
+        let changes = self.known.entities.seen(scan.sightings, unix_ns(), began);
+        self.take.take(Frame::Entities(changes));
     }
-    view.metrics.remove_entities(&changes.forgotten);
 }

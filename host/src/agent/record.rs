@@ -1,11 +1,9 @@
-//! Takes down what the kernel side delivers, without any plugin: records, counter tables, who is
-//! who, and what the kernel calls things.
+//! Writes what a node gives to a file, without any plugin: records, counter tables, who is who, and what
+//! the kernel calls things.
 //!
-//! One thread does it all in one order, which is the order of the replay. It falls behind as the
-//! reader of the rings would: what does not fit a ring meanwhile is counted as lost there, and each
-//! batch says so.
-//!
-//! Longer than other files, because a recording is one loop over one state.
+//! One thread writes all of it in one order, which is the order of the replay. When it falls behind, the
+//! node is held up as by a slow analyzer: what does not fit a ring meanwhile is counted as lost there, and
+//! each batch says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -16,26 +14,30 @@ use std::time::{Duration, Instant};
 
 use inspector_ebpf::PROBES;
 
-use super::namespaces::{SCAN_PAUSE, YOUNG, calmer};
-use super::{gaps, kernel_release, now_ns, probe_options};
+use super::known::Known;
+use super::namespaces::SCAN_PAUSE;
+use super::node::{self, Node, Unstarted};
+use super::options;
+use crate::clock::unix_ns;
 use crate::config::Config;
-use crate::discover::{self, Places};
+use crate::discover;
 use crate::entities::{Changes, Entities, EntityId, EntityRow};
 use crate::events::filter::is_called;
+use crate::frame::{Frame, Take};
 use crate::kernel::batch::Batch;
-use crate::kernel::names::KernelNames;
-use crate::loss::Loss;
+use crate::kernel::table::Snapshot;
 use crate::notify::{Bell, Wake};
 use crate::privilege;
-use crate::probe::{self, Probes};
-use crate::source;
-use crate::status::Status;
 use crate::text::similar;
 use crate::trace::{self, Entry};
 use crate::tracefile::{self, Writer};
 
-/// Batches that wait for the file; beyond them the rings fill.
+/// Frames that wait for the file; beyond them the rings fill.
 const WAITING: usize = 64;
+/// A stop is noticed within this time.
+const STOP: Duration = Duration::from_millis(50);
+/// Namespaces and tables are waited for no longer than this: what cannot be read is left out.
+const READING: Duration = Duration::from_millis(1200);
 /// A crash costs no more than what happened in this time.
 const FLUSH: Duration = Duration::from_secs(5);
 /// Word 2 of a record begins with its entity.
@@ -89,12 +91,9 @@ pub enum Error {
     /// The file.
     #[error(transparent)]
     File(#[from] tracefile::Error),
-    /// The reader of the rings could not be started.
+    /// Nothing can be had of the kernel.
     #[error(transparent)]
-    Probes(#[from] probe::Error),
-    /// The thread that ends the probes.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
+    Node(#[from] node::Error),
 }
 
 impl Error {
@@ -130,28 +129,31 @@ pub fn run(
     let all = || known.iter().map(|name| (*name).to_owned()).collect();
     check_entities(config, &options.entities)?;
     let wanted: BTreeSet<String> = if options.probes.is_empty() { all() } else { options.probes.clone() };
-    let (sender, batches) = sync_channel(WAITING);
-    let kernel_side = KernelSide::default();
-    let probes = start(config, &wanted, sender, &kernel_side)?;
+    let (sender, frames) = sync_channel(WAITING);
+    let node = start(config, &wanted, sender)?;
     // Not before there is something to write: the file may be a good trace already.
-    let mut recorder = Recorder::new(config, options, kernel_side)?;
+    let mut recorder = Recorder::new(options, node)?;
     recorder.begin(config, &wanted)?;
     tell(&recorder.progress());
     let mut told = Instant::now();
     while stop.wait(Duration::ZERO) != Wake::Closed {
-        recorder.step(&batches)?;
+        recorder.step(&frames)?;
         if told.elapsed() >= Duration::from_secs(1) {
             told = Instant::now();
             tell(&recorder.progress());
         }
     }
-    // Ending the probes delivers their last records, which somebody has to take.
-    let ending = thread::Builder::new().name("ending".to_owned()).spawn(move || drop(probes))?;
-    while let Ok(batch) = batches.recv() {
-        recorder.batch(&batch)?;
+    recorder.end(&frames)
+}
+
+/// Hands frames over to the thread that writes.
+struct Queue(SyncSender<Frame>);
+
+impl Take for Queue {
+    fn take(&self, frame: Frame) {
+        // A recorder that has ended takes nothing more.
+        drop(self.0.send(frame));
     }
-    let _ = ending.join();
-    recorder.end()
 }
 
 /// Before anything is loaded or written. What cannot be looked at now cannot be named later either.
@@ -160,9 +162,8 @@ fn check_entities(config: &Config, wanted: &BTreeSet<String>) -> Result<(), Erro
         return Ok(());
     }
     let entities = Entities::default();
-    let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
-    if let Ok(scan) = discover::scan(&places) {
-        entities.seen(scan.sightings, now_ns(), Instant::now());
+    if let Ok(scan) = discover::scan(&options::places(config)) {
+        entities.seen(scan.sightings, unix_ns(), Instant::now());
     }
     let live = entities.live();
     let nobody = wanted.iter().find(|name| !live.iter().any(|who| is_called(who, name)));
@@ -172,106 +173,66 @@ fn check_entities(config: &Config, wanted: &BTreeSet<String>) -> Result<(), Erro
     })
 }
 
-fn start(
-    config: &Config,
-    wanted: &BTreeSet<String>,
-    sender: SyncSender<Arc<Batch>>,
-    kernel_side: &KernelSide,
-) -> Result<Probes, Error> {
-    // A recorder that has ended takes nothing more.
-    let sink = move |batch| drop(sender.send(batch));
-    let KernelSide { entities, loss, status } = kernel_side;
-    let probes = Probes::start(
-        probe_options(config),
-        Arc::clone(entities),
-        Arc::clone(loss),
-        Arc::clone(status),
-        sink,
-    )?;
-    probes.set_wanted(wanted);
-    let board = status.snapshot();
+/// Starts the node with all sources that can be read, and loads the probes.
+fn start(config: &Config, wanted: &BTreeSet<String>, sender: SyncSender<Frame>) -> Result<Node, Error> {
+    let unstarted = Unstarted::new(config, Known::default())?;
+    let sources: BTreeSet<String> =
+        unstarted.columns().all().iter().map(|(source, _)| (*source).to_owned()).collect();
+    let node = unstarted.start(config, Arc::new(Queue(sender)), move || sources.clone(), Arc::default())?;
+    node.want_probes(wanted);
+    let board = node.known.status.snapshot();
     let is_up = |name: &String| board.probes.get(name).is_some_and(|probe| probe.state != "down");
     if !wanted.iter().any(is_up) {
         let reasons: BTreeSet<_> = board.probes.values().map(|probe| probe.reason.clone()).collect();
         return Err(Error::NoProbe(reasons.into_iter().collect::<Vec<_>>().join("; ")));
     }
-    Ok(probes)
-}
-
-/// What the probes write to besides their records.
-#[derive(Default)]
-struct KernelSide {
-    entities: Arc<Entities>,
-    loss: Arc<Loss>,
-    status: Arc<Status>,
+    node.wait_for_symbols();
+    Ok(node)
 }
 
 struct Recorder {
     options: Options,
     writer: Writer,
-    entities: Arc<Entities>,
-    loss: Arc<Loss>,
-    status: Arc<Status>,
-    names: KernelNames,
-    places: Places,
-    tables: source::Reader,
-    /// Sources whose columns are in the trace: those that could be read when it began.
-    sources: BTreeSet<String>,
-    interval: Duration,
+    node: Arc<Node>,
     /// Rows in the trace as they were written last.
     written: BTreeMap<EntityId, EntityRow>,
     /// Addresses that have been looked up.
     addresses: BTreeSet<u64>,
-    /// Lost records of batches that were left out whole, by probe.
-    untold: BTreeMap<&'static str, u64>,
+    /// Records that were lost before batches that are left out whole, by probe; the next batch of that
+    /// probe tells of them.
+    lost: BTreeMap<&'static str, u64>,
     progress: Progress,
     scanned: Instant,
-    /// The next scan comes so long after the last one.
-    patience: Duration,
-    read: Instant,
     flushed: Instant,
 }
 
 impl Recorder {
-    fn new(config: &Config, options: &Options, kernel_side: KernelSide) -> Result<Self, Error> {
-        let KernelSide { entities, loss, status } = kernel_side;
+    fn new(options: &Options, node: Node) -> Result<Self, Error> {
         let now = Instant::now();
         Ok(Self {
             options: options.clone(),
             writer: Writer::create(&options.output)?,
-            entities,
-            loss,
-            names: probe::kernel_names(),
-            places: Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() },
-            tables: source::Reader::new(&config.paths.procfs, Arc::clone(&status))?,
-            sources: BTreeSet::new(),
-            status,
-            interval: config.sources.interval,
+            node: Arc::new(node),
             written: BTreeMap::new(),
             addresses: BTreeSet::new(),
-            untold: BTreeMap::new(),
+            lost: BTreeMap::new(),
             progress: Progress::default(),
             scanned: now,
-            patience: YOUNG,
-            // The first tables are read at once.
-            read: now.checked_sub(config.sources.interval).unwrap_or(now),
             flushed: now,
         })
     }
 
+    /// Writes what has to be known before the first frame. Namespaces that are younger than the trace
+    /// count from 0.
     fn begin(&mut self, config: &Config, wanted: &BTreeSet<String>) -> Result<(), Error> {
-        gaps::tell_of_symbols(&self.status, &*self.names.symbols);
-        // Before the trace begins: what is younger than it counts from 0.
-        let found = self.look();
-        let board = self.status.snapshot();
+        let board = self.node.known.status.snapshot();
         let probes = board.probes.values().filter(|probe| wanted.contains(&probe.name));
-        let columns = self.tables.columns().all();
-        self.sources = columns.iter().map(|(source, _)| (*source).to_owned()).collect();
+        let columns = self.node.columns.all();
         self.writer.push(&Entry::Start(Box::new(trace::Start {
             agent: env!("CARGO_PKG_VERSION").to_owned(),
             node: config.node.name.clone(),
-            kernel: kernel_release(),
-            at_ns: now_ns(),
+            kernel: node::kernel_release(),
+            at_ns: unix_ns(),
             probes: probes
                 .map(|probe| trace::Probe {
                     name: probe.name.clone(),
@@ -283,25 +244,17 @@ impl Recorder {
                 .iter()
                 .map(|(source, columns)| ((*source).to_owned(), columns.to_vec()))
                 .collect(),
-            reasons: self.names.reasons.clone(),
+            reasons: self.node.names.reasons.clone(),
         })))?;
         self.writer.flush()?;
-        self.write_entities(found)
+        self.entities(Changes::default())
     }
 
-    /// Waits for the next batch or for what is due before.
-    fn step(&mut self, batches: &Receiver<Arc<Batch>>) -> Result<(), Error> {
-        // Short enough that a stop is noticed at once.
-        match batches.recv_timeout(SCAN_PAUSE) {
-            Ok(batch) => self.batch(&batch)?,
+    /// Waits for the next frame or for what is due before.
+    fn step(&mut self, frames: &Receiver<Frame>) -> Result<(), Error> {
+        match frames.recv_timeout(STOP) {
+            Ok(frame) => self.frame(frame)?,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-        }
-        if self.scanned.elapsed() >= self.patience {
-            self.scan()?;
-        }
-        if self.read.elapsed() >= self.interval {
-            self.read = Instant::now();
-            self.read_tables()?;
         }
         if self.flushed.elapsed() >= FLUSH {
             self.flushed = Instant::now();
@@ -310,31 +263,17 @@ impl Recorder {
         Ok(())
     }
 
-    fn scan(&mut self) -> Result<(), Error> {
-        let found = self.look();
-        self.write_entities(found)
-    }
-
-    /// Looks for namespaces; what came and went is still to be written.
-    fn look(&mut self) -> Changes {
-        self.scanned = Instant::now();
-        let changes = match discover::scan(&self.places) {
-            Ok(scan) => {
-                gaps::tell_of_scan(&self.status, &scan);
-                self.entities.seen(scan.sightings, now_ns(), self.scanned)
-            }
-            Err(error) => {
-                tracing::error!(path = %self.places.proc.display(), %error, "cannot look for namespaces");
-                Changes::default()
-            }
-        };
-        self.patience = if changes.added.is_empty() { calmer(self.patience) } else { YOUNG };
-        changes
+    fn frame(&mut self, frame: Frame) -> Result<(), Error> {
+        match frame {
+            Frame::Entities(changes) => self.entities(changes),
+            Frame::Batch(batch) => self.batch(&batch),
+            Frame::Tables(tables) => self.tables(&tables),
+        }
     }
 
     /// Writes the rows that are not in the trace as they are now.
-    fn write_entities(&mut self, changes: Changes) -> Result<(), Error> {
-        let (own, rows) = (&self.options.entities, self.entities.rows());
+    fn entities(&mut self, changes: Changes) -> Result<(), Error> {
+        let (own, rows) = (&self.options.entities, self.node.known.entities.rows());
         let rows = rows.into_iter().filter(|row| is_wanted(own, row));
         let news: Vec<_> = rows.filter(|row| self.written.get(&row.entity.id) != Some(row)).collect();
         let known = |id: &EntityId| self.written.contains_key(id);
@@ -343,49 +282,48 @@ impl Recorder {
         self.written.extend(news.iter().map(|row| (row.entity.id, row.clone())));
         let added: Vec<_> = changes.added.into_iter().filter(|id| self.written.contains_key(id)).collect();
         forgotten.iter().for_each(|id| drop(self.written.remove(id)));
-        if news.is_empty() && removed.is_empty() && forgotten.is_empty() {
+        if news.is_empty() && added.is_empty() && removed.is_empty() && forgotten.is_empty() {
             return Ok(());
         }
         let rows = news.iter().map(entity).collect();
-        let entities = trace::Entities { at_ns: now_ns(), rows, added, removed, forgotten };
+        let entities = trace::Entities { at_ns: unix_ns(), rows, added, removed, forgotten };
         Ok(self.writer.push(&Entry::Entities(entities))?)
     }
 
-    fn read_tables(&mut self) -> Result<(), Error> {
-        let mut live = self.entities.live();
-        live.retain(|entity| self.written.contains_key(&entity.id));
-        let snapshot = self.tables.read(&self.sources, &live, now_ns());
+    fn tables(&mut self, tables: &Snapshot) -> Result<(), Error> {
+        let all = tables.all().into_iter().filter(|(_, entity, _)| self.written.contains_key(entity));
         let table = |(source, entity, table): (&str, EntityId, &crate::kernel::table::Table)| trace::Table {
             source: source.to_owned(),
             entity,
             numbers: table.numbers.clone(),
             strings: table.strings.clone(),
         };
-        let tables = snapshot.all().into_iter().map(table).collect();
+        let tables = trace::Tables { at_ns: tables.taken_ns, tables: all.map(table).collect() };
         self.progress.snapshots += 1;
-        Ok(self.writer.push(&Entry::Tables(trace::Tables { at_ns: snapshot.taken_ns, tables }))?)
+        Ok(self.writer.push(&Entry::Tables(tables))?)
     }
 
     fn batch(&mut self, batch: &Batch) -> Result<(), Error> {
-        // A namespace that is as young as its first record gets its name before it, if it has one.
-        if batch.records().any(|record| !self.written.contains_key(&entity_of(record)))
-            && (!self.options.entities.is_empty() || self.entities.take_unnamed())
+        // Where entities were chosen, one without a name may be one of them.
+        if !self.options.entities.is_empty()
+            && batch.records().any(|record| !self.written.contains_key(&entity_of(record)))
             && self.scanned.elapsed() >= SCAN_PAUSE
         {
-            self.scan()?;
+            let _: Option<()> = self.node.scan().until(Instant::now() + READING);
+            self.scanned = Instant::now();
         }
-        self.write_entities(Changes::default())?;
+        self.entities(Changes::default())?;
         let is_wanted = |record: &&[u64]| {
             self.options.entities.is_empty() || self.written.contains_key(&entity_of(record))
         };
         let words: Vec<u64> = batch.records().filter(is_wanted).flatten().copied().collect();
-        let untold = self.untold.entry(batch.probe.name).or_default();
-        *untold += batch.lost;
+        let lost = self.lost.entry(batch.probe.name).or_default();
+        *lost += batch.lost;
         if words.is_empty() {
             return Ok(());
         }
-        let lost = std::mem::take(untold);
-        self.write_symbols(&words)?;
+        let lost = std::mem::take(lost);
+        self.symbols(&words)?;
         self.progress.records += (words.len() / batch.stride_words()) as u64;
         Ok(self.writer.push(&Entry::Batch(trace::Batch {
             probe: batch.probe.name.to_owned(),
@@ -397,10 +335,10 @@ impl Recorder {
         }))?)
     }
 
-    /// Any word may be the address of code: which field is one, only plugins know.
-    fn write_symbols(&mut self, words: &[u64]) -> Result<(), Error> {
+    /// Writes the names of addresses. Any word may be one: which field is, only plugins know.
+    fn symbols(&mut self, words: &[u64]) -> Result<(), Error> {
         let new = words.iter().filter(|word| **word >= KERNEL && self.addresses.insert(**word));
-        let named: Vec<_> = new.filter_map(|word| Some((*word, self.names.symbol_at(*word)?))).collect();
+        let named: Vec<_> = new.filter_map(|word| Some((*word, self.node.names.symbol_at(*word)?))).collect();
         if named.is_empty() {
             return Ok(());
         }
@@ -408,18 +346,39 @@ impl Recorder {
     }
 
     fn progress(&self) -> Progress {
-        let lost = self.loss.all().into_iter().filter(|(_, _, count)| *count > 0);
+        let lost = self.node.known.loss.all().into_iter().filter(|(_, _, count)| *count > 0);
         let lost = lost.map(|(stage, name, count)| (stage.as_str().to_owned(), name, count)).collect();
         let (entities, bytes) = (self.written.len(), self.writer.bytes());
         Progress { entities, bytes, lost, ..self.progress.clone() }
     }
 
-    fn end(mut self) -> Result<Progress, Error> {
-        // The last state of the counters: a fault that makes no event shows there only.
-        self.scan()?;
-        self.read_tables()?;
+    /// Takes what the node still has to give.
+    fn end(mut self, frames: &Receiver<Frame>) -> Result<Progress, Error> {
+        // Stopping the node delivers its last records, which somebody has to take meanwhile.
+        let (node, (done, last)) = (Arc::clone(&self.node), sync_channel(1));
+        let ending = thread::Builder::new().name("ending".to_owned()).spawn(move || {
+            // The last state of the counters: a fault that makes no event shows there only.
+            let _: Option<()> = node.scan().until(Instant::now() + READING);
+            let tables = node.read_tables().until(Instant::now() + READING);
+            node.stop();
+            // The recorder waits for it.
+            let _ = done.send(tables);
+        });
+        ending.map_err(node::Error::Thread)?;
+        let tables = loop {
+            match last.try_recv() {
+                Ok(tables) => break tables,
+                Err(_) => self.step(frames)?,
+            }
+        };
+        for frame in frames.try_iter() {
+            self.frame(frame)?;
+        }
+        if let Some(tables) = tables {
+            self.tables(&tables)?;
+        }
         let Progress { records, lost, .. } = self.progress();
-        self.writer.push(&Entry::End(trace::End { at_ns: now_ns(), records, lost }))?;
+        self.writer.push(&Entry::End(trace::End { at_ns: unix_ns(), records, lost }))?;
         self.writer.flush()?;
         Ok(self.progress())
     }

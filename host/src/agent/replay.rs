@@ -1,37 +1,40 @@
-//! Runs plugins on a trace as the agent runs them on a kernel: the same sandbox, the same nouns,
-//! in the order and in the time of the recording. Everything happens on the calling thread, so that
-//! the same trace and the same plugins give the same output.
+//! Gives the frames of a recording to analyzers, in the order and in the time of the recording, with
+//! the same sandbox as in an agent. Everything happens on the calling thread, so that the same trace and
+//! the same plugins give the same output.
 //!
 //! Three things differ from the day of the recording: a batch is handed over as soon as it is
-//! there, whatever patience a plugin asks for; nothing is lost in a queue, since there is none; and
+//! there, however long a plugin would wait for more; nothing is lost in a queue, since there is none; and
 //! a call may take [`DEADLINE`], so that a busy machine changes nothing.
 //!
-//! Longer than other files, because it answers every kind of entry with the nouns of an agent.
+//! Longer than other files, because it turns every kind of entry back into a frame.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use inspector_ebpf::PROBES;
 
+use super::analysis::Analysis;
+use super::known::Known;
+use super::options;
 use crate::answers::blind_spots::{self, Asked};
 use crate::answers::question::SCENARIO;
 use crate::answers::report::{Report, seen};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::entities::{Changes, Entities, Entity, EntityRow};
+use crate::entities::{Changes, Entity, EntityRow};
 use crate::events::event::Event;
 use crate::events::log::EventLog;
 use crate::events::throttle;
+use crate::frame::{Frame, Take};
 use crate::kernel::batch::Batch;
 use crate::kernel::names::KernelNames;
 use crate::kernel::symbols::Symbol;
 use crate::kernel::table::{Columns, Snapshot, Table};
-use crate::loss::Loss;
 use crate::plugin::{self, Nouns, Player};
 use crate::series::metrics::Metrics;
-use crate::status::{ProbeStatus, Status};
+use crate::status::ProbeStatus;
 use crate::trace::{self, Damage, Entry, Frames, NoTrace};
 use crate::view::exposition::{Format, encode};
 use crate::view::identity::{Identities, LabelNames};
@@ -92,31 +95,31 @@ pub fn run(
         _ => None,
     };
     let symbols = all_symbols(file)?;
-    let mut stage = Stage::new(config, start.unwrap_or_else(unknown_start), symbols)?;
+    let mut replay = Replay::new(config, start.unwrap_or_else(unknown_start), symbols)?;
     let mut ended = false;
     for frame in frames {
         match frame {
             Ok(entries) => {
                 for entry in entries {
                     ended |= matches!(entry, Entry::End(_));
-                    stage.play(entry);
-                    if let Err(closed) = stage.show(&mut show) {
+                    replay.play(entry);
+                    if let Err(closed) = replay.show(&mut show) {
                         return Ok(Err(closed));
                     }
                 }
             }
-            Err(damage) => stage.damaged(&damage),
+            Err(damage) => replay.damaged(&damage),
         }
     }
     if !ended {
-        stage.left_out.push("the recording has no end: it was cut short".to_owned());
+        replay.left_out.push("the recording has no end: it was cut short".to_owned());
     }
-    stage.diagnose();
-    stage.finish();
-    if let Err(closed) = stage.show(&mut show) {
+    replay.diagnose();
+    replay.finish();
+    if let Err(closed) = replay.show(&mut show) {
         return Ok(Err(closed));
     }
-    Ok(Ok(stage.outcome()))
+    Ok(Ok(replay.outcome()))
 }
 
 /// What is believed of a trace whose first frame is damaged: every probe was there.
@@ -136,17 +139,16 @@ fn all_symbols(file: &[u8]) -> Result<std::collections::HashMap<u64, Symbol>, Er
     Ok(symbols.flatten().collect())
 }
 
-/// The agent's nouns and its plugins, in the time of the trace.
-struct Stage {
+/// A recording that is being replayed, and the analyzers that take it, in the time of the recording.
+struct Replay {
     clock: Arc<Clock>,
-    entities: Arc<Entities>,
-    metrics: Arc<Metrics>,
+    known: Known,
     events: Arc<EventLog>,
-    loss: Arc<Loss>,
     node: String,
-    player: Player,
+    analysis: Analysis<Mutex<Player>>,
+    /// Names of the analyzers that run.
+    plugins: Vec<String>,
     cursor: crate::events::log::Cursor,
-    status: Arc<Status>,
     /// When the trace begins.
     start_ns: u64,
     report: Option<Report>,
@@ -160,7 +162,7 @@ struct Stage {
     records: u64,
 }
 
-impl Stage {
+impl Replay {
     fn new(
         config: &Config,
         start: trace::Start,
@@ -168,61 +170,57 @@ impl Stage {
     ) -> Result<Self, Error> {
         let clock = Arc::new(Clock::of_replay());
         clock.advance(start.at_ns);
-        let (entities, loss, status) =
-            (Arc::<Entities>::default(), Arc::<Loss>::default(), Arc::<Status>::default());
-        status.update().probes = probes_of(&start);
-        let metrics = Arc::new(Metrics::new(super::budget(config), Arc::clone(&entities), Arc::clone(&loss)));
-        let limits = super::event_limits(config);
+        let known = Known::default();
+        known.status.update().probes = probes_of(&start);
+        let Known { entities, loss, status } = known.clone();
+        let metrics =
+            Arc::new(Metrics::new(options::budget(config), Arc::clone(&entities), Arc::clone(&loss)));
+        let limits = options::event_limits(config);
         let events = Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), &start.node));
         let mut sources = BTreeMap::new();
-        let known = Columns::default();
+        let all_columns = Columns::default();
         for (name, columns) in &start.columns {
             if let Some(source) = intern(&mut sources, name) {
-                known.learn(source, columns);
+                all_columns.learn(source, columns);
             }
         }
         let nouns = Nouns {
             node: start.node.clone(),
             kernel: start.kernel.clone(),
             clock: Arc::clone(&clock),
-            entities: Arc::clone(&entities),
+            entities,
             names: Arc::new(KernelNames { reasons: start.reasons, symbols: Arc::new(symbols) }),
-            columns: Arc::new(known),
+            columns: Arc::new(all_columns),
             metrics: Arc::clone(&metrics),
             events: Arc::clone(&events),
-            loss: Arc::clone(&loss),
-            status: Arc::clone(&status),
+            loss,
+            status,
         };
-        let options = super::plugin_options(config);
+        let options = options::plugins(config);
         let limits = plugin::Limits { deadline: DEADLINE, ..options.limits };
         let (player, refused) = Player::new(&plugin::Options { limits, ..options }, nouns)?;
         let left_out: Vec<_> =
             refused.iter().map(|refused| format!("{}: {}", refused.path.display(), refused.why)).collect();
-        if player.names().is_empty() {
+        let plugins = player.names();
+        if plugins.is_empty() {
             return Err(Error::NoPlugin(left_out));
         }
-        let (cursor, node) = (events.oldest(), start.node);
-        let (start_ns, report) = (start.at_ns, None);
-        let (flush_ns, unknown, records) = (start_ns.saturating_add(FLUSH_NS), BTreeMap::new(), 0);
-        let stage = Self {
+        Ok(Self {
             clock,
-            entities,
-            metrics,
+            known,
+            cursor: events.oldest(),
             events,
-            loss,
-            node,
-            player,
-            cursor,
-            status,
-            start_ns,
-            report,
-            flush_ns,
+            node: start.node,
+            analysis: Analysis { analyzers: Arc::new(Mutex::new(player)), metrics },
+            plugins,
+            start_ns: start.at_ns,
+            report: None,
+            flush_ns: start.at_ns.saturating_add(FLUSH_NS),
             sources,
-            unknown,
+            unknown: BTreeMap::new(),
             left_out,
-            records,
-        };
-        Ok(stage)
+            records: 0,
+        })
     }
 
     fn play(&mut self, entry: Entry) {
@@ -238,13 +236,9 @@ impl Stage {
     fn entities(&mut self, entities: trace::Entities) {
         self.advance(entities.at_ns);
         let rows = entities.rows.into_iter().map(entity_row).collect();
-        self.entities.replay(rows, &entities.forgotten, self.clock.now());
+        self.known.entities.replay(rows, &entities.forgotten, self.clock.now());
         let (added, removed, forgotten) = (entities.added, entities.removed, entities.forgotten);
-        let changes = Changes { added, removed, forgotten };
-        if !changes.added.is_empty() || !changes.removed.is_empty() {
-            self.player.entities_changed(&changes);
-        }
-        self.metrics.remove_entities(&changes.forgotten);
+        self.analysis.take(Frame::Entities(Changes { added, removed, forgotten }));
     }
 
     fn batch(&mut self, batch: trace::Batch) {
@@ -264,7 +258,7 @@ impl Stage {
         self.records += count as u64;
         let (first_seq, lost, now_ns) = (batch.first_seq, batch.lost, batch.now_ns);
         let batch = Batch { probe, count: count as u32, first_seq, lost, now_ns, words };
-        self.player.batch(&Arc::new(batch));
+        self.analysis.take(Frame::Batch(Arc::new(batch)));
     }
 
     fn tables(&mut self, tables: trace::Tables) {
@@ -276,7 +270,7 @@ impl Stage {
                 None => *self.unknown.entry("more sources than an agent has".to_owned()).or_default() += 1,
             }
         }
-        self.player.tick(&Arc::new(snapshot));
+        self.analysis.take(Frame::Tables(Arc::new(snapshot)));
     }
 
     /// Moves the time on, letting out what was folded as the agent does once a second.
@@ -299,15 +293,17 @@ impl Stage {
     fn diagnose(&mut self) {
         let now_ns = self.clock.now_ns();
         let window = Duration::from_nanos(now_ns.saturating_sub(self.start_ns));
-        let answers = self.player.diagnose(SCENARIO, window);
+        let mut player = self.analysis.analyzers.lock().unwrap_or_else(PoisonError::into_inner);
+        let answers = player.diagnose(SCENARIO, window);
+        drop(player);
         if answers.is_empty() {
             return;
         }
-        let board = self.status.snapshot();
+        let board = self.known.status.snapshot();
         let analyzers: Vec<_> = board.answering(SCENARIO).collect();
         let asked = Asked { scenario: SCENARIO, analyzers: &analyzers, lacks: &|_| true };
         let mut spots = blind_spots::of_board(&board, &asked);
-        spots.extend(blind_spots::of_loss(&self.loss.all(), &asked, seen(&answers)));
+        spots.extend(blind_spots::of_loss(&self.known.loss.all(), &asked, seen(&answers)));
         spots.extend(blind_spots::of_analyzers(&answers, window, now_ns));
         self.report = Some(Report::of_node(SCENARIO, &self.node, window, now_ns, answers, spots));
     }
@@ -318,7 +314,7 @@ impl Stage {
         for (name, count) in std::mem::take(&mut self.unknown) {
             self.left_out.push(format!("{count} records of {name:?}, which this version does not know"));
         }
-        let lost = self.loss.all().into_iter().filter(|(_, _, count)| *count > 0);
+        let lost = self.known.loss.all().into_iter().filter(|(_, _, count)| *count > 0);
         let lost =
             lost.map(|(stage, name, count)| format!("{count} lost at stage {} of {name}", stage.as_str()));
         self.left_out.extend(lost);
@@ -335,14 +331,14 @@ impl Stage {
 
     fn outcome(self) -> Outcome {
         let labels = LabelNames::default();
-        let mut identities = Identities::new(&self.entities, &self.node, &labels);
+        let mut identities = Identities::new(&self.known.entities, &self.node, &labels);
         let mut metrics = Vec::new();
-        encode(&mut metrics, &self.metrics, &mut identities, Format::Text);
+        encode(&mut metrics, &self.analysis.metrics, &mut identities, Format::Text);
         Outcome {
             metrics: String::from_utf8_lossy(&metrics).into_owned(),
             report: self.report,
             left_out: self.left_out,
-            plugins: self.player.names(),
+            plugins: self.plugins,
             records: self.records,
         }
     }

@@ -94,7 +94,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let stop = stop_signal().context("cannot listen for signals")?;
         ignore_signals().context("cannot listen for signals")?;
-        agent::run(config, stop).await?;
+        agent::serve::run(config, stop).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::progress;
-use crate::agent::diagnose;
+use crate::agent::once;
 use crate::answers::question::{Question, Refusal};
 use crate::answers::report::Report;
 use crate::cli::{Usage, log, serve, terminal};
@@ -51,7 +51,7 @@ pub async fn diagnose(config: Config, question: Question, time: Duration) -> any
         let (stop, begun) = (Arc::clone(&stop), Arc::clone(&begun));
         move || {
             let began = || begun.store(started.elapsed().as_millis().max(1) as u64, Ordering::Relaxed);
-            diagnose::once(&config, &question, time, &stop, began)
+            once::run(&config, &question, time, &stop, began)
         }
     });
     let progress = |passed: Duration| match begun.load(Ordering::Relaxed) {

@@ -4,53 +4,31 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
-use super::on_demand::OnDemand;
-use super::{Core, Error, confirm, now_ns};
+use super::confirm;
+use super::node::Node;
 use crate::answers::blind_spots::{self, Asked};
 use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
 use crate::answers::report::{Answered, BlindSpot, Report, seen};
-use crate::config::Config;
+use crate::clock::unix_ns;
 use crate::entities::{EntityId, EntityRow};
-use crate::kernel::table::{Columns, Snapshot};
-use crate::loss::History;
-use crate::notify::{Bell, Wake};
+use crate::kernel::table::Snapshot;
 use crate::plugin::{self, Plugins};
 use crate::status::{Board, PluginStatus};
 use crate::view::View;
 
 /// An answer is there within this time, without a confirmation.
 const ANSWER: Duration = Duration::from_secs(2);
-/// Of which reading may take so much: a lane is waited for one second, and may have just begun.
+/// Of which reading may take this much: a source thread is waited for one second, and may have just begun.
 const READING: Duration = Duration::from_millis(1200);
 
 /// What answering needs; the server that asks may outlive the rest of the agent.
-pub(super) struct Desk {
-    view: Arc<View>,
-    plugins: Arc<Plugins>,
-    columns: Arc<Columns>,
-    /// The table of entities, brought up to date by [`super::namespaces`].
-    pub(super) scans: OnDemand<()>,
-    /// The kernel's tables, read by [`super::tables`].
-    pub(super) tables: OnDemand<Arc<Snapshot>>,
-    /// Marked whenever tables are read.
-    pub(super) losses: History,
+pub(super) struct Diagnoser {
+    pub(super) view: Arc<View>,
+    pub(super) plugins: Arc<Plugins>,
+    pub(super) node: Arc<Node>,
 }
 
-impl Desk {
-    /// `unknown` asks for a scan of namespaces, `wanted` for a reading of tables.
-    pub(super) fn new(
-        view: Arc<View>,
-        plugins: Arc<Plugins>,
-        columns: Arc<Columns>,
-        unknown: Arc<Bell>,
-        wanted: Arc<Bell>,
-    ) -> Self {
-        let (scans, tables) = (OnDemand::new(unknown), OnDemand::new(wanted));
-        Self { view, plugins, columns, scans, tables, losses: History::default() }
-    }
-
+impl Diagnoser {
     /// Answers a question; blocks for at most [`ANSWER`], or a little longer on a busy machine, and
     /// for five seconds more if it is to be confirmed.
     ///
@@ -58,9 +36,9 @@ impl Desk {
     /// It names what does not exist.
     pub(super) fn answer(&self, question: &Question) -> Result<Report, Refusal> {
         let begun = Instant::now();
-        let AskedAbout { ids, gone } = self.check(question)?;
+        let ResolvedEntities { ids, gone } = self.check(question)?;
         let mut spots: Vec<_> = gone.into_iter().map(BlindSpot::detail).collect();
-        let (scan, tables) = (self.scans.ask(), self.tables.ask());
+        let (scan, tables) = (self.node.scan(), self.node.read_tables());
         if scan.until(begun + READING).is_none() {
             let late = "namespaces could not be read in time: their addresses are some seconds old";
             spots.push(BlindSpot::detail(late.to_owned()));
@@ -70,7 +48,7 @@ impl Desk {
             let late = "counter tables could not be read in time: what they show is some seconds old";
             spots.push(BlindSpot::detail(late.to_owned()));
         }
-        let now_ns = now_ns();
+        let now_ns = unix_ns();
         let answers = self.plugins.diagnose(&plugin::Question {
             scenario: question.scenario.clone(),
             entities: ids.clone(),
@@ -85,13 +63,13 @@ impl Desk {
         let report = Report::of_node(&question.scenario, node, question.window(), now_ns, answers, spots);
         let mut report = Report { entities: question.entities.clone(), ..report };
         if question.confirm {
-            confirm::confirm(&mut report, &self.view, &self.tables, &self.columns);
+            confirm::confirm(&mut report, &self.view, &self.node);
         }
         Ok(report)
     }
 
     /// What it names has to exist.
-    fn check(&self, question: &Question) -> Result<AskedAbout, Refusal> {
+    pub(super) fn check(&self, question: &Question) -> Result<ResolvedEntities, Refusal> {
         let board = self.view.status.snapshot();
         if board.answering(&question.scenario).next().is_none() {
             // Who answers it may be about to start.
@@ -123,19 +101,19 @@ impl Desk {
         let analyzers: Vec<&PluginStatus> = board.answering(&question.scenario).collect();
         let asked = Asked { scenario: &question.scenario, analyzers: &analyzers, lacks };
         let window_ns = u64::try_from(question.window().as_nanos()).unwrap_or(u64::MAX);
-        let lost = self.losses.since(now_ns.saturating_sub(window_ns), &self.view.loss);
+        let lost = self.node.losses.since(now_ns.saturating_sub(window_ns), &self.view.loss);
         let mut spots = blind_spots::of_board(&board, &asked);
         spots.extend(blind_spots::of_loss(&lost, &asked, seen(answers)));
         spots.extend(blind_spots::of_analyzers(answers, question.window(), now_ns));
         spots
     }
 
-    fn entities(&self, names: &[String]) -> Result<AskedAbout, Refusal> {
+    fn entities(&self, names: &[String]) -> Result<ResolvedEntities, Refusal> {
         if names.len() > MAX_ENTITIES {
             return Err(Refusal::TooMany(names.len()));
         }
         let rows = self.view.entities.rows();
-        let mut asked_about = AskedAbout::default();
+        let mut resolved = ResolvedEntities::default();
         for name in names {
             let of_name: Vec<_> = rows.iter().filter(|row| is_called(row, name)).collect();
             let live: Vec<_> = of_name.iter().filter(|row| row.live).map(|row| row.entity.id).collect();
@@ -146,18 +124,19 @@ impl Desk {
             };
             if live.is_empty() {
                 // The youngest of those that were called so.
-                asked_about.ids.push(last.entity.id);
+                resolved.ids.push(last.entity.id);
                 let name = last.entity.display();
-                asked_about.gone.push(format!("{name} is gone: only what was seen of it before is known"));
+                resolved.gone.push(format!("{name} is gone: only what was seen of it before is known"));
             }
-            asked_about.ids.extend(live);
+            resolved.ids.extend(live);
         }
-        Ok(asked_about)
+        Ok(resolved)
     }
 }
 
+/// Whose network a question is about.
 #[derive(Default)]
-struct AskedAbout {
+pub(super) struct ResolvedEntities {
     ids: Vec<EntityId>,
     /// A sentence for each that vanished.
     gone: Vec<String>,
@@ -182,36 +161,4 @@ fn is_lacking(source: &str, asked: &[EntityId], snapshot: Option<&Snapshot>) -> 
 
 fn is_called(row: &EntityRow, name: &str) -> bool {
     !name.is_empty() && (row.entity.name == name || row.entity.display() == name)
-}
-
-/// Diagnoses without an agent: starts one in this process, without servers, lets it look for as long as
-/// `time` or until `stop` is closed, and asks it. Blocking. `begun` is called when it begins to look,
-/// which it does with all analyzers there are.
-///
-/// # Errors
-/// The agent cannot start. That the question cannot be answered is the inner error.
-pub fn once(
-    config: &Config,
-    question: &Question,
-    time: Duration,
-    stop: &Bell,
-    begun: impl FnOnce(),
-) -> Result<Result<Report, Refusal>, Error> {
-    let mut core = Core::start(config, super::view(config))?;
-    let desk = Arc::clone(&core.desk);
-    // An error is the end of the thread: what it has not started is missing from the answer.
-    let _ = core.loaded.take().map(oneshot::Receiver::blocking_recv);
-    begun();
-    // Wrong names need not be waited for.
-    let refused = desk.check(question).err();
-    let answer = match refused {
-        Some(refusal) => Err(refusal),
-        None => {
-            let end = Instant::now() + time;
-            while stop.wait(end.saturating_duration_since(Instant::now())) == Wake::Rung {}
-            desk.answer(question)
-        }
-    };
-    core.stop();
-    Ok(answer)
 }

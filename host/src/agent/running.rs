@@ -1,0 +1,167 @@
+//! The agent without its servers: a node whose frames go to analyzers, and whom questions are asked.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::analysis::Analysis;
+use super::diagnoser::Diagnoser;
+use super::known::Known;
+use super::node::{self, Node, Unstarted};
+use super::threads::{Threads, pause};
+use super::{memory, options};
+use crate::config::{self, Config};
+use crate::entities::Entities;
+use crate::events::log::EventLog;
+use crate::http;
+use crate::loss::Loss;
+use crate::notify::{Bell, Wake};
+use crate::plugin::{self, Nouns, Plugins};
+use crate::series::metrics::Metrics;
+use crate::status::Status;
+use crate::view::View;
+use crate::view::identity::LabelNames;
+
+/// A burst of changes is looked at once, this long after it began: files are written in pieces.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// Why the agent cannot run at all; everything else degrades and is shown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address is taken or not this machine's.
+    #[error(transparent)]
+    Http(#[from] http::Error),
+    /// No WebAssembly, no analyzers.
+    #[error(transparent)]
+    Plugins(#[from] plugin::Error),
+    /// Nothing can be had of the kernel.
+    #[error(transparent)]
+    Node(#[from] node::Error),
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Node(node::Error::Thread(error))
+    }
+}
+
+/// Everything that is shown, before anything has happened.
+pub(super) fn view(config: &Config) -> Arc<View> {
+    let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
+    let node = config.node.name.clone();
+    let metrics = Metrics::new(options::budget(config), Arc::clone(&entities), Arc::clone(&loss));
+    let events =
+        EventLog::new(options::event_limits(config), Arc::clone(&entities), Arc::clone(&loss), &node);
+    Arc::new(View {
+        metrics: Arc::new(metrics),
+        events: Arc::new(events),
+        entities,
+        status: Arc::<Status>::default(),
+        loss,
+        node,
+        revision: crate::REVISION,
+        labels: LabelNames::default(),
+    })
+}
+
+/// The parts that run on threads of their own.
+pub(super) struct Agent {
+    pub(super) diagnoser: Arc<Diagnoser>,
+    /// Tells when every plugin file that was there at the start has been looked at.
+    pub(super) loaded: Option<oneshot::Receiver<()>>,
+    view: Arc<View>,
+    node: Arc<Node>,
+    plugins: Arc<Plugins>,
+    threads: Threads,
+}
+
+impl Agent {
+    /// Starts everything but plugins, which come while the rest runs; blocking.
+    pub(super) fn start(config: &Config, view: Arc<View>) -> Result<Self, Error> {
+        let known = Known {
+            entities: Arc::clone(&view.entities),
+            loss: Arc::clone(&view.loss),
+            status: Arc::clone(&view.status),
+        };
+        let node = Unstarted::new(config, known)?;
+        let nouns = Nouns {
+            node: view.node.clone(),
+            kernel: node::kernel_release(),
+            clock: Arc::default(),
+            entities: Arc::clone(&view.entities),
+            names: Arc::clone(&node.names),
+            columns: node.columns(),
+            metrics: Arc::clone(&view.metrics),
+            events: Arc::clone(&view.events),
+            loss: Arc::clone(&view.loss),
+            status: Arc::clone(&view.status),
+        };
+        let more_sources = Arc::<Bell>::default();
+        let plugins = Arc::new(Plugins::new(options::plugins(config), nouns, Arc::clone(&more_sources))?);
+        let analysis = Analysis { analyzers: Arc::clone(&plugins), metrics: Arc::clone(&view.metrics) };
+        let reading = Arc::clone(&plugins);
+        let node = node.start(config, Arc::new(analysis), move || reading.sources(), more_sources)?;
+        let node = Arc::new(node);
+        let diagnoser =
+            Diagnoser { view: Arc::clone(&view), plugins: Arc::clone(&plugins), node: Arc::clone(&node) };
+        let (diagnoser, threads) = (Arc::new(diagnoser), Threads::new(Arc::clone(&view.status)));
+        let mut agent = Self { diagnoser, loaded: None, view, node, plugins, threads };
+        agent.follow_plugin_files(config)?;
+        agent.node.wait_for_symbols();
+        Ok(agent)
+    }
+
+    /// Starts, replaces and stops plugins as their files change.
+    fn follow_plugin_files(&mut self, config: &Config) -> Result<(), Error> {
+        let bell = Arc::new(Bell::default());
+        for directory in &config.plugins.directories {
+            let ring = Arc::clone(&bell);
+            self.threads.watch(directory, move |_| ring.ring());
+        }
+        let (plugins, node) = (Arc::clone(&self.plugins), Arc::clone(&self.node));
+        let load = move |wanted: &BTreeSet<String>| {
+            node.want_probes(wanted);
+            memory::return_free();
+        };
+        let (waiting, status) = (Arc::clone(&bell), Arc::clone(&self.view.status));
+        let configured = config.plugins.clone();
+        let (loaded, wait) = oneshot::channel();
+        self.loaded = Some(wait);
+        Ok(self.threads.spawn("plugin-files", bell, move || {
+            plugins.scan(&load);
+            warn_of_strangers(&configured, &status);
+            memory::return_free();
+            status.update().plugins_seen = true;
+            // Nobody waits any more if the agent is being stopped.
+            let _ = loaded.send(());
+            while waiting.wait(Duration::MAX) != Wake::Closed {
+                if pause(&waiting, SETTLE) {
+                    return;
+                }
+                plugins.scan(&load);
+                memory::return_free();
+            }
+        })?)
+    }
+
+    /// Stops in the order of the data: no new frames, then let plugins handle those that they have.
+    pub(super) fn stop(self) {
+        self.plugins.close();
+        self.threads.stop();
+        self.node.stop();
+        self.plugins.stop();
+        self.view.events.flush(Instant::now());
+    }
+}
+
+/// A name in `plugins.disabled` that no analyzer has is a typing error, and the one that was meant runs.
+fn warn_of_strangers(config: &config::Plugins, status: &Status) {
+    let known: Vec<String> = status.snapshot().plugins.into_keys().collect();
+    for name in config.strangers(&known) {
+        let known = known.join(", ");
+        tracing::warn!(name, known, "plugins.disabled names an analyzer that is not there");
+    }
+}
