@@ -15,7 +15,7 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike as _};
 
-use super::{Params, protocol_name};
+use super::params::{Params, protocol_name};
 
 /// It ends after this time …
 const TIME: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use nix::libc::{AF_INET, AF_INET6, IPPROTO_TCP};
 use nix::sys::socket::SockProtocol;
 
-use super::{Params, address, protocol_name};
+use super::params::{Params, address, protocol_name};
 use crate::netns::netlink::{dump, u32_at};
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::sys::socket::SockProtocol;
 
-use super::{Params, address, device, family};
+use super::params::{Params, address, device, family};
 use crate::netns::netlink::{attributes, dump, u32_at};
 
 const RTM_GETNEIGH: u16 = 30;

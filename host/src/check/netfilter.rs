@@ -11,7 +11,7 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Params;
+use super::params::Params;
 
 /// Time that a tool has.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
 
-use super::{Params, address, device, family, octets};
+use super::params::{Params, address, device, family, octets};
 use crate::netns::netlink::{attributes, get, u32_at};
 
 const RTM_GETROUTE: u16 = 26;

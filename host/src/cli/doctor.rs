@@ -10,9 +10,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::serve;
+use super::shared::Output;
 use super::table::Table;
 use super::terminal::{self, Colour, Style};
-use super::{Output, serve};
 use crate::config::Config;
 use crate::discover::Places;
 use crate::probe::{self, Check};

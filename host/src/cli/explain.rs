@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use serde_json::json;
 
+use super::serve;
+use super::shared::{Output, WRONG_USAGE};
 use super::table::Table;
 use super::terminal::{self, Colour, Style};
-use super::{Output, WRONG_USAGE, serve};
 use crate::config::Config;
 use crate::kernel::advice::{self, Advice, Class, Found, Kind};
 use crate::kernel::names::Reasons;

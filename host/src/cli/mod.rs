@@ -1,18 +1,18 @@
 //! The command line: text for people, `-o json` for programs.
 //!
-//! One file per subcommand; beside them [`terminal`] and [`table`], which all of them print
-//! with. Text of a server, of the kernel or of a file never reaches the terminal unescaped, and a
+//! One file per subcommand; beside them [`shared`], and [`terminal`] and [`table`], with which all of
+//! them print. Text of a server, of the kernel or of a file never reaches the terminal unescaped, and a
 //! reader that closes the pipe ends a command without a complaint.
 
 use std::io;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 use crate::config;
-use crate::config::address::{Address, AddressError};
-use crate::http::client;
 use crate::text::cause;
+
+use shared::{Usage, WRONG_USAGE};
 
 mod diagnose;
 mod doctor;
@@ -20,9 +20,11 @@ mod explain;
 mod list;
 mod log;
 mod moment;
+mod progress;
 mod record;
 mod replay;
 mod serve;
+mod shared;
 mod table;
 mod terminal;
 mod version;
@@ -70,14 +72,6 @@ enum Command {
     Version(version::Args),
 }
 
-/// How a command prints: for people or for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum Output {
-    #[default]
-    Text,
-    Json,
-}
-
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().command {
@@ -92,38 +86,6 @@ pub fn run() -> ExitCode {
         Command::Version(args) => version::run(&args),
     };
     result.unwrap_or_else(|err| fail(&err))
-}
-
-/// Exit status for wrong usage, which is clap's.
-const WRONG_USAGE: u8 = 2;
-
-/// A name or a value of the user's that turns out to be wrong only where it is used.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Usage(String);
-
-/// Where to find an event server: the port may be left out, and the host of this node too, but not
-/// both.
-fn server_address(text: &str) -> Result<Address, AddressError> {
-    let mut address = Address::with_default_port(text, config::EVENTS_PORT)?;
-    if address.host.is_empty() {
-        "127.0.0.1".clone_into(&mut address.host);
-    }
-    Ok(address)
-}
-
-/// What a person should know of an error of an event server.
-fn in_words(error: client::Error) -> String {
-    match error {
-        client::Error::Status { status: 400, message } => message,
-        client::Error::Status { status: 404, .. } => {
-            format!("{error} (no agent's event server, or one of an older version)")
-        }
-        client::Error::Connect { .. } => {
-            format!("{} (is an agent running there? see `inspector serve --help`)", client::chain(&error))
-        }
-        error => client::chain(&error),
-    }
 }
 
 /// Says why on one line, unless nobody reads any more.
@@ -145,14 +107,6 @@ mod tests {
     #[test]
     fn the_declared_arguments_do_not_contradict_each_other() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_server_may_be_named_without_its_port() {
-        let shown = |text| server_address(text).map(|address| address.to_string());
-        assert_eq!(shown("node-1").as_deref(), Ok("node-1:19102"));
-        assert_eq!(shown(":80").as_deref(), Ok("127.0.0.1:80"));
-        assert!(shown("").is_err(), "an unset variable of a script is no address");
     }
 
     #[test]

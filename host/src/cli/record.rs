@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Usage, log, serve, terminal};
+use super::shared::Usage;
+use super::{log, serve, terminal};
 use crate::agent::record::{self, Options, Progress};
 use crate::config::Config;
 use crate::notify::Bell;

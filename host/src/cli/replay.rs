@@ -10,8 +10,9 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::moment::{TimeForm, Times};
+use super::shared::Output;
 use super::terminal::{self, Style};
-use super::{Output, diagnose, log, serve, watch};
+use super::{diagnose, log, serve, watch};
 use crate::agent::replay::{self, Outcome};
 use crate::answers::report::Report;
 use crate::config::{Config, LogLevel};

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use super::{Output, terminal};
+use super::shared::Output;
+use super::terminal;
 
 /// Version and revision, as `--version` prints them.
 pub const SHORT: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("INSPECTOR_REVISION"), ")");

@@ -1,17 +1,18 @@
 //! Kernel counter tables, read inside each entity's network namespace: one snapshot per interval
 //! for all plugins.
 //!
-//! A source is one line in [`SOURCES`] and one function. Sources that wait for the same things are
-//! read by one thread ([`lane`]); one that fails, hangs or is slow costs its own tables and a line
+//! A source is one line in [`catalog`] and one function. Sources that wait for the same things are
+//! read by one thread ([`source_thread`]); one that fails, hangs or is slow costs its own tables and a line
 //! in its status, nothing else. This door decides nothing about what the numbers mean.
 
+mod catalog;
 mod conntrack;
-mod lane;
 mod netdev;
 mod proc_net;
 mod processes;
 mod qdisc;
 mod rows;
+mod source_thread;
 mod tcpsummary;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,55 +26,11 @@ use crate::entities::Entity;
 use crate::kernel::table::{Columns, Snapshot};
 use crate::status::{SourceStatus, Status};
 
-use lane::{Kind, Lane, Outcome, Pass};
-use proc_net::read as files;
-use processes::Processes;
-use rows::Rows;
+use catalog::{Kind, SOURCES};
+use source_thread::{Outcome, Pass, SourceThread};
 
-/// A snapshot waits so long for its lanes; what comes later is in the next one, if it comes by then.
+/// How long a snapshot waits for its threads; what comes later is in the next one.
 const PATIENCE: Duration = Duration::from_secs(1);
-
-/// One kind of table.
-struct Source {
-    name: &'static str,
-    lane: Kind,
-    /// Its numbers are the machine's, whatever namespace they are read in.
-    host_only: bool,
-    read: Read,
-}
-
-enum Read {
-    /// In the namespace of the calling thread.
-    Inside(fn() -> io::Result<Rows>),
-    /// From the processes of a namespace, by its inode.
-    Processes(fn(&Processes, u64) -> io::Result<Rows>),
-}
-
-/// A source of a namespace.
-const fn source(name: &'static str, lane: Kind, read: fn() -> io::Result<Rows>) -> Source {
-    Source { name, lane, host_only: false, read: Read::Inside(read) }
-}
-
-/// Every source there is.
-const SOURCES: &[Source] = &[
-    source("snmp", Kind::Files, || files(&["snmp", "snmp6"], proc_net::snmp)),
-    source("netstat", Kind::Files, || files(&["netstat"], proc_net::netstat)),
-    source("sockstat", Kind::Files, || files(&["sockstat", "sockstat6"], proc_net::sockstat)),
-    source("ipvs", Kind::Files, || files(&["ip_vs_stats"], proc_net::ipvs)),
-    Source {
-        host_only: true,
-        ..source("softnet", Kind::Files, || files(&["softnet_stat"], proc_net::softnet))
-    },
-    source("netdev", Kind::Links, netdev::read),
-    source("qdisc", Kind::Links, qdisc::read),
-    source("conntrack", Kind::Conntrack, conntrack::read),
-    source("tcpsummary", Kind::Sockets, tcpsummary::read),
-    Source {
-        read: Read::Processes(Processes::descriptors),
-        ..source("fd", Kind::Processes, || Ok(Rows::default()))
-    },
-    Source { read: Read::Processes(Processes::io), ..source("io", Kind::Processes, || Ok(Rows::default())) },
-];
 
 /// Reads sources for entities.
 #[derive(Debug)]
@@ -83,12 +40,12 @@ pub struct Reader {
     totals: BTreeMap<&'static str, SourceStatus>,
     /// Why a source could not be read, as it was said last; empty if it could.
     said: BTreeMap<&'static str, String>,
-    lanes: Vec<Lane>,
+    threads: Vec<SourceThread>,
     passes: Receiver<Pass>,
 }
 
 impl Reader {
-    /// Starts the lanes and learns the columns of every source that can be read in the namespace
+    /// Starts the threads and learns the columns of every source that can be read in the namespace
     /// of the caller. One that cannot has no columns until some namespace yields it (a module may
     /// be loaded later). `proc` is the host's proc file system.
     ///
@@ -97,12 +54,12 @@ impl Reader {
     pub fn new(proc: &Path, status: Arc<Status>) -> io::Result<Self> {
         let columns = Arc::new(Columns::default());
         let (done, passes) = channel();
-        let mut lanes = Vec::new();
+        let mut threads = Vec::new();
         for kind in Kind::ALL {
-            lanes.push(Lane::start(kind, proc, Arc::clone(&columns), done.clone())?);
+            threads.push(SourceThread::start(kind, proc, Arc::clone(&columns), done.clone())?);
         }
         let totals = SOURCES.iter().map(|source| (source.name, SourceStatus::idle(source.name))).collect();
-        let mut reader = Self { columns, status, totals, said: BTreeMap::new(), lanes, passes };
+        let mut reader = Self { columns, status, totals, said: BTreeMap::new(), threads, passes };
         reader.gather(Instant::now() + PATIENCE);
         // That was a look, not a reading: what it found missing stays said.
         for total in reader.totals.values_mut().filter(|total| total.state == "up") {
@@ -121,14 +78,14 @@ impl Reader {
     pub fn read(&mut self, wanted: &BTreeSet<String>, entities: &[Arc<Entity>], now_ns: u64) -> Snapshot {
         // What came too late for the last snapshot.
         self.gather(Instant::now());
-        for lane in &mut self.lanes {
-            lane.ask(wanted, entities);
+        for thread in &mut self.threads {
+            thread.ask(wanted, entities);
         }
         self.gather(Instant::now() + PATIENCE);
         self.say();
         let mut snapshot = Snapshot::at(now_ns);
-        for lane in &mut self.lanes {
-            for (source, entity, table) in lane.tables() {
+        for thread in &mut self.threads {
+            for (source, entity, table) in thread.tables() {
                 snapshot.insert(*entity, source, Arc::clone(table));
             }
         }
@@ -136,10 +93,10 @@ impl Reader {
         snapshot
     }
 
-    /// Takes the passes that end by `deadline`. A lane that was late before is not waited for.
+    /// Takes the passes that end by `deadline`. A thread that was late before is not waited for.
     fn gather(&mut self, deadline: Instant) {
         loop {
-            let left = match self.lanes.iter().any(Lane::is_awaited) {
+            let left = match self.threads.iter().any(SourceThread::is_awaited) {
                 true => deadline.saturating_duration_since(Instant::now()),
                 false => Duration::ZERO,
             };
@@ -147,12 +104,12 @@ impl Reader {
             for (source, outcome) in &pass.outcomes {
                 self.totals.entry(source).or_default().add(outcome);
             }
-            if let Some(lane) = self.lanes.iter_mut().find(|lane| lane.kind() == pass.kind) {
-                lane.finished(pass);
+            if let Some(thread) = self.threads.iter_mut().find(|thread| thread.kind() == pass.kind) {
+                thread.finished(pass);
             }
         }
-        for lane in &mut self.lanes {
-            for source in lane.give_up() {
+        for thread in &mut self.threads {
+            for source in thread.give_up() {
                 self.totals.entry(source).or_default().late();
             }
         }

@@ -7,11 +7,11 @@ use anyhow::{Context as _, anyhow};
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
-use super::progress;
 use crate::answers::cluster;
 use crate::answers::question::Question;
 use crate::answers::report::Report;
-use crate::cli::{Usage, server_address};
+use crate::cli::progress;
+use crate::cli::shared::{Usage, server_address};
 use crate::config::address::Address;
 use crate::http::client::{self, Error};
 

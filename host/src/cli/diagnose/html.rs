@@ -1,6 +1,6 @@
 //! A report as one file for a browser: nothing is loaded, nothing runs.
 
-use super::{Fact, blind_spots, facts, sentence, severity, when};
+use super::words::{Fact, blind_spots, facts, sentence, severity, when};
 use crate::answers::report::{Action, Finding, Report};
 use crate::text::escape::visible;
 

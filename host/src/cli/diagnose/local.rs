@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::progress;
 use crate::agent::once;
 use crate::answers::question::{Question, Refusal};
 use crate::answers::report::Report;
-use crate::cli::{Usage, log, serve, terminal};
+use crate::cli::progress;
+use crate::cli::shared::Usage;
+use crate::cli::{log, serve, terminal};
 use crate::config::{Config, LogLevel};
 use crate::notify::Bell;
 use crate::privilege;

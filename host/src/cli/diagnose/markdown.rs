@@ -1,6 +1,6 @@
 //! A report for a ticket or a chat.
 
-use super::{Fact, blind_spots, facts, sentence, severity, when};
+use super::words::{Fact, blind_spots, facts, sentence, severity, when};
 use crate::answers::report::{Action, Finding, Report};
 use crate::text::escape::visible;
 

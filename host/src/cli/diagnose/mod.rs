@@ -9,28 +9,27 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::server_address;
+use super::shared::server_address;
 use super::terminal::{self, Style};
 use crate::answers::question::Question;
-use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Report, Verdict};
+use crate::answers::report::Report;
 use crate::config::address::Address;
 
 mod ask;
 mod html;
 mod local;
 mod markdown;
-pub mod progress;
 mod text;
+mod words;
 
 pub use text::text;
+use words::why_in_doubt;
 
 /// Exit status for findings of the severity that `--fail-on` names.
 const FOUND: u8 = 3;
 /// Exit status, with `--fail-on`, where there is none and too little was seen for that to mean
 /// anything: a check that cannot look must not pass.
 const DOUBTFUL: u8 = 4;
-/// Names in a sentence; `-o json` has all.
-const MAX_NAMES: usize = 3;
 
 /// Ask why the network fails: the cause, where it is, how that is known, what to do
 #[derive(Debug, clap::Args)]
@@ -163,133 +162,12 @@ fn window(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Name of a severity.
-fn severity(severity: u8) -> &'static str {
-    match severity {
-        0 => "info",
-        1 => "warning",
-        _ => "critical",
-    }
-}
-
-/// How long before the report something was.
-fn ago(report: &Report, at_ns: u64) -> String {
-    match Duration::from_nanos(report.generated_ns.saturating_sub(at_ns)) {
-        now if now < Duration::from_secs(1) => "just now".to_owned(),
-        ago => format!("{} ago", crate::answers::blind_spots::in_words(ago)),
-    }
-}
-
-/// When and how often a finding was seen.
-fn when(report: &Report, first_ns: u64, last_ns: u64, count: u64) -> String {
-    let (first, last) = (ago(report, first_ns), ago(report, last_ns));
-    let often = if count == 1 { "once".to_owned() } else { format!("{count} times") };
-    if first == last { format!("{often}, {last}") } else { format!("{often}, {first} to {last}") }
-}
-
-/// Why finding nothing does not mean that nothing is wrong. An agent that is not upgraded yet gives no
-/// reason, because it knows only one.
-fn why_in_doubt(report: &Report) -> Option<&str> {
-    let silent = (report.verdict == Verdict::Inconclusive).then_some(NO_TRAFFIC);
-    report.doubts.first().map(String::as_str).or(silent)
-}
-
-/// The verdict and what it rests on, in one sentence.
-fn sentence(report: &Report) -> String {
-    let (place, scenario) = (place(report), &report.scenario);
-    let counted = counted(report);
-    match (report.verdict, why_in_doubt(report)) {
-        (Verdict::Inconclusive, Some(why)) if counted.is_empty() => {
-            format!("nothing can be said {place} (scenario {scenario}): {why}")
-        }
-        (Verdict::Inconclusive, Some(why)) => {
-            format!("{counted}, and nothing more can be said {place} (scenario {scenario}): {why}")
-        }
-        _ if counted.is_empty() => format!("nothing is wrong {place} (scenario {scenario})"),
-        _ => format!("{counted} {place} (scenario {scenario})"),
-    }
-}
-
-/// How many findings there are of each severity; empty if there are none.
-fn counted(report: &Report) -> String {
-    let counts = [(2, "critical", "critical"), (1, "warning", "warnings"), (0, "remark", "remarks")];
-    let counted = counts.map(|(severity, one, many)| match report.count(severity) {
-        0 => String::new(),
-        1 => format!("1 {one}"),
-        several => format!("{several} {many}"),
-    });
-    let counted: Vec<_> = counted.into_iter().filter(|text| !text.is_empty()).collect();
-    counted.join(", ")
-}
-
-/// Whom, where and when the question was about.
-fn place(report: &Report) -> String {
-    let last = crate::answers::blind_spots::in_words(Duration::from_millis(report.window_ms.into()));
-    let nodes = if report.node.contains(", ") { "nodes" } else { "node" };
-    let names = report.entities.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
-    let whom = match report.entities.len() {
-        0 => String::new(),
-        1..=MAX_NAMES => format!("for {names} "),
-        all => format!("for {names} and {} more ", all - MAX_NAMES),
-    };
-    format!("{whom}on {nodes} {} in the last {last}", report.node)
-}
-
-/// What could not be seen, but for what the sentence says already.
-fn blind_spots(report: &Report) -> Vec<&str> {
-    let said = why_in_doubt(report).filter(|_| report.verdict == Verdict::Inconclusive);
-    report.blind_spots.iter().map(String::as_str).filter(|spot| Some(*spot) != said).collect()
-}
-
-/// A piece of evidence; what reads the same several times is one.
-struct Fact<'a> {
-    evidence: &'a Evidence,
-    times: usize,
-}
-
-impl Fact<'_> {
-    /// A word in front of what speaks against the finding.
-    fn but(&self) -> &'static str {
-        if self.evidence.kind == "against" { "but " } else { "" }
-    }
-
-    /// How long ago it was last, if that is known.
-    fn ago(&self, report: &Report) -> Option<String> {
-        self.evidence.at_ns.map(|at| ago(report, at))
-    }
-
-    /// What it is, and how often.
-    fn summary(&self) -> String {
-        match self.times {
-            1 => self.evidence.summary.clone(),
-            times => format!("{} ({times} times)", self.evidence.summary),
-        }
-    }
-}
-
-/// The evidence of a finding, in its order; of what reads the same, the last.
-fn facts(finding: &Finding) -> Vec<Fact<'_>> {
-    let mut facts: Vec<Fact<'_>> = Vec::new();
-    for evidence in &finding.evidence {
-        let reads_same = |fact: &&mut Fact<'_>| {
-            (&fact.evidence.kind, &fact.evidence.summary) == (&evidence.kind, &evidence.summary)
-        };
-        match facts.iter_mut().find(reads_same) {
-            Some(fact) => {
-                fact.times += 1;
-                fact.evidence = std::cmp::max_by_key(fact.evidence, evidence, |evidence| evidence.at_ns);
-            }
-            None => facts.push(Fact { evidence, times: 1 }),
-        }
-    }
-    facts
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::answers::report::{Finding, Verdict};
 
     #[derive(Debug, Parser)]
     struct Flags {
@@ -351,55 +229,5 @@ mod tests {
         assert_eq!(blind(warning(), Some(Severity::Critical)), status(4));
         let older = Report { findings: vec![], verdict: Verdict::Inconclusive, ..text::tests::report() };
         assert_eq!(format!("{:?}", exit_code(&older, Some(Severity::Critical))), status(4));
-    }
-
-    #[test]
-    fn the_sentence_fits_the_verdict() {
-        let mut report = Report { findings: Vec::new(), ..text::tests::report() };
-        report.verdict = Verdict::Healthy;
-        assert_eq!(sentence(&report), "nothing is wrong on node n1 in the last 1m (scenario connect)");
-        report.verdict = Verdict::Inconclusive;
-        let nothing = "nothing can be said on node n1 in the last 1m (scenario connect): ";
-        assert_eq!(sentence(&report), format!("{nothing}{NO_TRAFFIC}"));
-        report.doubts = vec!["DNS queries are not seen".into(), "nor is the rest".into()];
-        assert_eq!(sentence(&report), format!("{nothing}DNS queries are not seen"));
-        report.findings = vec![Finding { severity: 0, ..Finding::test("x") }];
-        assert!(sentence(&report).starts_with("1 remark, and nothing more can be said on node n1"));
-    }
-
-    #[test]
-    fn who_was_asked_about_is_in_the_sentence() {
-        let of = |names: &[&str]| {
-            let entities = names.iter().map(|name| (*name).to_owned()).collect();
-            place(&Report { entities, ..text::tests::report() })
-        };
-        assert_eq!(of(&["web"]), "for web on node n1 in the last 1m");
-        assert_eq!(of(&["a", "b", "c", "d", "e"]), "for a, b, c and 2 more on node n1 in the last 1m");
-    }
-
-    #[test]
-    fn no_blind_spot_is_told_twice() {
-        let blind = |verdict| Report {
-            verdict,
-            doubts: vec!["a".into(), "b".into()],
-            blind_spots: ["a", "b", "c"].map(str::to_owned).into(),
-            ..text::tests::report()
-        };
-        assert_eq!(blind_spots(&blind(Verdict::Inconclusive)), ["b", "c"]);
-        assert_eq!(blind_spots(&blind(Verdict::Broken)), ["a", "b", "c"], "the sentence tells of findings");
-    }
-
-    #[test]
-    fn evidence_that_reads_the_same_is_told_once_with_how_often_and_when_last() {
-        let evidence = |summary: &str, at_ns| Evidence {
-            kind: "event".into(),
-            summary: summary.into(),
-            at_ns: Some(at_ns),
-            attrs: vec![("flow".into(), at_ns.to_string())],
-        };
-        let evidence = vec![evidence("a", 1), evidence("b", 9), evidence("a", 3), evidence("a", 2)];
-        let finding = Finding { evidence, ..Finding::test("x") };
-        let told: Vec<_> = facts(&finding).iter().map(|fact| (fact.summary(), fact.evidence.at_ns)).collect();
-        assert_eq!(told, [("a (3 times)".to_owned(), Some(3)), ("b".to_owned(), Some(9))]);
     }
 }

@@ -1,7 +1,7 @@
 //! A report as a good engineer's note: the verdict, then for each cause what happened, where, how
 //! that is known and what to do, and what could not be seen.
 
-use super::{Fact, blind_spots, facts, sentence, severity, when};
+use super::words::{Fact, blind_spots, facts, sentence, severity, when};
 use crate::answers::report::{Action, Finding, Report, Verdict};
 use crate::cli::terminal::{Colour, Style, wrap};
 use crate::text::escape::visible;
@@ -220,8 +220,8 @@ What could not be seen:
         finding.actions = vec![Action { title: evil(), command, risk: evil(), url }];
         for shown in [
             text(&report, Style::PLAIN),
-            super::super::markdown::markdown(&report),
-            super::super::html::html(&report),
+            crate::cli::diagnose::markdown::markdown(&report),
+            crate::cli::diagnose::html::html(&report),
         ] {
             assert!(!shown.contains(|c: char| c != '\n' && (c.is_control() || c == '\u{202e}')), "{shown}");
         }

@@ -9,7 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::diagnose::progress;
+use super::progress;
+use super::shared::{in_words, server_address};
 use super::table::Table;
 use super::terminal::{self, Style};
 use crate::config::address::Address;
@@ -36,7 +37,7 @@ pub struct Args {
     noun: Noun,
     /// Event server to ask, port 19102 if none is given; may be repeated [default: 127.0.0.1:19102]
     #[arg(short = 'e', long = "events", visible_short_alias = 's', visible_alias = "server")]
-    #[arg(value_name = "ADDR", value_parser = super::server_address)]
+    #[arg(value_name = "ADDR", value_parser = server_address)]
     servers: Vec<Address>,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -87,7 +88,7 @@ struct Answer {
 
 /// Asks the servers and prints their answers.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let local = [super::server_address("127.0.0.1")?];
+    let local = [server_address("127.0.0.1")?];
     let servers: Vec<_> = if args.servers.is_empty() { &local[..] } else { &args.servers }
         .iter()
         .map(Address::to_string)
@@ -125,7 +126,7 @@ async fn ask_all(servers: &[String], noun: Noun) -> Vec<(String, Result<Answer, 
     let several = servers.len() > 1;
     let mut asking = JoinSet::new();
     for (at, server) in servers.iter().cloned().enumerate() {
-        asking.spawn(async move { (at, ask(&server, noun, several).await.map_err(super::in_words), server) });
+        asking.spawn(async move { (at, ask(&server, noun, several).await.map_err(in_words), server) });
     }
     let mut answers = asking.join_all().await;
     answers.sort_by_key(|(at, _, _)| *at);

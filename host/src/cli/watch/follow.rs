@@ -10,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::filter::Filter;
 use super::line::{Event, Line};
-use crate::cli::in_words;
+use crate::cli::shared::in_words;
 use crate::config::address::Address;
 use crate::entities::Entity;
 use crate::http::client::{self, Error, Lines};

@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::{interval, sleep};
 
 use super::moment::TimeForm;
-use super::{Output, WRONG_USAGE, server_address, terminal};
+use super::shared::{Output, WRONG_USAGE, server_address};
+use super::terminal;
 use crate::config::address::Address;
 use crate::events::fold;
 use filter::Filter;

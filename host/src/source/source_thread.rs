@@ -1,8 +1,8 @@
-//! A lane: one thread that reads those sources that wait for the same things.
+//! One thread reads those sources that wait for the same things.
 //!
-//! A lock that somebody holds in the kernel stops one lane and not the others. Lanes do not wait
-//! for each other and are never ended: one that hangs keeps its thread, and is used again once it
-//! answers. Between two passes a lane is at home, so that it keeps no deleted namespace alive.
+//! A lock that somebody holds in the kernel stops one of the threads and not the others. They do not wait
+//! for each other and are never ended: one that hangs stays, and is used again once it answers. Between
+//! two passes each returns to the host's namespace, so that it keeps no deleted one alive.
 
 use std::cell::OnceCell;
 use std::collections::BTreeSet;
@@ -15,58 +15,19 @@ use std::time::{Duration, Instant};
 
 use nix::time::{ClockId, clock_gettime};
 
+use super::catalog::{Kind, Read, Source};
 use super::processes::Processes;
-use super::{Read, SOURCES, Source};
 use crate::entities::{self, Entity, EntityId};
 use crate::kernel::table::{Columns, Table};
 use crate::netns;
 
-/// What the sources of a lane wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// Nothing: counters that the kernel adds up and prints.
-    Files,
-    /// The lock of rtnetlink, which whoever configures a device holds.
-    Links,
-    /// The table of tracked connections.
-    Conntrack,
-    /// The hash table of TCP sockets.
-    Sockets,
-    /// Other processes' descriptors.
-    Processes,
-}
-
-/// The part of a CPU that a heavy lane may take: after a pass it rests so many times as long.
+/// How many times as long as a pass took a heavy thread rests after it: so it takes 1 % of a CPU.
 const REST: u32 = 99;
-
-impl Kind {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Files, Self::Links, Self::Conntrack, Self::Sockets, Self::Processes];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Files => "source-files",
-            Self::Links => "source-links",
-            Self::Conntrack => "source-conntrk",
-            Self::Sockets => "source-sockets",
-            Self::Processes => "source-procs",
-        }
-    }
-
-    /// Its cost grows with what runs on the machine, not with the number of entities.
-    fn is_heavy(self) -> bool {
-        matches!(self, Self::Sockets | Self::Processes)
-    }
-
-    fn sources(self) -> impl Iterator<Item = &'static Source> {
-        SOURCES.iter().filter(move |source| source.lane == self)
-    }
-}
 
 /// A table with its source and entity.
 pub(super) type Row = (&'static str, EntityId, Arc<Table>);
 
-/// What one pass of a lane over all entities brought.
+/// What one pass of a thread over all entities brought.
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) kind: Kind,
@@ -109,15 +70,15 @@ struct Request {
     entities: Arc<[Arc<Entity>]>,
 }
 
-/// The reader's side of a lane.
+/// The thread as its reader sees it: what it is asked for, and what it read.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct SourceThread {
     kind: Kind,
     requests: SyncSender<Request>,
     state: State,
     /// Sources of the request that it works on.
     asked: Vec<&'static str>,
-    /// What it read last; stands while the lane rests.
+    /// What it read last; stands while the thread rests.
     latest: Vec<Row>,
     /// That is in no snapshot yet.
     is_new: bool,
@@ -133,7 +94,7 @@ enum State {
     Late,
 }
 
-impl Lane {
+impl SourceThread {
     /// Starts the thread, which first learns the columns in the caller's namespace.
     pub(super) fn start(
         kind: Kind,
@@ -194,7 +155,7 @@ impl Lane {
         &self.asked
     }
 
-    /// What belongs into a snapshot: what it read last. Of a lane that is late each pass belongs into
+    /// What belongs into a snapshot: what it read last. Of a thread that is late each pass belongs into
     /// one, so that a slow one gets through; what a hanging one read before is worth nothing now.
     pub(super) fn tables(&mut self) -> &[Row] {
         let is_new = std::mem::take(&mut self.is_new);
@@ -205,7 +166,7 @@ impl Lane {
     }
 }
 
-/// The thread's side of a lane.
+/// What runs on the thread.
 struct Worker {
     kind: Kind,
     proc: PathBuf,
@@ -375,42 +336,45 @@ mod tests {
         assert_eq!((outcome.cause.as_str(), outcome.errors, outcome.absent), ("no ptrace", 2, 1));
     }
 
-    /// A lane whose thread is the test, with what it is asked for.
-    fn lane() -> (Lane, Receiver<Request>) {
+    /// A source thread that is played by the test, with what it is asked for.
+    fn thread() -> (SourceThread, Receiver<Request>) {
         let (requests, received) = sync_channel(1);
         let (state, asked, latest, rests_until) = (State::Idle, Vec::new(), Vec::new(), Instant::now());
-        (Lane { kind: Kind::Files, requests, state, asked, latest, is_new: false, rests_until }, received)
+        (
+            SourceThread { kind: Kind::Files, requests, state, asked, latest, is_new: false, rests_until },
+            received,
+        )
     }
 
-    fn finish(lane: &mut Lane) {
+    fn finish(thread: &mut SourceThread) {
         let mut pass = Pass::of(Kind::Files, &[]);
         pass.tables.push(("snmp", 1, Arc::default()));
-        lane.finished(pass);
+        thread.finished(pass);
     }
 
     #[test]
-    fn a_lane_that_is_always_late_gets_every_pass_into_a_snapshot_and_one_that_hangs_nothing() {
-        let (mut lane, requests) = lane();
+    fn a_thread_that_is_always_late_gets_every_pass_into_a_snapshot_and_one_that_hangs_nothing() {
+        let (mut thread, requests) = thread();
         let wanted = BTreeSet::from(["snmp".to_owned()]);
-        lane.ask(&wanted, &[]);
-        assert_eq!(lane.give_up(), ["snmp"]);
-        assert!(lane.tables().is_empty());
+        thread.ask(&wanted, &[]);
+        assert_eq!(thread.give_up(), ["snmp"]);
+        assert!(thread.tables().is_empty());
         for _ in 0..3 {
             requests.try_recv().expect("it was asked");
-            finish(&mut lane);
-            lane.ask(&wanted, &[]);
-            assert_eq!(lane.give_up(), ["snmp"], "late again");
-            assert_eq!(lane.tables().len(), 1);
+            finish(&mut thread);
+            thread.ask(&wanted, &[]);
+            assert_eq!(thread.give_up(), ["snmp"], "late again");
+            assert_eq!(thread.tables().len(), 1);
         }
         // It hangs.
-        lane.ask(&wanted, &[]);
-        assert!(lane.give_up().is_empty() && lane.tables().is_empty());
+        thread.ask(&wanted, &[]);
+        assert!(thread.give_up().is_empty() && thread.tables().is_empty());
     }
 
     #[test]
-    fn what_a_resting_lane_read_stands() {
-        let (mut lane, _requests) = lane();
-        finish(&mut lane);
-        assert_eq!((lane.tables().len(), lane.tables().len()), (1, 1));
+    fn what_a_resting_thread_read_stands() {
+        let (mut thread, _requests) = thread();
+        finish(&mut thread);
+        assert_eq!((thread.tables().len(), thread.tables().len()), (1, 1));
     }
 }
