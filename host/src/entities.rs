@@ -104,7 +104,7 @@ impl Entity {
 
 /// What `discover/` found out about one namespace in one scan.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sighting {
+pub struct DiscoveredNetns {
     /// Key of the entity.
     pub cookie: u64,
     /// Inode number of the namespace.
@@ -192,7 +192,7 @@ struct Rows {
     by_ip: HashMap<IpAddr, EntityId>,
     last_id: EntityId,
     /// Named outside of a scan, and when: a scan that began before did not see them.
-    sighted: Vec<(EntityId, Instant)>,
+    discovered: Vec<(EntityId, Instant)>,
 }
 
 /// The table. Readers never wait for I/O, since nothing does I/O under its lock.
@@ -255,32 +255,32 @@ impl Entities {
 
     /// Names one namespace that was found by itself, ahead of the next scan. A scan has seen more of
     /// what it named.
-    pub fn sighted(&self, sighting: Sighting, now_ns: u64, now: Instant) -> Changes {
+    pub fn discovered(&self, netns: DiscoveredNetns, now_ns: u64, now: Instant) -> Changes {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
-        let id = rows.id_of(sighting.cookie);
+        let id = rows.id_of(netns.cookie);
         if rows.by_id.get(&id).is_some_and(|row| row.named && row.gone.is_none()) {
             return Changes::default();
         }
-        rows.sighted.push((id, now));
-        let added = rows.name(id, sighting, now_ns).then_some(id);
+        rows.discovered.push((id, now));
+        let added = rows.name(id, netns, now_ns).then_some(id);
         Changes { added: added.into_iter().collect(), ..Changes::default() }
     }
 
     /// Takes a complete scan that began at `now`: names what was found, buries what was not,
     /// forgets old tombstones.
-    pub fn seen(&self, scan: Vec<Sighting>, now_ns: u64, now: Instant) -> Changes {
+    pub fn apply_scan(&self, scan: Vec<DiscoveredNetns>, now_ns: u64, now: Instant) -> Changes {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         let mut changes = Changes::default();
         let mut present = std::collections::HashSet::new();
-        for sighting in scan {
-            let id = rows.id_of(sighting.cookie);
+        for netns in scan {
+            let id = rows.id_of(netns.cookie);
             present.insert(id);
-            if rows.name(id, sighting, now_ns) {
+            if rows.name(id, netns, now_ns) {
                 changes.added.push(id);
             }
         }
-        rows.sighted.retain(|(_, at)| *at >= now);
-        present.extend(rows.sighted.iter().map(|(id, _)| *id));
+        rows.discovered.retain(|(_, at)| *at >= now);
+        present.extend(rows.discovered.iter().map(|(id, _)| *id));
         for (id, row) in &mut rows.by_id {
             if !present.contains(id) && row.gone.is_none() {
                 row.gone = Some(now);
@@ -389,8 +389,8 @@ impl Rows {
         id
     }
 
-    /// Stores a sighting; true if the entity is new to plugins or is called otherwise now.
-    fn name(&mut self, id: EntityId, s: Sighting, now_ns: u64) -> bool {
+    /// Stores a netns; true if the entity is new to plugins or is called otherwise now.
+    fn name(&mut self, id: EntityId, s: DiscoveredNetns, now_ns: u64) -> bool {
         let old = self.by_id.get(&id);
         let since_ns = old.map_or(now_ns, |row| row.entity.since_ns);
         let (cookie, inode) = (s.cookie, s.inode);
@@ -446,8 +446,8 @@ impl Rows {
 mod tests {
     use super::*;
 
-    fn sighting(cookie: u64, name: &str) -> Sighting {
-        Sighting {
+    fn netns(cookie: u64, name: &str) -> DiscoveredNetns {
+        DiscoveredNetns {
             cookie,
             inode: 7,
             kind: Kind::Netns,
@@ -466,7 +466,7 @@ mod tests {
         let id = entities.stamp(4242, 1);
         assert!(entities.take_unnamed());
         assert_eq!(entities.get(id).expect("stamped").kind, Kind::Anonymous);
-        let changes = entities.seen(vec![sighting(4242, "web")], 2, Instant::now());
+        let changes = entities.apply_scan(vec![netns(4242, "web")], 2, Instant::now());
         assert_eq!(changes.added, [id]);
         assert_eq!(entities.get(id).expect("named").name, "web");
     }
@@ -475,12 +475,12 @@ mod tests {
     fn a_vanished_entity_names_late_events_and_is_then_forgotten() {
         let entities = Entities::default();
         let start = Instant::now();
-        entities.seen(vec![sighting(1, "a")], 1, start);
+        entities.apply_scan(vec![netns(1, "a")], 1, start);
         let id = entities.stamp(1, 1);
-        assert_eq!(entities.seen(vec![], 2, start).removed, [id]);
+        assert_eq!(entities.apply_scan(vec![], 2, start).removed, [id]);
         assert_eq!(entities.get(id).expect("tombstone").name, "a");
         assert!(entities.live().is_empty());
-        let changes = entities.seen(vec![], 3, start + TOMBSTONE + Duration::from_secs(1));
+        let changes = entities.apply_scan(vec![], 3, start + TOMBSTONE + Duration::from_secs(1));
         assert_eq!(changes.forgotten, [id]);
         assert!(entities.get(id).is_none());
     }
@@ -488,9 +488,9 @@ mod tests {
     #[test]
     fn a_reused_inode_is_another_entity_because_its_cookie_is() {
         let entities = Entities::default();
-        entities.seen(vec![sighting(1, "a")], 1, Instant::now());
+        entities.apply_scan(vec![netns(1, "a")], 1, Instant::now());
         let first = entities.stamp(1, 1);
-        let changes = entities.seen(vec![sighting(2, "b")], 2, Instant::now());
+        let changes = entities.apply_scan(vec![netns(2, "b")], 2, Instant::now());
         assert_eq!(changes.removed, [first]);
         assert_ne!(changes.added, [first]);
     }
@@ -498,8 +498,8 @@ mod tests {
     #[test]
     fn the_host_has_a_name_where_it_is_listed_and_only_there() {
         let entities = Entities::default();
-        let host = Sighting { kind: Kind::Host, ..sighting(1, "") };
-        entities.seen(vec![host, sighting(2, "web")], 1, Instant::now());
+        let host = DiscoveredNetns { kind: Kind::Host, ..netns(1, "") };
+        entities.apply_scan(vec![host, netns(2, "web")], 1, Instant::now());
         let listed = serde_json::to_value(entities.listed()).expect("JSON");
         assert_eq!((&listed[0]["name"], &listed[1]["name"]), (&"host".into(), &"web".into()));
         assert_eq!(entities.get(entities.stamp(1, 1)).expect("seen").name, "");
@@ -514,23 +514,23 @@ mod tests {
     fn what_was_named_while_a_scan_ran_is_not_buried_by_it() {
         let entities = Entities::default();
         let scan_began = Instant::now();
-        let id = entities.sighted(sighting(1, "young"), 1, scan_began + Duration::from_millis(1)).added[0];
-        assert!(entities.seen(vec![], 2, scan_began).removed.is_empty());
+        let id = entities.discovered(netns(1, "young"), 1, scan_began + Duration::from_millis(1)).added[0];
+        assert!(entities.apply_scan(vec![], 2, scan_began).removed.is_empty());
         assert_eq!(entities.get(id).expect("named").name, "young");
         let later = scan_began + Duration::from_millis(2);
-        assert_eq!(entities.seen(vec![], 3, later).removed, [id]);
+        assert_eq!(entities.apply_scan(vec![], 3, later).removed, [id]);
         assert_eq!(entities.get(id).expect("tombstone").name, "young");
     }
 
     #[test]
     fn an_address_that_two_namespaces_have_is_nobodys() {
         let entities = Entities::default();
-        let at = |cookie, ips: [&str; 2]| Sighting {
+        let at = |cookie, ips: [&str; 2]| DiscoveredNetns {
             ips: ips.map(|ip| ip.parse().expect("address")).into(),
-            ..sighting(cookie, "x")
+            ..netns(cookie, "x")
         };
         let scan = vec![at(1, ["10.0.0.1", "10.0.0.9"]), at(2, ["10.0.0.2", "10.0.0.9"])];
-        entities.seen(scan, 1, Instant::now());
+        entities.apply_scan(scan, 1, Instant::now());
         let owner = |ip: &str| entities.owner(ip.parse().expect("address")).map(|e| e.cookie);
         assert_eq!((owner("10.0.0.1"), owner("::ffff:10.0.0.2")), (Some(1), Some(2)));
         assert_eq!((owner("10.0.0.9"), owner("10.0.0.3")), (None, None));

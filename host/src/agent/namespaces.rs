@@ -151,9 +151,9 @@ fn follow_names(
                 return;
             }
             unmounted.extend(pending.take());
-            unmounted.retain(|(path, since): &(PathBuf, Instant)| match discover::glance(path) {
-                Ok(Some(sighting)) => {
-                    let changes = known.entities.sighted(sighting, unix_ns(), Instant::now());
+            unmounted.retain(|(path, since): &(PathBuf, Instant)| match discover::inspect_named(path) {
+                Ok(Some(netns)) => {
+                    let changes = known.entities.discovered(netns, unix_ns(), Instant::now());
                     if !changes.added.is_empty() {
                         take.take(Frame::Entities(changes));
                     }
@@ -179,7 +179,7 @@ impl Scans {
         };
         gaps::tell_of_scan(&self.known.status, &scan);
         self.known.entities.set_unentered(scan.unentered);
-        let changes = self.known.entities.seen(scan.sightings, unix_ns(), began);
+        let changes = self.known.entities.apply_scan(scan.namespaces, unix_ns(), began);
         self.take.take(Frame::Entities(changes));
     }
 }

@@ -163,7 +163,7 @@ fn check_entities(config: &Config, wanted: &BTreeSet<String>) -> Result<(), Erro
     }
     let entities = Entities::default();
     if let Ok(scan) = discover::scan(&options::places(config)) {
-        entities.seen(scan.sightings, unix_ns(), Instant::now());
+        entities.apply_scan(scan.namespaces, unix_ns(), Instant::now());
     }
     let live = entities.live();
     let nobody = wanted.iter().find(|name| !live.iter().any(|who| is_called(who, name)));

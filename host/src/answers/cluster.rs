@@ -143,9 +143,9 @@ mod tests {
         let [cause] = report.findings.as_slice() else { panic!("one finding: {report:#?}") };
         assert_eq!(cause.code, "firewall-drop");
         assert_eq!(cause.entities, [Place::test("web", "n2"), Place::test("web", "n1")]);
-        let felt = cause.evidence.last().expect("evidence");
-        assert_eq!(felt.summary, "felt by web on node n1: peer-unresponsive happened");
-        assert_eq!((felt.attr(FLOW), felt.attr(ROLE)), (Some(FLOW_A), Some("symptom")));
+        let affected = cause.evidence.last().expect("evidence");
+        assert_eq!(affected.summary, "felt by web on node n1: peer-unresponsive happened");
+        assert_eq!((affected.attr(FLOW), affected.attr(ROLE)), (Some(FLOW_A), Some("symptom")));
         assert_eq!((report.node.as_str(), report.verdict), ("n1, n2", Verdict::Degraded));
         assert_eq!(report.blind_spots, ["n1: x", "n2: x"]);
     }

@@ -113,7 +113,7 @@ pub struct Finding {
     pub severity: u8,
     /// How sure it is, 0 to 100.
     pub confidence: u8,
-    /// Where the cause sits, then where it is felt.
+    /// Where the cause sits, then where it is affected.
     pub entities: Vec<Place>,
     /// When it was seen first, nanoseconds since the Unix epoch.
     #[serde(rename = "first_seen", with = "time")]

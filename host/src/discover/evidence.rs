@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::cgroup;
-use crate::entities::{Kind, MAX_PIDS, Process, Sighting, Unentered};
+use crate::entities::{DiscoveredNetns, Kind, MAX_PIDS, Process, Unentered};
 
 /// What points at one namespace, before it was entered.
 #[derive(Debug, Default)]
@@ -46,10 +46,10 @@ impl Evidence {
         }
     }
 
-    pub(super) fn sighting(self, cookie: u64, inode: u64, ips: Vec<IpAddr>) -> Sighting {
+    pub(super) fn netns(self, cookie: u64, inode: u64, ips: Vec<IpAddr>) -> DiscoveredNetns {
         let (kind, name) = self.identity(&format!("netns-{cookie}"));
         let Self { pids, cgroup, path, .. } = self;
-        Sighting { cookie, inode, kind, namespace: String::new(), name, ips, pids, cgroup, path }
+        DiscoveredNetns { cookie, inode, kind, namespace: String::new(), name, ips, pids, cgroup, path }
     }
 
     /// `inode` is 0 if only processes are known.
@@ -102,8 +102,8 @@ mod tests {
             container: Some(cgroup::Container::Pod { uid: uid.to_owned() }),
             ..Evidence::default()
         });
-        let sighting = named.sighting(5, 7, vec![]);
-        assert_eq!((sighting.kind, sighting.name.as_str(), sighting.pids.len()), (Kind::Pod, uid, 1));
+        let netns = named.netns(5, 7, vec![]);
+        assert_eq!((netns.kind, netns.name.as_str(), netns.pids.len()), (Kind::Pod, uid, 1));
     }
 
     #[test]

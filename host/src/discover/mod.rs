@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{NSFS_MAGIC, statfs};
 
-use crate::entities::{Kind, Sighting, Unentered};
+use crate::entities::{DiscoveredNetns, Kind, Unentered};
 use crate::netns;
 use crate::privilege::{self, Capability};
 use crate::status::Gap;
@@ -37,7 +37,7 @@ pub struct Places {
 #[derive(Debug, Default)]
 pub struct Scan {
     /// Namespaces that were entered.
-    pub sightings: Vec<Sighting>,
+    pub namespaces: Vec<DiscoveredNetns>,
     /// Namespaces that are there and could not be entered. One that has a name, and processes that
     /// may not be looked at, is here twice: nothing tells that the two are one.
     pub unentered: Vec<Unentered>,
@@ -86,7 +86,7 @@ impl Scan {
         for unentered in &self.unentered {
             by_cause.entry(&unentered.why).or_default().push(unentered);
         }
-        let all = self.sightings.len() + self.unentered.len();
+        let all = self.namespaces.len() + self.unentered.len();
         let gap = |(cause, namespaces): (&str, Vec<&Unentered>)| Gap {
             lost: format!(
                 "{} of {all} network namespaces cannot be entered ({})",
@@ -123,16 +123,15 @@ fn hidden(proc: &Path) -> String {
 ///
 /// # Errors
 /// There is no such file any more.
-pub fn glance(file: &Path) -> io::Result<Option<Sighting>> {
+pub fn inspect_named(file: &Path) -> io::Result<Option<DiscoveredNetns>> {
     let inode = fs::metadata(file)?.ino();
     let netns_name = file.file_name().map(|name| name.to_string_lossy().into_owned());
     // Any file can be opened, only a namespace can be entered. Addresses are left to the scan: the
     // lock that listing them takes is held for long while other namespaces are torn down.
     let evidence = Evidence { netns_name, path: file.to_owned(), ..Evidence::default() };
-    let sighting =
-        visit(inode, &evidence).ok().flatten().map(|cookie| evidence.sighting(cookie, inode, vec![]));
+    let netns = visit(inode, &evidence).ok().flatten().map(|cookie| evidence.netns(cookie, inode, vec![]));
     netns::leave();
-    Ok(sighting)
+    Ok(netns)
 }
 
 fn named(directory: &Path, found: &mut BTreeMap<u64, Evidence>) {
@@ -210,7 +209,7 @@ impl Found {
                 Ok(Some(cookie)) => {
                     let here = netns::fingerprint_here().ok().and_then(|here| self.closed.remove(&here));
                     evidence.extend(here.unwrap_or_default());
-                    scan.sightings.push(evidence.sighting(cookie, inode, addresses()));
+                    scan.namespaces.push(evidence.netns(cookie, inode, addresses()));
                 }
                 Err(e) if netns::gone(&e) => {}
                 Err(e) => scan.unentered.push(evidence.unentered(inode, netns::refusal(&e))),

@@ -309,7 +309,7 @@ pub(crate) mod ordered_map {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entities::{Kind, Sighting};
+    use crate::entities::{DiscoveredNetns, Kind};
     use crate::view::View;
 
     fn reset() -> NewEvent {
@@ -327,7 +327,7 @@ mod tests {
 
     fn line(event: NewEvent) -> EventLine {
         let view = View::test();
-        let pod = Sighting {
+        let pod = DiscoveredNetns {
             cookie: 42,
             inode: 4_026_531_993,
             kind: Kind::Pod,
@@ -338,7 +338,7 @@ mod tests {
             cgroup: String::new(),
             path: Default::default(),
         };
-        view.entities.seen(vec![pod], 1, std::time::Instant::now());
+        view.entities.apply_scan(vec![pod], 1, std::time::Instant::now());
         let mut cursor = view.events.oldest();
         view.events.emit("tcp", vec![NewEvent { entity: view.entities.stamp(42, 1), ..event }]);
         EventLine::of(&view.events.read(&mut cursor, 1).events[0])

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use crate::entities::{Entities, EntityId, Kind};
 use crate::events::event::{Event, MAX_ATTR_VALUE, NewEvent, OWN};
-use crate::events::throttle::{Throttle, Verdict};
+use crate::events::throttle::{Admission, Throttle};
 use crate::loss::{Loss, Lost, Stage};
 use crate::text::escape;
 
@@ -212,12 +212,12 @@ impl EventLog {
             let emitter = log.emitter(plugin, self, now);
             let kind = event.kind.clone();
             match emitter.throttle.take(event, now) {
-                Verdict::Refused => {
+                Admission::Refused => {
                     refused += 1;
                     continue;
                 }
-                Verdict::Folded => emitter.count(kind),
-                Verdict::Pass(event) => {
+                Admission::Folded => emitter.count(kind),
+                Admission::Pass(event) => {
                     emitter.count(kind);
                     self.push(&mut log, plugin.to_owned(), event, 1);
                 }

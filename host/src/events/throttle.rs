@@ -33,7 +33,7 @@ struct Fold {
 }
 
 /// What becomes of an event.
-pub(crate) enum Verdict {
+pub(crate) enum Admission {
     /// It goes out now.
     Pass(NewEvent),
     /// It goes out with others of its key, counted.
@@ -49,20 +49,20 @@ impl Throttle {
         Self { tokens: burst, per_second, burst, refilled: now, folds }
     }
 
-    pub(crate) fn take(&mut self, event: NewEvent, now: Instant) -> Verdict {
+    pub(crate) fn take(&mut self, event: NewEvent, now: Instant) -> Admission {
         let fold = event.dedup_key.as_ref().and_then(|key| self.folds.get_mut(key));
         if let Some(fold) = fold {
             fold.latest = Some(event);
             fold.count += 1;
-            return Verdict::Folded;
+            return Admission::Folded;
         }
         if !self.take_token(now) {
-            return Verdict::Refused;
+            return Admission::Refused;
         }
         if let (Some(key), true) = (&event.dedup_key, self.folds.len() < MAX_KEYS) {
             self.folds.insert(key.clone(), Fold { since: now, latest: None, count: 0 });
         }
-        Verdict::Pass(event)
+        Admission::Pass(event)
     }
 
     /// The folded events of windows that have ended, by time. A key that had some starts a new
@@ -107,19 +107,19 @@ mod tests {
     fn events_of_one_key_become_the_first_and_one_more_per_window() {
         let start = Instant::now();
         let mut throttle = Throttle::new(1, 5, start);
-        assert!(matches!(throttle.take(event(Some("k"), 1), start), Verdict::Pass(_)));
+        assert!(matches!(throttle.take(event(Some("k"), 1), start), Admission::Pass(_)));
         for at in 2..100 {
-            assert!(matches!(throttle.take(event(Some("k"), at), start), Verdict::Folded));
+            assert!(matches!(throttle.take(event(Some("k"), at), start), Admission::Folded));
         }
-        assert!(matches!(throttle.take(event(Some("other"), 1), start), Verdict::Pass(_)));
+        assert!(matches!(throttle.take(event(Some("other"), 1), start), Admission::Pass(_)));
         assert!(throttle.due(start + WINDOW / 2).is_empty());
         let due = throttle.due(start + WINDOW);
         assert_eq!(due.iter().map(|(e, n)| (e.time_ns, *n)).collect::<Vec<_>>(), [(99, 98)]);
         // The fault goes on: still one event per window. It ends: the key is free again.
-        assert!(matches!(throttle.take(event(Some("k"), 100), start + WINDOW), Verdict::Folded));
+        assert!(matches!(throttle.take(event(Some("k"), 100), start + WINDOW), Admission::Folded));
         assert_eq!(throttle.due(start + 2 * WINDOW).len(), 1);
         assert!(throttle.due(start + 3 * WINDOW).is_empty());
-        assert!(matches!(throttle.take(event(Some("k"), 101), start + 3 * WINDOW), Verdict::Pass(_)));
+        assert!(matches!(throttle.take(event(Some("k"), 101), start + 3 * WINDOW), Admission::Pass(_)));
     }
 
     #[test]
@@ -127,7 +127,8 @@ mod tests {
         let start = Instant::now();
         let mut throttle = Throttle::new(10, 5, start);
         let mut passed = |now| {
-            let passes = (0..100).filter(|_| matches!(throttle.take(event(None, 1), now), Verdict::Pass(_)));
+            let passes =
+                (0..100).filter(|_| matches!(throttle.take(event(None, 1), now), Admission::Pass(_)));
             passes.count()
         };
         assert_eq!(passed(start), 5);

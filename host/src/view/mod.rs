@@ -55,7 +55,7 @@ impl View {
 }
 
 impl View {
-    fn snapshot(&self, process: Process) -> selfmetrics::Snapshot {
+    fn snapshot(&self, process: Process) -> selfmetrics::AgentState {
         let (mut entities, mut unentered) = (BTreeMap::new(), BTreeMap::new());
         for entity in self.entities.live() {
             *entities.entry(entity.kind.as_str()).or_default() += 1;
@@ -63,7 +63,7 @@ impl View {
         for namespace in self.entities.unentered() {
             *unentered.entry(namespace.kind.as_str()).or_default() += 1;
         }
-        selfmetrics::Snapshot {
+        selfmetrics::AgentState {
             node: self.node.clone(),
             revision: self.revision,
             board: self.status.snapshot(),
@@ -97,23 +97,23 @@ impl View {
     /// Makes the host known with one address, beside those that are.
     pub(crate) fn test_host(&self, ip: &str) -> crate::entities::EntityId {
         let ips = vec![ip.parse().expect("an address")];
-        self.test_sighting(1, crate::entities::Kind::Host, "", ips)
+        self.test_netns(1, crate::entities::Kind::Host, "", ips)
     }
 
     /// Makes a named network namespace known, beside those that are.
     pub(crate) fn test_entity(&self, cookie: u64, name: &str) -> crate::entities::EntityId {
-        self.test_sighting(cookie, crate::entities::Kind::Netns, name, vec![])
+        self.test_netns(cookie, crate::entities::Kind::Netns, name, vec![])
     }
 
-    fn test_sighting(
+    fn test_netns(
         &self,
         cookie: u64,
         kind: crate::entities::Kind,
         name: &str,
         ips: Vec<std::net::IpAddr>,
     ) -> crate::entities::EntityId {
-        use crate::entities::Sighting;
-        let again = |e: Arc<crate::entities::Entity>| Sighting {
+        use crate::entities::DiscoveredNetns;
+        let again = |e: Arc<crate::entities::Entity>| DiscoveredNetns {
             cookie: e.cookie,
             inode: e.inode,
             kind: e.kind,
@@ -126,9 +126,9 @@ impl View {
         };
         let (namespace, name) = (String::new(), name.to_owned());
         let (pids, cgroup, path) = (vec![], String::new(), Default::default());
-        let new = Sighting { cookie, inode: 7, kind, namespace, name, ips, pids, cgroup, path };
+        let new = DiscoveredNetns { cookie, inode: 7, kind, namespace, name, ips, pids, cgroup, path };
         let all = self.entities.live().into_iter().map(again).chain([new]).collect();
-        self.entities.seen(all, 1, std::time::Instant::now());
+        self.entities.apply_scan(all, 1, std::time::Instant::now());
         self.entities.stamp(cookie, 1)
     }
 }

@@ -18,7 +18,7 @@ use crate::status::{Board, HookStatus, PluginStatus, ProbeStatus, Process, Serve
 use crate::view::exposition::Format;
 
 /// Appends the agent's own metrics.
-pub fn encode(out: &mut Vec<u8>, shown: Snapshot, format: Format) {
+pub fn encode(out: &mut Vec<u8>, shown: AgentState, format: Format) {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(shown));
     let mut text = String::new();
@@ -31,7 +31,7 @@ pub fn encode(out: &mut Vec<u8>, shown: Snapshot, format: Format) {
 
 /// Everything that is shown, at one moment.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct AgentState {
     /// Name of this node.
     pub node: String,
     /// Revision of the source this agent was built from.
@@ -50,7 +50,7 @@ pub struct Snapshot {
     pub process: Process,
 }
 
-impl Snapshot {
+impl AgentState {
     fn encode_agent(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", self.revision)];
         to.family("inspector_build_info", "Version of this agent.", Gauge, [(build, Int(1))])?;
@@ -200,7 +200,7 @@ impl Snapshot {
     }
 }
 
-impl Collector for Snapshot {
+impl Collector for AgentState {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let mut to = Families(encoder);
         self.encode_agent(&mut to)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use inspector::entities::{Entities, Kind, Sighting};
+use inspector::entities::{DiscoveredNetns, Entities, Kind};
 use inspector::events::log::{EventLog, Limits as EventLimits};
 use inspector::kernel::table::{Columns, Snapshot, Table};
 use inspector::loss::{Loss, Stage};
@@ -40,7 +40,7 @@ impl Node {
         let dir = PluginDir::new()?;
         dir.put_built_in(plugin)?;
         let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
-        entities.seen((1..=NAMESPACES).map(sighting).collect(), SECOND_NS, Instant::now());
+        entities.apply_scan((1..=NAMESPACES).map(netns).collect(), SECOND_NS, Instant::now());
         let limits = EventLimits { backlog: 16, per_second: 1, burst: 1 };
         let nouns = Nouns {
             node: "n1".to_owned(),
@@ -107,8 +107,8 @@ fn learn(columns: &Columns) {
     }
 }
 
-fn sighting(cookie: u64) -> Sighting {
-    Sighting {
+fn netns(cookie: u64) -> DiscoveredNetns {
+    DiscoveredNetns {
         cookie,
         inode: cookie,
         kind: Kind::Netns,

@@ -52,7 +52,7 @@ fn finding(report: &Report, finding: &Finding) -> String {
     let place = match places.split_first() {
         None => "not known".to_owned(),
         Some((cause, [])) => cause.clone(),
-        Some((cause, felt)) => format!("{cause}; felt by {}", felt.join(", ")),
+        Some((cause, affected)) => format!("{cause}; felt by {}", affected.join(", ")),
     };
     let evidence: String = facts(finding).iter().map(|known| fact(report, known)).collect();
     let actions: String = finding.actions.iter().map(action).collect();

@@ -30,10 +30,10 @@ fn finding(report: &Report, number: usize, finding: &Finding) -> String {
             format!("{} ({}, node {})", code(&place.display()), plain(&place.kind), plain(&place.node))
         })
         .collect();
-    if let Some((cause, felt)) = places.split_first() {
+    if let Some((cause, affected)) = places.split_first() {
         out += &format!("- **Where:** {cause}");
-        if !felt.is_empty() {
-            out += &format!("; felt by {}", felt.join(", "));
+        if !affected.is_empty() {
+            out += &format!("; felt by {}", affected.join(", "));
         }
         out += "\n";
     }

@@ -96,19 +96,19 @@ fn under(label: &str, lines: impl Iterator<Item = String>) -> Vec<String> {
     labels.zip(lines).map(|(label, line)| format!("{label:<INDENT$}{line}")).collect()
 }
 
-/// Where the cause sits, and where it is felt.
+/// Where the cause sits, and where it is affected.
 fn place(finding: &Finding) -> String {
-    let Some((cause, felt)) = finding.entities.split_first() else { return "not known".to_owned() };
+    let Some((cause, affected)) = finding.entities.split_first() else { return "not known".to_owned() };
     let mut text = format!("{} ({}, node {})", cause.display(), cause.kind, cause.node);
-    let felt: Vec<_> = felt
+    let affected: Vec<_> = affected
         .iter()
         .map(|place| match place.node == cause.node {
             true => place.display(),
             false => format!("{} (node {})", place.display(), place.node),
         })
         .collect();
-    if !felt.is_empty() {
-        text += &format!("; felt by {}", felt.join(", "));
+    if !affected.is_empty() {
+        text += &format!("; felt by {}", affected.join(", "));
     }
     text
 }

@@ -35,7 +35,7 @@ fn look(places: &Places) -> Vec<Check> {
     let mut checks = namespaces(&scan);
     checks.extend([processes(&scan, &places.proc), named(places)]);
     let entities = Entities::default();
-    entities.seen(scan.sightings, 0, Instant::now());
+    entities.apply_scan(scan.namespaces, 0, Instant::now());
     checks.extend(sources(&places.proc, &entities.live()));
     checks
 }
@@ -48,7 +48,7 @@ fn namespaces(scan: &Scan) -> Vec<Check> {
     };
     let bad: Vec<_> = scan.closed_namespaces().into_iter().map(bad).collect();
     match bad.is_empty() {
-        true => vec![Check::good(NAMESPACES, &format!("entered all {}", scan.sightings.len()))],
+        true => vec![Check::good(NAMESPACES, &format!("entered all {}", scan.namespaces.len()))],
         false => bad,
     }
 }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use inspector::entities::{Entities, Kind, Sighting};
+use inspector::entities::{DiscoveredNetns, Entities, Kind};
 use inspector::events::log::{EventLog, Limits as EventLimits};
 use inspector::kernel::batch::Batch;
 use inspector::kernel::names::{KernelNames, Reasons};
@@ -166,7 +166,7 @@ impl Component {
         directory.put_built_in(PLUGIN)?;
         let (entities, loss, status) =
             (Arc::new(Entities::default()), Arc::new(Loss::default()), Arc::new(Status::default()));
-        entities.seen((1..=ENTITIES).map(sighting).collect(), NOW_NS, Instant::now());
+        entities.apply_scan((1..=ENTITIES).map(netns).collect(), NOW_NS, Instant::now());
         status.update().probes.insert(probe().name.to_owned(), up());
         let budget = Budget { per_plugin: 50_000, per_agent: 200_000 };
         let limits = EventLimits { backlog: 16_384, per_second: 1000, burst: 5000 };
@@ -269,8 +269,8 @@ fn up() -> ProbeStatus {
     }
 }
 
-fn sighting(cookie: u64) -> Sighting {
-    Sighting {
+fn netns(cookie: u64) -> DiscoveredNetns {
+    DiscoveredNetns {
         cookie,
         inode: cookie,
         kind: Kind::Netns,
