@@ -152,13 +152,15 @@ impl Counters {
                 self.last.entry(entity).or_insert_with(|| vec![is_young().then_some(0); counter::ALL.len()]);
             for opened in &self.sources {
                 let Ok(table) = opened.source.read(entity) else { continue };
-                let mut sent = 0;
+                let (mut sent, mut is_full, mut tracked) = (0, false, 0);
                 for (index, cells) in &opened.counters {
                     let total = sum(&table, cells);
                     let before = last[usize::from(*index)].replace(total);
                     let rose = before.map_or(0, |before| total.saturating_sub(before));
-                    if *index == counter::QDISC_SENT {
-                        sent = rose;
+                    match *index {
+                        counter::QDISC_SENT => sent = rose,
+                        counter::CONNTRACK_DROP => is_full = rose > 0,
+                        _ => {}
                     }
                     if rose > 0 {
                         store.add(entity, What::Counter(*index), Flow::NONE, Amount::new(now, rose, 0));
@@ -166,10 +168,13 @@ impl Counters {
                 }
                 for (index, cells) in &opened.gauges {
                     let value = sum(&table, cells);
-                    if value > 0 {
+                    // A bound says something where it is near; it is above 0 in every namespace.
+                    let is_far = *index == gauge::CONNTRACK_MAXIMUM && !is_full && 2 * tracked < value;
+                    if value > 0 && !is_far {
                         store.add(entity, What::Gauge(*index), Flow::NONE, Amount::new(now, 1, value));
                     }
                     match *index {
+                        gauge::CONNTRACK_ENTRIES => tracked = value,
                         gauge::TCP_UNREAD => unread(&mut self.unread, entity, value, now, store),
                         gauge::QDISC_BACKLOG => queued(entity, value, (sent, elapsed), now, store),
                         _ => {}
