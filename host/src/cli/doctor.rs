@@ -64,8 +64,7 @@ fn print(checks: &[Check], able: bool, style: Style) -> std::io::Result<()> {
         let (state, lost) = if check.ok { ("ok", "") } else { ("missing", check.lost_without.as_str()) };
         table.row([&check.what, state, &check.found, lost]);
     }
-    // What is lost stands at the end of its line and is what people came for: it is not cut.
-    for line in table.lines(Style { width: None, ..style }) {
+    for line in table.lines(style) {
         terminal::print_line(&line)?;
     }
     for line in remedies(checks) {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::serve;
-use super::shared::{Output, WRONG_USAGE};
+use super::shared::{Output, WRONG_USAGE, read_text};
 use super::table::Table;
 use super::terminal::{self, Colour, Style};
 use crate::config::Config;
@@ -78,7 +78,7 @@ fn advice(args: &Args) -> anyhow::Result<Advice> {
         return Ok(Advice::built_in());
     }
     let name = file.display().to_string();
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {name}"))?;
+    let text = read_text(file).with_context(|| format!("cannot read {name}"))?;
     Ok(Advice::built_in().under(Advice::parse(&name, &text)?))
 }
 

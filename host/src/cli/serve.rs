@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use super::log;
+use super::shared::read_text;
 use crate::agent;
 use crate::config::address::Address;
 use crate::config::{self, Config, LogFormat, LogLevel};
@@ -182,8 +183,7 @@ pub fn name_node(config: &mut Config, flag: Option<String>) -> anyhow::Result<()
 
 /// Reads and checks a configuration file.
 pub fn read_config(path: &Path) -> anyhow::Result<Config> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| ConfigFile { path: path.to_owned(), source })?;
+    let text = read_text(path).map_err(|source| ConfigFile { path: path.to_owned(), source })?;
     Ok(Config::parse(&path.display().to_string(), &text)?)
 }
 

@@ -1,4 +1,8 @@
-//! What all commands share: forms of output, wrong usage, and where event servers are.
+//! What all commands share: forms of output, wrong usage, files of users, and where event servers are.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
 
 use clap::ValueEnum;
 
@@ -46,6 +50,19 @@ pub(super) fn in_words(error: client::Error) -> String {
     }
 }
 
+/// Maximum bytes of a file that a user wrote: a device that never ends is none.
+const MAX_TEXT: u64 = 4 << 20;
+
+/// A file that a user wrote; it may be a pipe, which is waited for.
+pub(super) fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_TEXT + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_TEXT {
+        return Err(io::Error::other(format!("larger than {} MiB", MAX_TEXT >> 20)));
+    }
+    Ok(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,5 +73,11 @@ mod tests {
         assert_eq!(shown("node-1").as_deref(), Ok("node-1:19102"));
         assert_eq!(shown(":80").as_deref(), Ok("127.0.0.1:80"));
         assert!(shown("").is_err(), "an unset variable of a script is no address");
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        let refused = read_text(Path::new("/dev/zero")).expect_err("it has no end");
+        assert_eq!(refused.to_string(), "larger than 4 MiB");
     }
 }

@@ -10,7 +10,8 @@ use std::fmt::Write as _;
 /// Bytes of a sentence in which a guest or a library says why something failed.
 pub const MAX_REASON: usize = 512;
 
-/// The text with control characters and bidirectional overrides written as `\n` or `\u{1b}`.
+/// The text with control characters, bidirectional overrides and characters without a width written as
+/// `\n` or `\u{1b}`.
 pub fn visible(text: &str) -> Cow<'_, str> {
     let Some(first) = text.find(is_unsafe) else { return Cow::Borrowed(text) };
     let mut shown = String::with_capacity(text.len() + 8);
@@ -39,9 +40,15 @@ pub fn admit(text: String, max: usize) -> String {
     cut(&visible(cut(&text, max)), max).to_owned()
 }
 
-/// Control characters, and those by which a text can show itself in another order than it has.
+/// Control characters, and those by which a text can show itself in another order than it has, or two
+/// different names as the same.
 fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(
+            c,
+            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 #[cfg(test)]
@@ -52,6 +59,7 @@ mod tests {
     fn terminal_escapes_are_shown_and_not_obeyed() {
         assert_eq!(visible("a\u{1b}[31m\nb\u{202e}"), "a\\u{1b}[31m\\nb\\u{202e}");
         assert_eq!(visible("grün"), "grün");
+        assert_eq!(visible("we\u{200b}b"), "we\\u{200b}b");
     }
 
     #[test]

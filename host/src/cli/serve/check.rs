@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::slice;
 
+use crate::cli::shared::read_text;
 use crate::cli::table::Table;
 use crate::cli::terminal::{self, Colour, Style};
 use crate::config::address::Address;
@@ -121,7 +122,7 @@ fn texts(file: &Path) -> Option<Row> {
 
 /// Reads the operator's own texts, or says why they cannot be used.
 pub(super) fn read_texts(file: &Path) -> Result<Advice, String> {
-    let text = std::fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let text = read_text(file).map_err(|error| error.to_string())?;
     Advice::parse(&file.display().to_string(), &text).map_err(|error| error.to_string())
 }
 
