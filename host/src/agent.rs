@@ -32,7 +32,7 @@ use crate::events::log::{EventLog, Limits};
 use crate::http;
 use crate::loss::Loss;
 use crate::notify::{Bell, Wake};
-use crate::plugin::{self, Nouns, Plugins};
+use crate::plugin::{self, Plugins, Shared};
 use crate::probe::{self, Probes};
 use crate::series::metrics::{Budget, Metrics};
 use crate::source;
@@ -183,7 +183,7 @@ impl Core {
         // First, since the kernel takes its time to list its symbols.
         let names = Arc::new(probe::kernel_names());
         let reader = source::Reader::new(&config.paths.procfs, Arc::clone(&view.status))?;
-        let nouns = Nouns {
+        let shared = Shared {
             node: view.node.clone(),
             kernel: kernel_release(),
             clock: Arc::default(),
@@ -196,7 +196,7 @@ impl Core {
             status: Arc::clone(&view.status),
         };
         let sources_wanted = Arc::<Bell>::default();
-        let plugins = Arc::new(Plugins::new(plugin_options(config), nouns, Arc::clone(&sources_wanted))?);
+        let plugins = Arc::new(Plugins::new(plugin_options(config), shared, Arc::clone(&sources_wanted))?);
 
         let symbols = Arc::clone(&names.symbols);
         let (unknown, announced) = (Arc::<Bell>::default(), Arc::<Announced>::default());

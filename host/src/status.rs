@@ -1,10 +1,13 @@
 //! The state of every probe, source and plugin, as `list`, `/api/v1/*` and `/metrics` show it.
 //!
-//! Doors write their own part; readers get a copy. The one thing that is decided here is whether all of
-//! it together is ready.
+//! Each adapter writes its own part; readers get a copy. The one thing that is decided here is whether
+//! all of it together is ready.
+//!
+//! Longer than other files, because it is the one list of everything that has a state.
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,73 @@ use crate::text::escape;
 
 /// Bytes of what a panic says.
 const MAX_PANIC: usize = 512;
+
+/// States with the text that each has in JSON, in tables and in sentences. A text that this version does
+/// not know, as an agent of another version may send, is kept as it is.
+macro_rules! states {
+    ($(#[$of:meta])* $name:ident { $($(#[$meaning:meta])* $state:ident = $text:literal,)+ }) => {
+        $(#[$of])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(from = "String", into = "String")]
+        pub enum $name {
+            $($(#[$meaning])* $state,)+
+            /// In the words of an agent of another version.
+            Other(String),
+        }
+
+        impl $name {
+            /// As in JSON.
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$state => $text,)+
+                    Self::Other(text) => text,
+                }
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                match text.as_str() {
+                    $($text => Self::$state,)+
+                    _ => Self::Other(text),
+                }
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(state: $name) -> Self {
+                state.as_str().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+states! {
+    /// State of a plugin.
+    PluginState {
+        /// Its file is being compiled, or waits for that.
+        #[default]
+        Compiling = "compiling",
+        /// It takes in what comes.
+        Running = "running",
+        /// It failed, and restarts soon.
+        Backoff = "backoff",
+        /// It failed too often, and restarts late.
+        Quarantined = "quarantined",
+        /// It never ran: its file cannot be used.
+        Refused = "refused",
+        /// It never ran: the configuration disables it.
+        Disabled = "disabled",
+        /// It has ended.
+        Stopped = "stopped",
+    }
+}
 
 /// State of one hook of a probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,9 +209,8 @@ pub struct PluginStatus {
     pub file: String,
     /// Hex sha256 of the component.
     pub sha256: String,
-    /// `compiling`, `running`, `backoff` (restarts soon), `quarantined` (failed too often, restarts
-    /// late), `refused` or `disabled` (never ran) or `stopped`.
-    pub state: String,
+    /// What it does.
+    pub state: PluginState,
     /// Why it does not run, or cannot show all that it counts; empty if it does.
     pub reason: String,
     /// A newer file that was refused while this version goes on; empty if there is none.
@@ -288,7 +357,8 @@ impl Board {
             lines.extend(self.awaited_plugins());
         }
         let built_in = self.plugins.values().filter(|plugin| BUILT_IN.contains(&plugin.name.as_str()));
-        let failed = built_in.filter(|plugin| matches!(plugin.state.as_str(), "refused" | "quarantined"));
+        let failed =
+            built_in.filter(|plugin| matches!(plugin.state, PluginState::Refused | PluginState::Quarantined));
         let words = |plugin: &PluginStatus| {
             format!("failed: analyzer {} is {}: {}", plugin.name, plugin.state, plugin.reason)
         };
@@ -298,7 +368,7 @@ impl Board {
     }
 
     fn awaited_plugins(&self) -> Vec<String> {
-        let compiling = self.plugins.values().filter(|plugin| plugin.state == "compiling");
+        let compiling = self.plugins.values().filter(|plugin| plugin.state == PluginState::Compiling);
         let mut lines: Vec<_> = compiling
             .map(|plugin| format!("waiting: analyzer {} (compiling, {})", plugin.name, plugin.reason))
             .collect();
@@ -331,7 +401,7 @@ impl Board {
 
 /// What is left of a plugin that was stopped answers nothing.
 fn plugin_scenarios(plugin: &PluginStatus) -> impl Iterator<Item = &Scenario> {
-    plugin.scenarios.iter().filter(|_| plugin.state != "stopped")
+    plugin.scenarios.iter().filter(|_| plugin.state != PluginState::Stopped)
 }
 
 impl Status {
@@ -393,7 +463,7 @@ mod tests {
     fn board(plugins: &[(&str, &str, &str)]) -> Board {
         let status = |(name, state, reason): &(&str, &str, &str)| PluginStatus {
             name: (*name).to_owned(),
-            state: (*state).to_owned(),
+            state: (*state).to_owned().into(),
             reason: (*reason).to_owned(),
             ..PluginStatus::default()
         };

@@ -10,13 +10,13 @@ use super::on_demand::OnDemand;
 use super::{Core, Error, confirm, now_ns};
 use crate::answers::blind_spots::{self, Asked};
 use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
-use crate::answers::report::{Answered, BlindSpot, Report, seen};
+use crate::answers::report::{AnalyzerReply, BlindSpot, Report, seen};
 use crate::config::Config;
 use crate::entities::{EntityId, EntityRow};
 use crate::kernel::table::{Columns, Snapshot};
 use crate::loss::History;
 use crate::notify::{Bell, Wake};
-use crate::plugin::{self, Plugins};
+use crate::plugin::{Plugins, ResolvedQuestion};
 use crate::status::{Board, PluginStatus};
 use crate::view::View;
 
@@ -71,7 +71,7 @@ impl Desk {
             spots.push(BlindSpot::detail(late.to_owned()));
         }
         let now_ns = now_ns();
-        let answers = self.plugins.diagnose(&plugin::Question {
+        let answers = self.plugins.diagnose(ResolvedQuestion {
             scenario: question.scenario.clone(),
             entities: ids.clone(),
             window: question.window(),
@@ -115,7 +115,7 @@ impl Desk {
     fn blind_spots(
         &self,
         question: &Question,
-        answers: &[Answered],
+        answers: &[AnalyzerReply],
         lacks: &dyn Fn(&str) -> bool,
         now_ns: u64,
     ) -> Vec<BlindSpot> {

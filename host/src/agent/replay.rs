@@ -29,7 +29,7 @@ use crate::kernel::names::KernelNames;
 use crate::kernel::symbols::Symbol;
 use crate::kernel::table::{Columns, Snapshot, Table};
 use crate::loss::Loss;
-use crate::plugin::{self, Nouns, Player};
+use crate::plugin::{self, Player, Shared};
 use crate::series::metrics::Metrics;
 use crate::status::{ProbeStatus, Status};
 use crate::trace::{self, Damage, Entry, Frames, NoTrace};
@@ -181,7 +181,7 @@ impl Stage {
                 known.learn(source, columns);
             }
         }
-        let nouns = Nouns {
+        let shared = Shared {
             node: start.node.clone(),
             kernel: start.kernel.clone(),
             clock: Arc::clone(&clock),
@@ -195,7 +195,7 @@ impl Stage {
         };
         let options = super::plugin_options(config);
         let limits = plugin::Limits { deadline: DEADLINE, ..options.limits };
-        let (player, refused) = Player::new(&plugin::Options { limits, ..options }, nouns)?;
+        let (player, refused) = Player::new(&plugin::Options { limits, ..options }, shared)?;
         let left_out: Vec<_> =
             refused.iter().map(|refused| format!("{}: {}", refused.path.display(), refused.why)).collect();
         if player.names().is_empty() {

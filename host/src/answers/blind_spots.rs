@@ -9,9 +9,9 @@ use std::time::Duration;
 use inspector_ebpf::{PROBES, Probe};
 
 use crate::answers::needs::{Needs, is_blind, is_detail};
-use crate::answers::report::{Answered, BlindSpot, join};
+use crate::answers::report::{AnalyzerReply, BlindSpot, join};
 use crate::loss::Stage;
-use crate::status::{Board, Gap, PluginStatus, ProbeStatus, Sight};
+use crate::status::{Board, Gap, PluginState, PluginStatus, ProbeStatus, Sight};
 use crate::text::escape::admit;
 
 /// An analyzer that knows all of the window but for so much is not worth a word.
@@ -138,11 +138,11 @@ fn of_plugin(plugin: &PluginStatus, asked: &Asked<'_>) -> Option<BlindSpot> {
 /// Why a plugin does not run, if it is meant to and does not.
 pub fn why_idle(plugin: &PluginStatus) -> Option<String> {
     let PluginStatus { name, file, reason, .. } = plugin;
-    let why = match plugin.state.as_str() {
-        "quarantined" => format!("analyzer {name} is in quarantine: {reason}"),
-        "backoff" => format!("analyzer {name} failed and is restarted soon: {reason}"),
-        "refused" if reason.contains(file.as_str()) => reason.clone(),
-        "refused" => format!("{file} is refused: {reason}"),
+    let why = match plugin.state {
+        PluginState::Quarantined => format!("analyzer {name} is in quarantine: {reason}"),
+        PluginState::Backoff => format!("analyzer {name} failed and is restarted soon: {reason}"),
+        PluginState::Refused if reason.contains(file.as_str()) => reason.clone(),
+        PluginState::Refused => format!("{file} is refused: {reason}"),
         _ => return None,
     };
     Some(admit(why, MAX_TEXT))
@@ -174,10 +174,10 @@ pub fn of_loss(lost: &[(Stage, String, u64)], asked: &Asked<'_>, seen: u64) -> V
 
 /// What the analyzers themselves say, those that do not answer, and windows that reach back
 /// further than what they know.
-pub fn of_analyzers(answers: &[Answered], window: Duration, now_ns: u64) -> Vec<BlindSpot> {
+pub fn of_analyzers(answers: &[AnalyzerReply], window: Duration, now_ns: u64) -> Vec<BlindSpot> {
     let begin_ns = now_ns.saturating_sub(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
     let mut spots = Vec::new();
-    for Answered { analyzer, answer } in answers {
+    for AnalyzerReply { analyzer, answer } in answers {
         match answer {
             Ok(answer) => {
                 let missing = Duration::from_nanos(answer.since_ns.saturating_sub(begin_ns));
@@ -312,7 +312,7 @@ mod tests {
         let status = |name: &str, state: &str| PluginStatus {
             name: name.into(),
             file: format!("/p/{name}.wasm"),
-            state: state.into(),
+            state: state.to_owned().into(),
             reason: "trap\u{1b}".into(),
             ..PluginStatus::default()
         };
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn who_knows_less_than_the_window_or_does_not_answer_vouches_for_nothing() {
         let second = 1_000_000_000;
-        let answered = |since_ns| Answered {
+        let answered = |since_ns| AnalyzerReply {
             analyzer: "a".into(),
             answer: Ok(Answer { since_ns, blind_spots: vec!["own".into()], ..Answer::default() }),
         };
@@ -373,7 +373,7 @@ mod tests {
             words[0].contains("the last 1m 30s only") && words[0].contains("(--last 1m30s)"),
             "{words:?}"
         );
-        let late = Answered { analyzer: "b".into(), answer: Err("late".into()) };
+        let late = AnalyzerReply { analyzer: "b".into(), answer: Err("late".into()) };
         assert_eq!(said(late), ["! analyzer b did not answer: late"]);
     }
 }

@@ -216,7 +216,7 @@ pub struct Answer {
 
 /// An analyzer that was asked, and its answer or why there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answered {
+pub struct AnalyzerReply {
     /// The analyzer.
     pub analyzer: String,
     /// What it says.
@@ -231,7 +231,7 @@ impl Report {
         node: &str,
         window: Duration,
         now_ns: u64,
-        answers: Vec<Answered>,
+        answers: Vec<AnalyzerReply>,
         blind_spots: Vec<BlindSpot>,
     ) -> Self {
         let has_traffic = seen(&answers) > 0;
@@ -265,7 +265,7 @@ impl Report {
 }
 
 /// How much was seen in the window, by the analyzer that saw most of it.
-pub fn seen(answers: &[Answered]) -> u64 {
+pub fn seen(answers: &[AnalyzerReply]) -> u64 {
     let answers = answers.iter().filter_map(|answered| answered.answer.as_ref().ok());
     answers.map(|answer| answer.seen).max().unwrap_or(0)
 }
@@ -394,12 +394,12 @@ mod tests {
         Evidence { kind: "event".into(), summary: summary.into(), ..Evidence::default() }
     }
 
-    fn answered(findings: Vec<Finding>, seen: u64) -> Answered {
+    fn answered(findings: Vec<Finding>, seen: u64) -> AnalyzerReply {
         let answer = Answer { findings, seen, ..Answer::default() };
-        Answered { analyzer: "a".into(), answer: Ok(answer) }
+        AnalyzerReply { analyzer: "a".into(), answer: Ok(answer) }
     }
 
-    fn report(answers: Vec<Answered>) -> Report {
+    fn report(answers: Vec<AnalyzerReply>) -> Report {
         Report::of_node("node", "n1", Duration::from_secs(60), 100_000_000_000, answers, Vec::new())
     }
 

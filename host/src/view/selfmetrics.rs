@@ -14,7 +14,9 @@ use prometheus_client::registry::Registry;
 
 use crate::events::log::EventCount;
 use crate::loss::Stage;
-use crate::status::{Board, HookStatus, PluginStatus, ProbeStatus, Process, ServerStatus, SourceStatus};
+use crate::status::{
+    Board, HookStatus, PluginState, PluginStatus, ProbeStatus, Process, ServerStatus, SourceStatus,
+};
 use crate::view::exposition::Format;
 
 /// Appends the agent's own metrics.
@@ -152,11 +154,11 @@ impl Snapshot {
         let each = |value: fn(&PluginStatus) -> Number| {
             plugins().map(move |plugin| ([("plugin", plugin.name.as_str())], value(plugin)))
         };
-        let up = each(|p| Int((p.state == "running").into()));
+        let up = each(|p| Int((p.state == PluginState::Running).into()));
         to.family("inspector_plugin_up", "A plugin is running.", Gauge, up)?;
         let info = plugins().map(|p| ([("plugin", p.name.as_str()), ("version", &p.version)], Int(1)));
         to.family("inspector_plugin_info", "Version of a plugin.", Gauge, info)?;
-        let state = plugins().map(|p| ([("plugin", p.name.as_str()), ("state", &p.state)], Int(1)));
+        let state = plugins().map(|p| ([("plugin", p.name.as_str()), ("state", p.state.as_str())], Int(1)));
         to.family("inspector_plugin_state", "What a plugin is doing.", Gauge, state)?;
         to.family("inspector_plugin_events", "Events handed to a plugin.", Counter, each(|p| Int(p.events)))?;
         to.family("inspector_plugin_calls", "Calls into a plugin.", Counter, each(|p| Int(p.calls)))?;

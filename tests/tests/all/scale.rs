@@ -11,9 +11,9 @@ use inspector::events::log::{EventLog, Limits as EventLimits};
 use inspector::kernel::table::{Columns, Snapshot, Table};
 use inspector::loss::{Loss, Stage};
 use inspector::notify::Bell;
-use inspector::plugin::{Limits, Nouns, Options, Plugins};
+use inspector::plugin::{Limits, Options, Plugins, Shared};
 use inspector::series::metrics::{Budget, Metrics};
-use inspector::status::{PluginStatus, Status};
+use inspector::status::{PluginState, PluginStatus, Status};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::wait;
 use pod_counters::counters::MODULES;
@@ -30,7 +30,7 @@ const HOST_ONLY: [&str; 2] = ["softnet", "ipvs"];
 struct Node {
     plugin: &'static str,
     plugins: Plugins,
-    nouns: Nouns,
+    shared: Shared,
     intervals: u64,
     _dir: PluginDir,
 }
@@ -42,7 +42,7 @@ impl Node {
         let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
         entities.seen((1..=NAMESPACES).map(sighting).collect(), SECOND_NS, Instant::now());
         let limits = EventLimits { backlog: 16, per_second: 1, burst: 1 };
-        let nouns = Nouns {
+        let shared = Shared {
             node: "n1".to_owned(),
             kernel: String::new(),
             clock: Arc::default(),
@@ -54,13 +54,13 @@ impl Node {
             loss,
             status: Arc::<Status>::default(),
         };
-        learn(&nouns.columns);
+        learn(&shared.columns);
         let limits = Limits { memory_bytes: 16 << 20, deadline: Duration::from_millis(50) };
         let directories = vec![dir.path().to_owned()];
         let options = Options { directories, disabled: Vec::new(), cache: None, limits };
-        let plugins = Plugins::new(options, nouns.clone(), Arc::<Bell>::default())?;
+        let plugins = Plugins::new(options, shared.clone(), Arc::<Bell>::default())?;
         plugins.scan(&|_| {});
-        Ok(Self { plugin, plugins, nouns, intervals: 0, _dir: dir })
+        Ok(Self { plugin, plugins, shared, intervals: 0, _dir: dir })
     }
 
     /// An interval in which every cell of the first so many namespaces is the number of the interval,
@@ -69,9 +69,9 @@ impl Node {
         let before = self.status()?;
         self.intervals += 1;
         let mut snapshot = Snapshot::at(self.intervals * 5 * SECOND_NS);
-        for (at, entity) in self.nouns.entities.live().iter().enumerate() {
+        for (at, entity) in self.shared.entities.live().iter().enumerate() {
             let value = if at < busy { self.intervals } else { 0 };
-            for (source, columns) in self.nouns.columns.all() {
+            for (source, columns) in self.shared.columns.all() {
                 if !HOST_ONLY.contains(&source) {
                     let numbers = vec![value; columns.len()];
                     snapshot.insert(entity.id, source, Table { numbers, strings: vec!["eth0".to_owned()] });
@@ -80,14 +80,14 @@ impl Node {
         }
         self.plugins.tick(&Arc::new(snapshot));
         let after = wait::until("the plugin to have read everything", || {
-            self.status().ok().filter(|now| now.calls > before.calls || now.state != "running")
+            self.status().ok().filter(|now| now.calls > before.calls || now.state != PluginState::Running)
         })?;
-        assert_eq!((after.state.as_str(), after.traps), ("running", 0), "{after:#?}");
+        assert_eq!((&after.state, after.traps), (&PluginState::Running, 0), "{after:#?}");
         Ok(Duration::from_secs_f64(after.seconds - before.seconds))
     }
 
     fn status(&self) -> Result<PluginStatus> {
-        let board = self.nouns.status.update();
+        let board = self.shared.status.update();
         board.plugins.get(self.plugin).cloned().with_context(|| format!("{:#?}", board.plugins))
     }
 }
@@ -126,13 +126,13 @@ fn the_counters_of_five_thousand_namespaces_are_all_current_and_no_tick_is_too_l
     let plenty = Budget { per_plugin: 2_000_000, per_agent: 2_000_000 };
     let mut node = Node::start("pod-counters", plenty)?;
     let first = node.interval(0)?;
-    let series = node.nouns.metrics.series_count("pod-counters");
+    let series = node.shared.metrics.series_count("pod-counters");
     let idle = node.interval(0)?;
     let busy = node.interval(usize::MAX)?;
     println!("{series} series; first {first:?}, nothing changed {idle:?}, everything changed {busy:?}");
     assert_eq!(series % NAMESPACES, 0, "some namespaces have series that others lack");
     assert!(series / NAMESPACES >= 100);
-    let families = node.nouns.metrics.families();
+    let families = node.shared.metrics.families();
     let opens = families.iter().find(|family| family.name == "inspector_pod_tcpactiveopens");
     assert_eq!(opens.map(|family| family.series), Some(NAMESPACES));
     // Asking for a series is what costs, and happens once.
@@ -152,7 +152,7 @@ fn the_counters_that_diagnosis_reads_in_five_thousand_namespaces_are_not_too_man
 fn more_series_than_there_is_room_for_are_left_out_counted_and_said_so() -> Result<()> {
     let mut node = Node::start("pod-counters", Budget { per_plugin: 100_000, per_agent: 100_000 })?;
     node.interval(0)?;
-    let (refused, idle) = (node.nouns.loss.cell(Stage::Quota, "pod-counters"), node.interval(0)?);
+    let (refused, idle) = (node.shared.loss.cell(Stage::Quota, "pod-counters"), node.interval(0)?);
     let busy = node.interval(usize::MAX)?;
     println!("{} refused; nothing changed {idle:?}, everything changed {busy:?}", refused.get());
     assert!(refused.get() > 0);

@@ -134,7 +134,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::answers::report::{Answer, Answered, BlindSpot, Evidence, Place};
+    use crate::answers::report::{AnalyzerReply, Answer, BlindSpot, Evidence, Place};
 
     /// A report with everything in it.
     pub(in crate::cli::diagnose) fn report() -> Report {
@@ -170,7 +170,7 @@ pub(super) mod tests {
             ..Finding::test("firewall-drop")
         };
         let answer = Answer { findings: vec![finding], seen: 1, ..Answer::default() };
-        let answers = vec![Answered { analyzer: "diagnosis".into(), answer: Ok(answer) }];
+        let answers = vec![AnalyzerReply { analyzer: "diagnosis".into(), answer: Ok(answer) }];
         let spots = vec![BlindSpot::detail(
             "probe tcp-reset: this kernel has no tracepoint tcp_send_reset; without it: no resets sent"
                 .into(),

@@ -63,7 +63,7 @@ pub fn plugins(plugins: &[PluginStatus]) -> Table {
         table.row([
             &plugin.name,
             &plugin.version,
-            &plugin.state,
+            plugin.state.as_str(),
             &plugin.events.to_string(),
             &plugin.traps.to_string(),
             &plugin.series.to_string(),
