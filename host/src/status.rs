@@ -64,6 +64,53 @@ macro_rules! states {
 }
 
 states! {
+    /// State of a hook of a probe.
+    HookState {
+        /// Its program runs.
+        Attached = "attached",
+        /// No plugin subscribes to its probe.
+        #[default]
+        Idle = "idle",
+        /// This kernel lacks it.
+        Missing = "missing",
+        /// This kernel has it, and its program cannot be loaded or attached.
+        Failed = "failed",
+    }
+}
+
+states! {
+    /// State of a probe.
+    ProbeState {
+        /// Every hook is attached.
+        Up = "up",
+        /// Some hooks are attached.
+        Partial = "partial",
+        /// No plugin subscribes to it.
+        #[default]
+        Idle = "idle",
+        /// No hook is attached.
+        Down = "down",
+    }
+}
+
+states! {
+    /// State of a source of counter tables.
+    SourceState {
+        /// It was read for every entity.
+        Up = "up",
+        /// This kernel does not have it, or not now.
+        Absent = "absent",
+        /// It cannot be read for some or all entities.
+        Failing = "failing",
+        /// It was not read in time.
+        Late = "late",
+        /// No plugin reads it.
+        #[default]
+        Idle = "idle",
+    }
+}
+
+states! {
     /// State of a plugin.
     PluginState {
         /// Its file is being compiled, or waits for that.
@@ -91,8 +138,8 @@ pub struct HookStatus {
     pub hook: String,
     /// The program chosen for this kernel, empty if none fits.
     pub program: String,
-    /// `attached`, `idle` (no plugin subscribes), `missing` (the kernel lacks it) or `failed`.
-    pub state: String,
+    /// Whether it is attached.
+    pub state: HookState,
     /// Why it is not attached and what is lost without it; empty when attached.
     pub reason: String,
     /// Runs since load; only while `kernel.bpf_stats_enabled` is 1.
@@ -110,8 +157,8 @@ pub struct HookStatus {
 pub struct ProbeStatus {
     /// Probe name, e.g. `skb-drop`.
     pub name: String,
-    /// `up` (every hook attached), `partial`, `idle` (no plugin subscribes) or `down`.
-    pub state: String,
+    /// Whether it is up.
+    pub state: ProbeState,
     /// Why it is not up; empty when up.
     pub reason: String,
     /// Schema number of its records.
@@ -135,14 +182,14 @@ impl ProbeStatus {
     /// Why it is not up, without what that costs at each hook: the same text for all that one cause
     /// takes. What this kernel lacks anyway is no cause where something else is.
     pub fn cause(&self) -> String {
-        let [failed, missing] = ["failed", "missing"].map(|state| self.causes_of(state));
+        let [failed, missing] = [HookState::Failed, HookState::Missing].map(|state| self.causes_of(&state));
         let causes = if failed.is_empty() { missing } else { failed };
         if causes.is_empty() { self.reason.clone() } else { causes.join("; ") }
     }
 
-    fn causes_of(&self, state: &str) -> Vec<&str> {
+    fn causes_of(&self, state: &HookState) -> Vec<&str> {
         let mut causes = Vec::new();
-        for hook in self.hooks.iter().filter(|hook| hook.state == state) {
+        for hook in self.hooks.iter().filter(|hook| hook.state == *state) {
             let cause = hook.reason.split("; without it: ").next().unwrap_or_default();
             if !causes.contains(&cause) {
                 causes.push(cause);
@@ -157,9 +204,8 @@ impl ProbeStatus {
 pub struct SourceStatus {
     /// Source name, e.g. `snmp`.
     pub name: String,
-    /// `up`, `absent` (this kernel does not have it, or not now), `failing` (some or all entities),
-    /// `late` (not read in time), or `idle` (no plugin reads it).
-    pub state: String,
+    /// What became of the last reading.
+    pub state: SourceState,
     /// Tables read since start.
     pub reads: u64,
     /// Reads that failed since start.
@@ -437,15 +483,16 @@ mod tests {
 
     #[test]
     fn one_cause_reads_the_same_whatever_it_costs() {
-        let hook = |state: &str, reason: &str| HookStatus {
-            state: state.to_owned(),
+        use HookState::{Failed, Missing};
+        let hook = |state, reason: &str| HookStatus {
+            state,
             reason: format!("{reason}; without it: no x"),
             ..HookStatus::default()
         };
         let of = |hooks| ProbeStatus { reason: "a; b".to_owned(), hooks, ..ProbeStatus::default() }.cause();
-        assert_eq!(of(vec![hook("failed", "refused"), hook("failed", "refused")]), "refused");
-        assert_eq!(of(vec![hook("missing", "absent"), hook("failed", "refused")]), "refused");
-        assert_eq!(of(vec![hook("missing", "absent"), hook("missing", "older")]), "absent; older");
+        assert_eq!(of(vec![hook(Failed, "refused"), hook(Failed, "refused")]), "refused");
+        assert_eq!(of(vec![hook(Missing, "absent"), hook(Failed, "refused")]), "refused");
+        assert_eq!(of(vec![hook(Missing, "absent"), hook(Missing, "older")]), "absent; older");
         assert_eq!(of(Vec::new()), "a; b");
     }
 
@@ -460,10 +507,22 @@ mod tests {
         assert_eq!(set(&[gap("5 of 6", "no setns")]), 1, "it was mended in between");
     }
 
-    fn board(plugins: &[(&str, &str, &str)]) -> Board {
-        let status = |(name, state, reason): &(&str, &str, &str)| PluginStatus {
+    #[test]
+    fn a_state_of_another_version_is_kept_as_it_is() {
+        let read = |text: &str| serde_json::from_str::<ProbeState>(text).expect("a string");
+        assert_eq!(read(r#""partial""#), ProbeState::Partial);
+        let newer = read(r#""paused""#);
+        assert_eq!(newer, ProbeState::Other("paused".to_owned()));
+        assert_eq!(
+            (newer.as_str(), serde_json::to_string(&newer).expect("text")),
+            ("paused", r#""paused""#.to_owned())
+        );
+    }
+
+    fn board(plugins: &[(&str, PluginState, &str)]) -> Board {
+        let status = |(name, state, reason): &(&str, PluginState, &str)| PluginStatus {
             name: (*name).to_owned(),
-            state: (*state).to_owned().into(),
+            state: state.clone(),
             reason: (*reason).to_owned(),
             ..PluginStatus::default()
         };
@@ -473,7 +532,8 @@ mod tests {
 
     #[test]
     fn who_waits_is_told_what_for() {
-        let mut board = board(&[("tcp", "compiling", "3 of 9"), ("dns", "running", "")]);
+        let mut board =
+            board(&[("tcp", PluginState::Compiling, "3 of 9"), ("dns", PluginState::Running, "")]);
         (board.plugins_seen, board.namespaces_seen) = (false, false);
         let waiting = ["waiting: the first scan for namespaces", "waiting: analyzer tcp (compiling, 3 of 9)"];
         assert_eq!(board.unready(), waiting);
@@ -483,13 +543,12 @@ mod tests {
 
     #[test]
     fn a_built_in_analyzer_that_failed_makes_the_agent_unready_and_nobody_elses_does() {
-        let failed =
-            [("pod-counters", "quarantined", "trap"), ("tcp", "refused", "half"), ("mine", "refused", "")];
+        use PluginState::{Backoff, Compiling, Disabled, Quarantined, Refused};
+        let failed = [("pod-counters", Quarantined, "trap"), ("tcp", Refused, "half"), ("mine", Refused, "")];
         let lines =
             ["failed: analyzer pod-counters is quarantined: trap", "failed: analyzer tcp is refused: half"];
         assert_eq!(board(&failed).unready(), lines);
-        let other =
-            [("tcp", "backoff", "trap"), ("latency", "disabled", ""), ("mine", "compiling", "1 of 1")];
+        let other = [("tcp", Backoff, "trap"), ("latency", Disabled, ""), ("mine", Compiling, "1 of 1")];
         assert!(board(&other).unready().is_empty());
     }
 

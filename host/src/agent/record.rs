@@ -29,7 +29,7 @@ use crate::notify::{Bell, Wake};
 use crate::privilege;
 use crate::probe::{self, Probes};
 use crate::source;
-use crate::status::Status;
+use crate::status::{ProbeState, Status};
 use crate::text::similar;
 use crate::trace::{self, Entry};
 use crate::tracefile::{self, Writer};
@@ -190,7 +190,7 @@ fn start(
     )?;
     probes.set_wanted(wanted);
     let board = status.snapshot();
-    let is_up = |name: &String| board.probes.get(name).is_some_and(|probe| probe.state != "down");
+    let is_up = |name: &String| board.probes.get(name).is_some_and(|probe| probe.state != ProbeState::Down);
     if !wanted.iter().any(is_up) {
         let reasons: BTreeSet<_> = board.probes.values().map(|probe| probe.reason.clone()).collect();
         return Err(Error::NoProbe(reasons.into_iter().collect::<Vec<_>>().join("; ")));
@@ -275,7 +275,7 @@ impl Recorder {
             probes: probes
                 .map(|probe| trace::Probe {
                     name: probe.name.clone(),
-                    state: probe.state.clone(),
+                    state: probe.state.to_string(),
                     reason: probe.reason.clone(),
                 })
                 .collect(),

@@ -11,7 +11,9 @@ use inspector_ebpf::{PROBES, Probe};
 use crate::answers::needs::{Needs, is_blind, is_detail};
 use crate::answers::report::{AnalyzerReply, BlindSpot, join};
 use crate::loss::Stage;
-use crate::status::{Board, Gap, PluginState, PluginStatus, ProbeStatus, Sight};
+use crate::status::{
+    Board, Gap, HookState, PluginState, PluginStatus, ProbeState, ProbeStatus, Sight, SourceState,
+};
 use crate::text::escape::admit;
 
 /// An analyzer that knows all of the window but for so much is not worth a word.
@@ -54,9 +56,9 @@ pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
     for source in sources {
         let is_needed = needs.sources.contains(source.name.as_str());
         // Hardly any node has all sources: one that is absent matters only to what rests on it.
-        let is_blind = match source.state.as_str() {
-            "failing" | "late" => true,
-            "absent" => is_needed,
+        let is_blind = match source.state {
+            SourceState::Failing | SourceState::Late => true,
+            SourceState::Absent => is_needed,
             _ => false,
         };
         if is_blind && (asked.lacks)(&source.name) {
@@ -85,12 +87,12 @@ fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>, needed: &BTreeSe
     let mut down: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut spots = Vec::new();
     for probe in probes {
-        match probe.state.as_str() {
+        match probe.state {
             // Mostly one reason, such as a missing capability, takes them all.
-            "down" => down.entry(probe.cause()).or_default().push(&probe.name),
-            "partial" => {
+            ProbeState::Down => down.entry(probe.cause()).or_default().push(&probe.name),
+            ProbeState::Partial => {
                 let casts_doubt = needed.contains(probe.name.as_str()) && is_blind(probe);
-                let missing = probe.hooks.iter().filter(|hook| hook.state != "attached");
+                let missing = probe.hooks.iter().filter(|hook| hook.state != HookState::Attached);
                 spots.extend(missing.map(|hook| BlindSpot {
                     text: format!("probe {}: {}", probe.name, hook.reason),
                     casts_doubt,
@@ -211,15 +213,15 @@ mod tests {
     use crate::answers::report::Answer;
     use crate::status::{HookStatus, SourceStatus};
 
-    fn probe(name: &str, state: &str, reason: &str) -> ProbeStatus {
+    fn probe(name: &str, state: ProbeState, reason: &str) -> ProbeStatus {
         let missing = HookStatus {
             hook: "tp_btf/x".into(),
-            state: "missing".into(),
+            state: HookState::Missing,
             reason: "this kernel has no tracepoint x; without it: no resets sent".into(),
             ..HookStatus::default()
         };
-        let hooks = if state == "partial" { vec![missing] } else { Vec::new() };
-        let (name, state, reason) = (name.into(), state.into(), reason.into());
+        let hooks = if state == ProbeState::Partial { vec![missing] } else { Vec::new() };
+        let (name, reason) = (name.into(), reason.into());
         ProbeStatus { name, state, reason, hooks, ..ProbeStatus::default() }
     }
 
@@ -250,9 +252,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_in_words_of_what_is_not_seen_and_once_per_reason() {
+        use ProbeState::{Down, Partial};
         let mut board = Board::default();
         for (name, state) in
-            [("skb-drop", "down"), ("tcp-state", "down"), ("tcp-reset", "partial"), ("softirq", "down")]
+            [("skb-drop", Down), ("tcp-state", Down), ("tcp-reset", Partial), ("softirq", Down)]
         {
             board.probes.insert(name.into(), probe(name, state, "no CAP_BPF"));
         }
@@ -272,7 +275,7 @@ mod tests {
     fn only_what_the_question_rests_on_casts_doubt() {
         let mut board = Board::default();
         for name in ["tcp-state", "socket-latency"] {
-            board.probes.insert(name.into(), probe(name, "down", name));
+            board.probes.insert(name.into(), probe(name, ProbeState::Down, name));
         }
         let doubts = |scenario| spots(&board, scenario).iter().filter(|spot| spot.starts_with('!')).count();
         assert_eq!((doubts("connect"), doubts("reset")), (1, 0));
@@ -282,11 +285,10 @@ mod tests {
 
     #[test]
     fn a_source_that_fails_for_others_casts_no_doubt_on_those_asked_about() {
+        use SourceState::{Absent, Failing, Late};
         let mut board = Board::default();
-        for (name, state) in
-            [("snmp", "late"), ("netdev", "absent"), ("conntrack", "failing"), ("fd", "failing")]
-        {
-            let (state, last_error) = (state.to_owned(), "why".to_owned());
+        for (name, state) in [("snmp", Late), ("netdev", Absent), ("conntrack", Failing), ("fd", Failing)] {
+            let last_error = "why".to_owned();
             let source = SourceStatus { name: name.to_owned(), state, last_error, ..SourceStatus::default() };
             board.sources.insert(name.into(), source);
         }
@@ -309,21 +311,22 @@ mod tests {
 
     #[test]
     fn an_analyzer_that_does_not_run_is_named_whoever_is_asked() {
-        let status = |name: &str, state: &str| PluginStatus {
+        let status = |name: &str, state| PluginStatus {
             name: name.into(),
             file: format!("/p/{name}.wasm"),
-            state: state.to_owned().into(),
+            state,
             reason: "trap\u{1b}".into(),
             ..PluginStatus::default()
         };
+        use PluginState::{Backoff, Quarantined, Refused, Running};
         let mut board = Board::default();
-        for (name, state) in [("a", "quarantined"), ("b", "backoff"), ("c", "refused"), ("d", "running")] {
+        for (name, state) in [("a", Quarantined), ("b", Backoff), ("c", Refused), ("d", Running)] {
             board.plugins.insert(name.into(), status(name, state));
         }
-        let newer = PluginStatus { rejected: "bad".into(), ..status("e", "running") };
+        let newer = PluginStatus { rejected: "bad".into(), ..status("e", Running) };
         board.plugins.insert("e".into(), newer);
         // Its missing answer says so.
-        board.plugins.insert("diagnosis".into(), status("diagnosis", "quarantined"));
+        board.plugins.insert("diagnosis".into(), status("diagnosis", Quarantined));
         assert_eq!(
             spots(&board, "node"),
             [

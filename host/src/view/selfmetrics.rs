@@ -15,7 +15,8 @@ use prometheus_client::registry::Registry;
 use crate::events::log::EventCount;
 use crate::loss::Stage;
 use crate::status::{
-    Board, HookStatus, PluginState, PluginStatus, ProbeStatus, Process, ServerStatus, SourceStatus,
+    Board, HookState, HookStatus, PluginState, PluginStatus, ProbeState, ProbeStatus, Process, ServerStatus,
+    SourceState, SourceStatus,
 };
 use crate::view::exposition::Format;
 
@@ -79,15 +80,18 @@ impl Snapshot {
 
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {
         // A probe that nobody subscribes to is neither up nor down, so it is left out.
-        let wanted = || self.board.probes.values().filter(|probe| probe.state != "idle");
+        let wanted = || self.board.probes.values().filter(|probe| probe.state != ProbeState::Idle);
         let each = |value: fn(&ProbeStatus) -> Number| {
             self.board.probes.values().map(move |probe| ([("probe", probe.name.as_str())], value(probe)))
         };
-        let up = wanted().map(|p| ([("probe", p.name.as_str())], Int((p.state == "up").into())));
+        let up = wanted().map(|p| ([("probe", p.name.as_str())], Int((p.state == ProbeState::Up).into())));
         to.family("inspector_probe_up", "Every hook of a probe that is in use is attached.", Gauge, up)?;
         let hooks =
             wanted().flat_map(|probe| probe.hooks.iter().map(move |hook| (probe, hook))).map(|(p, h)| {
-                ([("probe", p.name.as_str()), ("hook", h.hook.as_str())], Int((h.state == "attached").into()))
+                (
+                    [("probe", p.name.as_str()), ("hook", h.hook.as_str())],
+                    Int((h.state == HookState::Attached).into()),
+                )
             });
         to.family("inspector_probe_hook_up", "A kernel hook is attached.", Gauge, hooks)?;
         let help = "What a probe's programs wanted to deliver, each in a record of its own or added up with \
@@ -113,8 +117,12 @@ impl Snapshot {
             self.board.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
         };
         // A source that nobody reads is neither up nor down, and one that the machine lacks is not down.
-        let used = self.board.sources.values().filter(|s| !matches!(s.state.as_str(), "idle" | "absent"));
-        let up = used.map(|s| ([("source", s.name.as_str())], Int((s.state == "up").into())));
+        let used = self
+            .board
+            .sources
+            .values()
+            .filter(|s| !matches!(s.state, SourceState::Idle | SourceState::Absent));
+        let up = used.map(|s| ([("source", s.name.as_str())], Int((s.state == SourceState::Up).into())));
         let help = "A source was read in time, for every entity.";
         to.family("inspector_source_up", help, Gauge, up)?;
         let help = "Intervals in which a source was not read in time.";

@@ -12,6 +12,7 @@ use crate::plugin::options::Limits;
 use crate::plugin::shared::Shared;
 use crate::series::declaration::MAX_HELP;
 use crate::series::metrics::PluginSeries;
+use crate::status::ProbeState;
 use crate::text::escape;
 
 /// What a guest keeps for its successor.
@@ -74,7 +75,7 @@ fn granted_probes(prepared: &Prepared, shared: &Shared) -> Result<Vec<Option<Pro
     let grant = |subscription: &Subscription| {
         let selection = prepared.selections.iter().find(|s| s.probe.name == subscription.probe);
         let status = board.probes.get(&subscription.probe);
-        let up = status.is_some_and(|status| status.state == "up" || status.state == "partial");
+        let up = matches!(status.map(|status| &status.state), Some(ProbeState::Up | ProbeState::Partial));
         let granted = selection.filter(|s| up && subscription.min_schema <= s.probe.schema);
         if granted.is_none() && subscription.required {
             let why = status.map_or("this agent has no such probe", |status| status.reason.as_str());

@@ -20,7 +20,7 @@ use inspector::kernel::symbols::SymbolTable;
 use inspector::loss::{Loss, Lost, Stage};
 use inspector::plugin::{Limits, Options, Plugins, Shared};
 use inspector::series::metrics::{Budget, Metrics};
-use inspector::status::{PluginState, ProbeStatus, Status};
+use inspector::status::{PluginState, ProbeState, ProbeStatus, Status};
 use inspector_ebpf::record::FLAG_PACKET;
 use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
 use inspector_sdk::testing::{Harness, World, head, record, words};
@@ -258,7 +258,7 @@ fn up() -> ProbeStatus {
     let (name, schema) = (probe().name.to_owned(), probe().schema);
     ProbeStatus {
         name,
-        state: "up".to_owned(),
+        state: ProbeState::Up,
         reason: String::new(),
         schema,
         produced: 0,
