@@ -14,6 +14,7 @@ use super::terminal::{self, Style};
 use crate::answers::question::Question;
 use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Report, Verdict};
 use crate::config::address::Address;
+use crate::events::severity::Severity;
 
 mod ask;
 mod html;
@@ -74,7 +75,7 @@ pub struct Args {
     output: Form,
     /// Exit with status 3 if there is a finding of this severity or above, 4 if that cannot be told
     #[arg(long, value_enum, value_name = "SEVERITY")]
-    fail_on: Option<Severity>,
+    fail_on: Option<FailOn>,
     /// Let the agent look at what a finding asks for: rules, listeners, routes, a short capture
     #[arg(long)]
     confirm: bool,
@@ -100,9 +101,18 @@ enum Form {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Severity {
-    Warning = 1,
-    Critical = 2,
+enum FailOn {
+    Warning,
+    Critical,
+}
+
+impl From<FailOn> for Severity {
+    fn from(least: FailOn) -> Self {
+        match least {
+            FailOn::Warning => Self::Warning,
+            FailOn::Critical => Self::Critical,
+        }
+    }
 }
 
 /// Asks and prints.
@@ -126,10 +136,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(exit_code(&report, args.fail_on))
 }
 
-fn exit_code(report: &Report, fail_on: Option<Severity>) -> ExitCode {
+fn exit_code(report: &Report, fail_on: Option<FailOn>) -> ExitCode {
     let worst = report.findings.iter().map(|finding| finding.severity).max();
     match fail_on {
-        Some(severity) if worst >= Some(severity as u8) => ExitCode::from(FOUND),
+        Some(least) if worst >= Some(least.into()) => ExitCode::from(FOUND),
         Some(_) if why_in_doubt(report).is_some() => ExitCode::from(DOUBTFUL),
         _ => ExitCode::SUCCESS,
     }
@@ -160,15 +170,6 @@ fn window(text: &str) -> Result<Duration, String> {
     match u32::try_from(window.as_millis()) {
         Ok(1..) => Ok(window),
         _ => Err("must be between 1ms and 49 days".to_owned()),
-    }
-}
-
-/// Name of a severity.
-fn severity(severity: u8) -> &'static str {
-    match severity {
-        0 => "info",
-        1 => "warning",
-        _ => "critical",
     }
 }
 
@@ -212,7 +213,11 @@ fn sentence(report: &Report) -> String {
 
 /// How many findings there are of each severity; empty if there are none.
 fn counted(report: &Report) -> String {
-    let counts = [(2, "critical", "critical"), (1, "warning", "warnings"), (0, "remark", "remarks")];
+    let counts = [
+        (Severity::Critical, "critical", "critical"),
+        (Severity::Warning, "warning", "warnings"),
+        (Severity::Info, "remark", "remarks"),
+    ];
     let counted = counts.map(|(severity, one, many)| match report.count(severity) {
         0 => String::new(),
         1 => format!("1 {one}"),
@@ -321,7 +326,7 @@ mod tests {
         }
     }
 
-    fn code(severity: u8, fail_on: Option<Severity>) -> String {
+    fn code(severity: Severity, fail_on: Option<FailOn>) -> String {
         let findings = vec![Finding { severity, ..Finding::test("x") }];
         format!("{:?}", exit_code(&Report { findings, ..text::tests::report() }, fail_on))
     }
@@ -329,11 +334,14 @@ mod tests {
     #[test]
     fn only_findings_of_the_named_severity_are_told_by_the_exit_status() {
         let (found, fine) = (format!("{:?}", ExitCode::from(3)), format!("{:?}", ExitCode::SUCCESS));
-        assert_eq!(code(2, Some(Severity::Critical)), found);
-        assert_eq!(code(2, Some(Severity::Warning)), found);
-        assert_eq!(code(1, Some(Severity::Warning)), found);
-        assert_eq!(code(1, Some(Severity::Critical)), fine);
-        assert_eq!((code(0, Some(Severity::Warning)), code(2, None)), (fine.clone(), fine));
+        assert_eq!(code(Severity::Critical, Some(FailOn::Critical)), found);
+        assert_eq!(code(Severity::Critical, Some(FailOn::Warning)), found);
+        assert_eq!(code(Severity::Warning, Some(FailOn::Warning)), found);
+        assert_eq!(code(Severity::Warning, Some(FailOn::Critical)), fine);
+        assert_eq!(
+            (code(Severity::Info, Some(FailOn::Warning)), code(Severity::Critical, None)),
+            (fine.clone(), fine)
+        );
     }
 
     #[test]
@@ -345,12 +353,12 @@ mod tests {
         };
         let status = |status: u8| format!("{:?}", ExitCode::from(status));
         let warning = || vec![Finding::test("x")];
-        assert_eq!((blind(vec![], Some(Severity::Warning)), blind(vec![], None)), (status(4), status(0)));
-        assert_eq!(blind(warning(), Some(Severity::Warning)), status(3));
+        assert_eq!((blind(vec![], Some(FailOn::Warning)), blind(vec![], None)), (status(4), status(0)));
+        assert_eq!(blind(warning(), Some(FailOn::Warning)), status(3));
         // There may be a critical one as well.
-        assert_eq!(blind(warning(), Some(Severity::Critical)), status(4));
+        assert_eq!(blind(warning(), Some(FailOn::Critical)), status(4));
         let older = Report { findings: vec![], verdict: Verdict::Inconclusive, ..text::tests::report() };
-        assert_eq!(format!("{:?}", exit_code(&older, Some(Severity::Critical))), status(4));
+        assert_eq!(format!("{:?}", exit_code(&older, Some(FailOn::Critical))), status(4));
     }
 
     #[test]
@@ -363,7 +371,7 @@ mod tests {
         assert_eq!(sentence(&report), format!("{nothing}{NO_TRAFFIC}"));
         report.doubts = vec!["DNS queries are not seen".into(), "nor is the rest".into()];
         assert_eq!(sentence(&report), format!("{nothing}DNS queries are not seen"));
-        report.findings = vec![Finding { severity: 0, ..Finding::test("x") }];
+        report.findings = vec![Finding { severity: Severity::Info, ..Finding::test("x") }];
         assert!(sentence(&report).starts_with("1 remark, and nothing more can be said on node n1"));
     }
 

@@ -66,7 +66,7 @@ impl Checker<'_> {
         Finding {
             code: admit(finding.code, MAX_NAME),
             title: admit(finding.title, MAX_TEXT),
-            severity: finding.severity.min(2),
+            severity: finding.severity.into(),
             confidence: finding.confidence.min(100),
             entities: entities.into_iter().filter_map(|id| place(self.shared, id)).collect(),
             first_ns: finding.first_seen.min(last_ns),

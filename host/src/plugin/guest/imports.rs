@@ -125,7 +125,7 @@ impl wit::events::Host for State {
     fn emit(&mut self, items: Vec<wit::events::Event>) -> u32 {
         let events = items.into_iter().map(|event| NewEvent {
             time_ns: event.at,
-            severity: event.severity.min(2),
+            severity: event.severity.into(),
             kind: event.kind,
             entity: event.entity,
             message: event.message,
