@@ -31,7 +31,7 @@ use crate::entities::Entities;
 use crate::events::log::{EventLog, Limits};
 use crate::http;
 use crate::loss::Loss;
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 use crate::plugin::{self, Plugins, Shared};
 use crate::probe::{self, Probes};
 use crate::series::metrics::{Budget, Metrics};
@@ -173,7 +173,7 @@ struct Core {
 
 /// A thread and the bell that ends it.
 struct Follower {
-    bell: Arc<Bell>,
+    bell: Arc<Notify>,
     thread: JoinHandle<()>,
 }
 
@@ -195,17 +195,17 @@ impl Core {
             loss: Arc::clone(&view.loss),
             status: Arc::clone(&view.status),
         };
-        let sources_wanted = Arc::<Bell>::default();
+        let sources_wanted = Arc::<Notify>::default();
         let plugins = Arc::new(Plugins::new(plugin_options(config), shared, Arc::clone(&sources_wanted))?);
 
         let symbols = Arc::clone(&names.symbols);
-        let (unknown, announced) = (Arc::<Bell>::default(), Arc::<Announced>::default());
+        let (unknown, announced) = (Arc::<Notify>::default(), Arc::<Announced>::default());
         let probes = {
             let (plugins, table) = (Arc::clone(&plugins), Arc::clone(&view.entities));
             let (unknown, announced) = (Arc::clone(&unknown), Arc::clone(&announced));
             let sink = move |batch| {
                 if table.take_unnamed() {
-                    unknown.ring();
+                    unknown.notify();
                     announced.settle();
                 }
                 // The first records come when the listing is read, or nearly so; the ring keeps them.
@@ -231,10 +231,10 @@ impl Core {
 
     /// Starts, replaces and stops plugins as their files change.
     fn follow_plugin_files(&mut self, config: &Config) -> Result<(), Error> {
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(Notify::default());
         for directory in &config.plugins.directories {
             let ring = Arc::clone(&bell);
-            self.watch(directory, move |_| ring.ring());
+            self.watch(directory, move |_| ring.notify());
         }
         let (plugins, probes) = (Arc::clone(&self.plugins), Arc::clone(&self.probes));
         let load = move |wanted: &BTreeSet<String>| {
@@ -273,7 +273,7 @@ impl Core {
     fn follow(
         &mut self,
         name: &str,
-        bell: Arc<Bell>,
+        bell: Arc<Notify>,
         body: impl FnOnce() + Send + 'static,
     ) -> Result<(), Error> {
         let (name, status) = (name.to_owned(), Arc::clone(&self.view.status));
@@ -318,13 +318,13 @@ fn warn_of_strangers(config: &config::Plugins, status: &Status) {
 }
 
 /// Waits a moment, gathering further rings; true if the bell was closed.
-fn pause(bell: &Bell, moment: Duration) -> bool {
+fn pause(bell: &Notify, moment: Duration) -> bool {
     let end = Instant::now() + moment;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         match bell.wait(left) {
             Wake::Closed => return true,
-            Wake::Rung if !left.is_zero() => {}
+            Wake::Notified if !left.is_zero() => {}
             _ => return false,
         }
     }

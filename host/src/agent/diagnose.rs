@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::entities::{EntityId, EntityRow};
 use crate::kernel::table::{Columns, Snapshot};
 use crate::loss::History;
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 use crate::plugin::{Plugins, ResolvedQuestion};
 use crate::status::{Board, PluginStatus};
 use crate::view::View;
@@ -44,8 +44,8 @@ impl Desk {
         view: Arc<View>,
         plugins: Arc<Plugins>,
         columns: Arc<Columns>,
-        unknown: Arc<Bell>,
-        wanted: Arc<Bell>,
+        unknown: Arc<Notify>,
+        wanted: Arc<Notify>,
     ) -> Self {
         let (scans, tables) = (OnDemand::new(unknown), OnDemand::new(wanted));
         Self { view, plugins, columns, scans, tables, losses: History::default() }
@@ -194,7 +194,7 @@ pub fn once(
     config: &Config,
     question: &Question,
     time: Duration,
-    stop: &Bell,
+    stop: &Notify,
     begun: impl FnOnce(),
 ) -> Result<Result<Report, Refusal>, Error> {
     let mut core = Core::start(config, super::view(config))?;
@@ -208,7 +208,7 @@ pub fn once(
         Some(refusal) => Err(refusal),
         None => {
             let end = Instant::now() + time;
-            while stop.wait(end.saturating_duration_since(Instant::now())) == Wake::Rung {}
+            while stop.wait(end.saturating_duration_since(Instant::now())) == Wake::Notified {}
             desk.answer(question)
         }
     };

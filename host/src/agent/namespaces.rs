@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Core, Error, gaps, now_ns, pause};
 use crate::config::Config;
 use crate::discover::{self, Places};
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 use crate::plugin::Plugins;
 use crate::view::View;
 
@@ -94,13 +94,13 @@ impl Core {
         announced: Arc<Announced>,
     ) -> Result<(), Error> {
         let places = Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() };
-        let (named, bell) = (Arc::<Bell>::default(), Arc::clone(&self.desk.scans.bell));
+        let (named, bell) = (Arc::<Notify>::default(), Arc::clone(&self.desk.scans.bell));
         let (names, ring, scan) = (Arc::clone(&announced), Arc::clone(&named), Arc::clone(&bell));
         self.watch(&places.netns, move |created| {
-            scan.ring();
+            scan.notify();
             if !created.is_empty() {
                 names.add(created);
-                ring.ring();
+                ring.notify();
             }
         });
         self.follow_names(announced, named)?;
@@ -116,7 +116,7 @@ impl Core {
                 asking.give(&());
                 patience = match desk.scans.bell.wait(patience) {
                     Wake::Closed => return,
-                    Wake::Rung => YOUNG,
+                    Wake::Notified => YOUNG,
                     Wake::Timeout => calmer(patience),
                 };
                 // Many short-lived namespaces must not turn into a busy loop.
@@ -132,7 +132,7 @@ impl Core {
 
     /// Names namespaces the moment they are mounted, so that those that live for milliseconds have
     /// their names: a scan of all processes may come too late for them.
-    fn follow_names(&mut self, announced: Arc<Announced>, bell: Arc<Bell>) -> Result<(), Error> {
+    fn follow_names(&mut self, announced: Arc<Announced>, bell: Arc<Notify>) -> Result<(), Error> {
         let (view, plugins) = (Arc::clone(&self.view), Arc::clone(&self.plugins));
         let waiting = Arc::clone(&bell);
         self.follow("names", bell, move || {

@@ -25,7 +25,7 @@ use crate::events::filter::is_called;
 use crate::kernel::batch::Batch;
 use crate::kernel::names::KernelNames;
 use crate::loss::Loss;
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 use crate::privilege;
 use crate::probe::{self, Probes};
 use crate::source;
@@ -116,7 +116,7 @@ fn probe_names() -> Vec<&'static str> {
 pub fn run(
     config: &Config,
     options: &Options,
-    stop: &Bell,
+    stop: &Notify,
     mut tell: impl FnMut(&Progress),
 ) -> Result<Progress, Error> {
     let known = probe_names();

@@ -15,7 +15,7 @@ use super::running::Running;
 use super::shared::Shared;
 use super::{folder, worker};
 use crate::loss::Stage;
-use crate::notify::Bell;
+use crate::notify::Notify;
 use crate::status::{PluginState, panic_words};
 
 /// One running plugin.
@@ -37,7 +37,7 @@ pub(super) struct Follower {
     /// Told of every change of the slots.
     running: Arc<Running>,
     /// Notified when more sources are read than before.
-    sources_wanted: Arc<Bell>,
+    sources_wanted: Arc<Notify>,
 }
 
 /// Makes the kernel's side ready for what plugins subscribe to.
@@ -48,7 +48,7 @@ impl Follower {
         options: Options,
         shared: Arc<Shared>,
         running: Arc<Running>,
-        sources_wanted: Arc<Bell>,
+        sources_wanted: Arc<Notify>,
     ) -> Result<Self, SandboxError> {
         let sandbox = Sandbox::new(options.cache.as_deref())?;
         let (catalog, slots) = (Catalog::new(options.disabled.clone()), BTreeMap::new());
@@ -245,7 +245,7 @@ impl Follower {
         let inboxes = self.slots.values().map(|slot| Arc::clone(&slot.inbox)).collect();
         let sources = self.slots.values().flat_map(|slot| slot.sources.iter().cloned()).collect();
         if self.running.set(inboxes, sources) {
-            self.sources_wanted.ring();
+            self.sources_wanted.notify();
         }
     }
 

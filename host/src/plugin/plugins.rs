@@ -14,7 +14,7 @@ use crate::answers::report::AnalyzerReply;
 use crate::entities::Changes;
 use crate::kernel::batch::Batch;
 use crate::kernel::table::Snapshot;
-use crate::notify::Bell;
+use crate::notify::Notify;
 
 /// See the module.
 pub struct Plugins {
@@ -31,7 +31,7 @@ impl Plugins {
     ///
     /// # Errors
     /// The host refuses what wasmtime needs (executable memory).
-    pub fn new(options: Options, shared: Shared, sources_wanted: Arc<Bell>) -> Result<Self, SandboxError> {
+    pub fn new(options: Options, shared: Shared, sources_wanted: Arc<Notify>) -> Result<Self, SandboxError> {
         let (running, shared) = (Arc::<Running>::default(), Arc::new(shared));
         let follower = Follower::new(options, Arc::clone(&shared), Arc::clone(&running), sources_wanted)?;
         Ok(Self { running, follower: Mutex::new(follower), shared, closing: AtomicBool::new(false) })

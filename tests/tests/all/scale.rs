@@ -10,7 +10,7 @@ use inspector::entities::{Entities, Kind, Sighting};
 use inspector::events::log::{EventLog, Limits as EventLimits};
 use inspector::kernel::table::{Columns, Snapshot, Table};
 use inspector::loss::{Loss, Stage};
-use inspector::notify::Bell;
+use inspector::notify::Notify;
 use inspector::plugin::{Limits, Options, Plugins, Shared};
 use inspector::series::metrics::{Budget, Metrics};
 use inspector::status::{PluginState, PluginStatus, Status};
@@ -58,7 +58,7 @@ impl Node {
         let limits = Limits { memory_bytes: 16 << 20, deadline: Duration::from_millis(50) };
         let directories = vec![dir.path().to_owned()];
         let options = Options { directories, disabled: Vec::new(), cache: None, limits };
-        let plugins = Plugins::new(options, shared.clone(), Arc::<Bell>::default())?;
+        let plugins = Plugins::new(options, shared.clone(), Arc::<Notify>::default())?;
         plugins.scan(&|_| {});
         Ok(Self { plugin, plugins, shared, intervals: 0, _dir: dir })
     }
