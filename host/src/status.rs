@@ -19,7 +19,7 @@ const MAX_PANIC: usize = 512;
 
 /// States with the text that each has in JSON, in tables and in sentences. A text that this version does
 /// not know, as an agent of another version may send, is kept as it is.
-macro_rules! states {
+macro_rules! state_enum {
     ($(#[$of:meta])* $name:ident { $($(#[$meaning:meta])* $state:ident = $text:literal,)+ }) => {
         $(#[$of])*
         #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ macro_rules! states {
     };
 }
 
-states! {
+state_enum! {
     /// State of a hook of a probe.
     HookState {
         /// Its program runs.
@@ -78,7 +78,7 @@ states! {
     }
 }
 
-states! {
+state_enum! {
     /// State of a probe.
     ProbeState {
         /// Every hook is attached.
@@ -93,7 +93,7 @@ states! {
     }
 }
 
-states! {
+state_enum! {
     /// State of a source of counter tables.
     SourceState {
         /// It was read for every entity.
@@ -110,7 +110,7 @@ states! {
     }
 }
 
-states! {
+state_enum! {
     /// State of a plugin.
     PluginState {
         /// Its file is being compiled, or waits for that.
@@ -358,15 +358,15 @@ pub struct Process {
     pub start_time_seconds: f64,
 }
 
-/// The agent's state board.
+/// The state of every part of the agent, shared by those who write it and those who show it.
 #[derive(Debug, Default)]
 pub struct Status {
-    board: Mutex<Board>,
+    states: Mutex<States>,
 }
 
 /// All states at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Board {
+pub struct States {
     /// By probe name.
     pub probes: BTreeMap<String, ProbeStatus>,
     /// By source name.
@@ -387,7 +387,7 @@ pub struct Board {
     pub ended: Vec<String>,
 }
 
-impl Board {
+impl States {
     /// Why the agent is not ready, a line each; nothing if it is.
     ///
     /// It is ready once it has looked at everything for the first time, and as long as what it ships
@@ -451,21 +451,21 @@ fn plugin_scenarios(plugin: &PluginStatus) -> impl Iterator<Item = &Scenario> {
 }
 
 impl Status {
-    /// Locks the board for an update; never held across a call into another part.
-    pub fn update(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks all states for an update; never held across a call into another part.
+    pub fn update(&self) -> MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the gaps of one kind and returns those whose cause was not there before.
     pub fn set_gaps(&self, of: Sight, gaps: Vec<Gap>) -> Vec<Gap> {
-        let mut board = self.update();
-        let before = board.gaps.insert(of, gaps.clone()).unwrap_or_default();
+        let mut states = self.update();
+        let before = states.gaps.insert(of, gaps.clone()).unwrap_or_default();
         let is_known = |gap: &Gap| before.iter().any(|known| known.cause == gap.cause);
         gaps.into_iter().filter(|gap| !is_known(gap)).collect()
     }
 
     /// A copy of everything.
-    pub fn snapshot(&self) -> Board {
+    pub fn snapshot(&self) -> States {
         self.update().clone()
     }
 }
@@ -519,7 +519,7 @@ mod tests {
         );
     }
 
-    fn board(plugins: &[(&str, PluginState, &str)]) -> Board {
+    fn states(plugins: &[(&str, PluginState, &str)]) -> States {
         let status = |(name, state, reason): &(&str, PluginState, &str)| PluginStatus {
             name: (*name).to_owned(),
             state: state.clone(),
@@ -527,18 +527,18 @@ mod tests {
             ..PluginStatus::default()
         };
         let plugins = plugins.iter().map(|plugin| (plugin.0.to_owned(), status(plugin))).collect();
-        Board { plugins, namespaces_seen: true, plugins_seen: true, ..Board::default() }
+        States { plugins, namespaces_seen: true, plugins_seen: true, ..States::default() }
     }
 
     #[test]
     fn who_waits_is_told_what_for() {
-        let mut board =
-            board(&[("tcp", PluginState::Compiling, "3 of 9"), ("dns", PluginState::Running, "")]);
-        (board.plugins_seen, board.namespaces_seen) = (false, false);
+        let mut states =
+            states(&[("tcp", PluginState::Compiling, "3 of 9"), ("dns", PluginState::Running, "")]);
+        (states.plugins_seen, states.namespaces_seen) = (false, false);
         let waiting = ["waiting: the first scan for namespaces", "waiting: analyzer tcp (compiling, 3 of 9)"];
-        assert_eq!(board.unready(), waiting);
-        board.plugins.clear();
-        assert_eq!(board.unready()[1], "waiting: the first look at plugin files");
+        assert_eq!(states.unready(), waiting);
+        states.plugins.clear();
+        assert_eq!(states.unready()[1], "waiting: the first look at plugin files");
     }
 
     #[test]
@@ -547,9 +547,9 @@ mod tests {
         let failed = [("pod-counters", Quarantined, "trap"), ("tcp", Refused, "half"), ("mine", Refused, "")];
         let lines =
             ["failed: analyzer pod-counters is quarantined: trap", "failed: analyzer tcp is refused: half"];
-        assert_eq!(board(&failed).unready(), lines);
+        assert_eq!(states(&failed).unready(), lines);
         let other = [("tcp", Backoff, "trap"), ("latency", Disabled, ""), ("mine", Compiling, "1 of 1")];
-        assert!(board(&other).unready().is_empty());
+        assert!(states(&other).unready().is_empty());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::kernel::table::{Columns, Snapshot};
 use crate::loss::History;
 use crate::notify::{Notify, Wake};
 use crate::plugin::{Plugins, ResolvedQuestion};
-use crate::status::{Board, PluginStatus};
+use crate::status::{PluginStatus, States};
 use crate::view::View;
 
 /// An answer is there within this time, without a confirmation.
@@ -124,7 +124,7 @@ impl Desk {
         let asked = Asked { scenario: &question.scenario, analyzers: &analyzers, lacks };
         let window_ns = u64::try_from(question.window().as_nanos()).unwrap_or(u64::MAX);
         let lost = self.losses.since(now_ns.saturating_sub(window_ns), &self.view.loss);
-        let mut spots = blind_spots::of_board(&board, &asked);
+        let mut spots = blind_spots::of_states(&board, &asked);
         spots.extend(blind_spots::of_loss(&lost, &asked, seen(answers)));
         spots.extend(blind_spots::of_analyzers(answers, question.window(), now_ns));
         spots
@@ -164,7 +164,7 @@ struct AskedAbout {
 }
 
 /// What became of each plugin that does not run.
-fn why_none_answers(board: &Board) -> Vec<String> {
+fn why_none_answers(board: &States) -> Vec<String> {
     let whys: Vec<_> = board.plugins.values().filter_map(blind_spots::why_idle).collect();
     match (whys.is_empty(), board.plugins.is_empty()) {
         (true, true) => vec!["there is none in the plugins folders".to_owned()],

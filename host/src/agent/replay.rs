@@ -310,7 +310,7 @@ impl Stage {
         let board = self.status.snapshot();
         let analyzers: Vec<_> = board.answering(SCENARIO).collect();
         let asked = Asked { scenario: SCENARIO, analyzers: &analyzers, lacks: &|_| true };
-        let mut spots = blind_spots::of_board(&board, &asked);
+        let mut spots = blind_spots::of_states(&board, &asked);
         spots.extend(blind_spots::of_loss(&self.loss.all(), &asked, seen(&answers)));
         spots.extend(blind_spots::of_analyzers(&answers, window, now_ns));
         self.report = Some(Report::of_node(SCENARIO, &self.node, window, now_ns, answers, spots));

@@ -12,13 +12,13 @@ use crate::answers::needs::{Needs, is_blind, is_detail};
 use crate::answers::report::{AnalyzerReply, BlindSpot, join};
 use crate::loss::Stage;
 use crate::status::{
-    Board, Gap, HookState, PluginState, PluginStatus, ProbeState, ProbeStatus, Sight, SourceState,
+    Gap, HookState, PluginState, PluginStatus, ProbeState, ProbeStatus, Sight, SourceState, States,
 };
 use crate::text::escape::admit;
 
-/// An analyzer that knows all of the window but for so much is not worth a word.
+/// Time at the beginning of the window that an analyzer may know nothing of without a word.
 const SLACK: Duration = Duration::from_secs(1);
-/// Lost events cast doubt if they are more than one in so many of what was seen.
+/// Lost events cast doubt if there is more than one for this many that were seen.
 const LOST_ONE_IN: u64 = 100;
 /// Bytes of what is said of a plugin: a guest's own words are among it.
 const MAX_TEXT: usize = 512;
@@ -27,7 +27,7 @@ const MAX_TEXT: usize = 512;
 pub struct Asked<'a> {
     /// What is asked.
     pub scenario: &'a str,
-    /// The analyzers that answer it, as [`Board::answering`] has them.
+    /// The analyzers that answer it, as [`States::answering`] has them.
     pub analyzers: &'a [&'a PluginStatus],
     /// Whether somebody asked about has no table of a source that is not as it should be.
     pub lacks: &'a dyn Fn(&str) -> bool,
@@ -48,11 +48,11 @@ impl Asked<'_> {
 }
 
 /// Probes and sources that the asked analyzers want and do not get, and analyzers that do not run.
-pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
+pub fn of_states(states: &States, asked: &Asked<'_>) -> Vec<BlindSpot> {
     let needs = Needs::of(asked.scenario, asked.analyzers);
-    let wanted = board.probes.values().filter(|probe| asked.wants_probe(&probe.name));
+    let wanted = states.probes.values().filter(|probe| asked.wants_probe(&probe.name));
     let mut spots = of_probes(wanted, &needs.probes);
-    let sources = board.sources.values().filter(|source| asked.wants_source(&source.name));
+    let sources = states.sources.values().filter(|source| asked.wants_source(&source.name));
     for source in sources {
         let is_needed = needs.sources.contains(source.name.as_str());
         // Hardly any node has all sources: one that is absent matters only to what rests on it.
@@ -66,16 +66,16 @@ pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
             spots.push(BlindSpot { text, casts_doubt: is_needed });
         }
     }
-    spots.extend(board.plugins.values().filter_map(|plugin| of_plugin(plugin, asked)));
-    spots.extend(of_gaps(board, asked));
+    spots.extend(states.plugins.values().filter_map(|plugin| of_plugin(plugin, asked)));
+    spots.extend(of_gaps(states, asked));
     spots
 }
 
 /// What the agent does not see at all. Namespaces that cannot be entered, and those that only processes
 /// tell of which it does not see, are among everybody, and not among those asked about by name if these
 /// have been: `snmp` is read in each that is.
-fn of_gaps(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
-    let all = board.gaps.iter().flat_map(|(sight, gaps)| gaps.iter().map(move |gap| (*sight, gap)));
+fn of_gaps(states: &States, asked: &Asked<'_>) -> Vec<BlindSpot> {
+    let all = states.gaps.iter().flat_map(|(sight, gaps)| gaps.iter().map(move |gap| (*sight, gap)));
     let spot = |(sight, gap): (Sight, &Gap)| BlindSpot {
         text: gap.sentence(),
         casts_doubt: sight != Sight::Symbols && (asked.lacks)("snmp"),
@@ -236,13 +236,13 @@ mod tests {
     }
 
     /// Blind spots of a question of everybody, the doubts marked with `!`.
-    fn spots(board: &Board, scenario: &str) -> Vec<String> {
-        spots_where(board, scenario, &|_| true)
+    fn spots(states: &States, scenario: &str) -> Vec<String> {
+        spots_where(states, scenario, &|_| true)
     }
 
-    fn spots_where(board: &Board, scenario: &str, lacks: &dyn Fn(&str) -> bool) -> Vec<String> {
+    fn spots_where(states: &States, scenario: &str, lacks: &dyn Fn(&str) -> bool) -> Vec<String> {
         let plugin = plugin();
-        marked(of_board(board, &Asked { scenario, analyzers: &[&plugin], lacks }))
+        marked(of_states(states, &Asked { scenario, analyzers: &[&plugin], lacks }))
     }
 
     fn marked(spots: Vec<BlindSpot>) -> Vec<String> {
@@ -253,15 +253,15 @@ mod tests {
     #[test]
     fn what_is_missing_is_said_in_words_of_what_is_not_seen_and_once_per_reason() {
         use ProbeState::{Down, Partial};
-        let mut board = Board::default();
+        let mut states = States::default();
         for (name, state) in
             [("skb-drop", Down), ("tcp-state", Down), ("tcp-reset", Partial), ("softirq", Down)]
         {
-            board.probes.insert(name.into(), probe(name, state, "no CAP_BPF"));
+            states.probes.insert(name.into(), probe(name, state, "no CAP_BPF"));
         }
         let opened = "connections opened, accepted, failed and closed";
         assert_eq!(
-            spots(&board, "node"),
+            spots(&states, "node"),
             [
                 "! probe tcp-reset: this kernel has no tracepoint x; without it: no resets sent".to_owned(),
                 format!(
@@ -273,11 +273,11 @@ mod tests {
 
     #[test]
     fn only_what_the_question_rests_on_casts_doubt() {
-        let mut board = Board::default();
+        let mut states = States::default();
         for name in ["tcp-state", "socket-latency"] {
-            board.probes.insert(name.into(), probe(name, ProbeState::Down, name));
+            states.probes.insert(name.into(), probe(name, ProbeState::Down, name));
         }
-        let doubts = |scenario| spots(&board, scenario).iter().filter(|spot| spot.starts_with('!')).count();
+        let doubts = |scenario| spots(&states, scenario).iter().filter(|spot| spot.starts_with('!')).count();
         assert_eq!((doubts("connect"), doubts("reset")), (1, 0));
         // Of a question that nobody knows, all that its analyzer wants.
         assert_eq!(doubts("moon"), 2);
@@ -286,27 +286,27 @@ mod tests {
     #[test]
     fn a_source_that_fails_for_others_casts_no_doubt_on_those_asked_about() {
         use SourceState::{Absent, Failing, Late};
-        let mut board = Board::default();
+        let mut states = States::default();
         for (name, state) in [("snmp", Late), ("netdev", Absent), ("conntrack", Failing), ("fd", Failing)] {
             let last_error = "why".to_owned();
             let source = SourceStatus { name: name.to_owned(), state, last_error, ..SourceStatus::default() };
-            board.sources.insert(name.into(), source);
+            states.sources.insert(name.into(), source);
         }
         let (snmp, conntrack) =
             ("! counters of snmp are late: why", "counters of conntrack are failing: why");
-        assert_eq!(spots(&board, "dns"), [conntrack, snmp], "a kernel without something is no fault");
-        assert_eq!(spots(&board, "loss"), [conntrack, "! counters of netdev are absent: why", snmp]);
-        assert_eq!(spots_where(&board, "dns", &|source| source == "conntrack"), [conntrack]);
+        assert_eq!(spots(&states, "dns"), [conntrack, snmp], "a kernel without something is no fault");
+        assert_eq!(spots(&states, "loss"), [conntrack, "! counters of netdev are absent: why", snmp]);
+        assert_eq!(spots_where(&states, "dns", &|source| source == "conntrack"), [conntrack]);
     }
 
     #[test]
     fn namespaces_that_cannot_be_entered_cast_doubt_on_what_is_said_of_everybody() {
-        let mut board = Board::default();
+        let mut states = States::default();
         let gap = |lost: &str| vec![Gap { lost: lost.to_owned(), cause: "why".to_owned() }];
-        board.gaps.insert(Sight::Namespaces, gap("5 of 6 are closed"));
-        board.gaps.insert(Sight::Symbols, gap("no names"));
-        assert_eq!(spots(&board, "node"), ["! 5 of 6 are closed: why", "no names: why"]);
-        assert_eq!(spots_where(&board, "node", &|_| false), ["5 of 6 are closed: why", "no names: why"]);
+        states.gaps.insert(Sight::Namespaces, gap("5 of 6 are closed"));
+        states.gaps.insert(Sight::Symbols, gap("no names"));
+        assert_eq!(spots(&states, "node"), ["! 5 of 6 are closed: why", "no names: why"]);
+        assert_eq!(spots_where(&states, "node", &|_| false), ["5 of 6 are closed: why", "no names: why"]);
     }
 
     #[test]
@@ -319,16 +319,16 @@ mod tests {
             ..PluginStatus::default()
         };
         use PluginState::{Backoff, Quarantined, Refused, Running};
-        let mut board = Board::default();
+        let mut states = States::default();
         for (name, state) in [("a", Quarantined), ("b", Backoff), ("c", Refused), ("d", Running)] {
-            board.plugins.insert(name.into(), status(name, state));
+            states.plugins.insert(name.into(), status(name, state));
         }
         let newer = PluginStatus { rejected: "bad".into(), ..status("e", Running) };
-        board.plugins.insert("e".into(), newer);
+        states.plugins.insert("e".into(), newer);
         // Its missing answer says so.
-        board.plugins.insert("diagnosis".into(), status("diagnosis", Quarantined));
+        states.plugins.insert("diagnosis".into(), status("diagnosis", Quarantined));
         assert_eq!(
-            spots(&board, "node"),
+            spots(&states, "node"),
             [
                 r"analyzer a is in quarantine: trap\u{1b}",
                 r"analyzer b failed and is restarted soon: trap\u{1b}",

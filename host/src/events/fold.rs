@@ -16,7 +16,7 @@ use crate::text::escape::visible;
 pub const PATIENCE: Duration = Duration::from_millis(300);
 /// Addresses of an end that is not known.
 const UNKNOWN: [&str; 2] = ["0.0.0.0", "::"];
-/// At most so many events wait; beyond them the oldest leaves.
+/// Maximum number of events that wait; beyond them the oldest leaves.
 const MAX_WAITING: usize = 1024;
 
 /// An event that explains another one of the same flow at the same place.

@@ -155,8 +155,8 @@ impl Follower {
     /// touches the file wants that.
     fn runs_well(&self, file: &folder::Component) -> bool {
         let Some(plugin) = self.catalog.running_version(&file.path, &file.sha256) else { return false };
-        let board = self.shared.status.update();
-        let state = board.plugins.get(plugin).map(|status| &status.state);
+        let states = self.shared.status.update();
+        let state = states.plugins.get(plugin).map(|status| &status.state);
         matches!(state, Some(PluginState::Running | PluginState::Backoff))
     }
 

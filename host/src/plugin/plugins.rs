@@ -67,8 +67,8 @@ impl Plugins {
 
     /// Asks every plugin that answers the question, all at once, and waits until its deadline.
     pub fn diagnose(&self, question: ResolvedQuestion) -> Vec<AnalyzerReply> {
-        let board = self.shared.status.snapshot();
-        let asked = board.answering(&question.scenario).map(|plugin| plugin.name.clone()).collect();
+        let states = self.shared.status.snapshot();
+        let asked = states.answering(&question.scenario).map(|plugin| plugin.name.clone()).collect();
         self.running.ask(question, asked)
     }
 

@@ -371,8 +371,8 @@ impl Worker {
         let instance = self.life.instance();
         let (calls, busy) = instance.as_ref().map_or((0, Duration::ZERO), |now| (now.calls, now.busy));
         let memory_bytes = instance.map_or(0, |instance| instance.memory_bytes());
-        let mut board = self.shared.status.update();
-        let status = board.plugins.entry(description.name.clone()).or_default();
+        let mut states = self.shared.status.update();
+        let status = states.plugins.entry(description.name.clone()).or_default();
         if is_full && status.reason.is_empty() {
             let (plugin, why) = (&description.name, NO_ROOM);
             tracing::warn!(plugin, series, why, "the plugin cannot show all that it counts");

@@ -1,6 +1,6 @@
 //! The agent's metrics about itself: build, loss, state and cost of every part, the process.
 //!
-//! Written with prometheus-client from copies of the other nouns at the moment of a scrape, so
+//! Written with prometheus-client from copies of the rest of the core at the moment of a scrape, so
 //! there is no second set of counters that could disagree with them. prometheus-client writes
 //! OpenMetrics only; `to_text` turns that into Prometheus text.
 
@@ -15,8 +15,8 @@ use prometheus_client::registry::Registry;
 use crate::events::log::EventCount;
 use crate::loss::Stage;
 use crate::status::{
-    Board, HookState, HookStatus, PluginState, PluginStatus, ProbeState, ProbeStatus, Process, ServerStatus,
-    SourceState, SourceStatus,
+    HookState, HookStatus, PluginState, PluginStatus, ProbeState, ProbeStatus, Process, ServerStatus,
+    SourceState, SourceStatus, States,
 };
 use crate::view::exposition::Format;
 
@@ -40,7 +40,7 @@ pub struct Snapshot {
     /// Revision of the source this agent was built from.
     pub revision: &'static str,
     /// State of every part.
-    pub board: Board,
+    pub states: States,
     /// What was lost: the stage, the part, how many.
     pub lost: Vec<(Stage, String, u64)>,
     /// Events of plugins, by type.
@@ -57,7 +57,7 @@ impl Snapshot {
     fn encode_agent(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", self.revision)];
         to.family("inspector_build_info", "Version of this agent.", Gauge, [(build, Int(1))])?;
-        let ready = [([], Int(self.board.unready().is_empty().into()))];
+        let ready = [([], Int(self.states.unready().is_empty().into()))];
         to.family("inspector_ready", "The agent is ready, as /readyz says.", Gauge, ready)?;
         let lost =
             self.lost.iter().map(|(stage, name, n)| ([("stage", stage.as_str()), ("name", name)], Int(*n)));
@@ -71,18 +71,18 @@ impl Snapshot {
         let unentered = self.unentered.iter().map(|(kind, n)| ([("kind", *kind)], Int(*n)));
         to.family("inspector_entities_unreadable", help, Gauge, unentered)?;
         let gaps =
-            self.board.gaps.iter().map(|(sight, gaps)| ([("of", sight.as_str())], Int(gaps.len() as u64)));
+            self.states.gaps.iter().map(|(sight, gaps)| ([("of", sight.as_str())], Int(gaps.len() as u64)));
         let help = "Causes for which something is not seen at all; the log and diagnoses name them.";
         to.family("inspector_gaps", help, Gauge, gaps)?;
         let help = "Processes that are protected from everybody, and in no sum over processes (fd, io).";
-        to.family("inspector_left_out_processes", help, Gauge, [([], Int(self.board.left_out_processes))])
+        to.family("inspector_left_out_processes", help, Gauge, [([], Int(self.states.left_out_processes))])
     }
 
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {
         // A probe that nobody subscribes to is neither up nor down, so it is left out.
-        let wanted = || self.board.probes.values().filter(|probe| probe.state != ProbeState::Idle);
+        let wanted = || self.states.probes.values().filter(|probe| probe.state != ProbeState::Idle);
         let each = |value: fn(&ProbeStatus) -> Number| {
-            self.board.probes.values().map(move |probe| ([("probe", probe.name.as_str())], value(probe)))
+            self.states.probes.values().map(move |probe| ([("probe", probe.name.as_str())], value(probe)))
         };
         let up = wanted().map(|p| ([("probe", p.name.as_str())], Int((p.state == ProbeState::Up).into())));
         to.family("inspector_probe_up", "Every hook of a probe that is in use is attached.", Gauge, up)?;
@@ -114,11 +114,11 @@ impl Snapshot {
 
     fn encode_sources(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let each = |value: fn(&SourceStatus) -> Number| {
-            self.board.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
+            self.states.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
         };
         // A source that nobody reads is neither up nor down, and one that the machine lacks is not down.
         let used = self
-            .board
+            .states
             .sources
             .values()
             .filter(|s| !matches!(s.state, SourceState::Idle | SourceState::Absent));
@@ -135,7 +135,7 @@ impl Snapshot {
             each(|s| Int(s.errors)),
         )?;
         let read = |s: &SourceStatus| [("read", s.entities_read), ("failed", s.entities_failed)];
-        let entities = self.board.sources.values().flat_map(|s| {
+        let entities = self.states.sources.values().flat_map(|s| {
             read(s).map(|(result, n)| ([("source", s.name.as_str()), ("result", result)], Int(n)))
         });
         let help = "Entities that a source was read for in the last interval, and those that it could not be \
@@ -146,10 +146,10 @@ impl Snapshot {
         let help = "Time spent reading.";
         to.family("inspector_source_read_seconds", help, Counter, each(|s| Float(s.total_seconds)))?;
         let label = |name| [("node", self.node.as_str()), ("probe", name)];
-        let sources = self.board.sources.values().map(|s| (label(s.name.as_str()), Float(s.last_seconds)));
+        let sources = self.states.sources.values().map(|s| (label(s.name.as_str()), Float(s.last_seconds)));
         let sources = sources.filter(|(_, value)| !matches!(value, Float(0.0)));
         let probes =
-            self.board.probes.values().filter_map(|probe| {
+            self.states.probes.values().filter_map(|probe| {
                 mean_run(probe).map(|seconds| (label(probe.name.as_str()), Float(seconds)))
             });
         let help = "Seconds that one collection takes: a source's last read of all entities, the mean run \
@@ -158,7 +158,7 @@ impl Snapshot {
     }
 
     fn encode_plugins(&self, to: &mut Families<'_>) -> std::fmt::Result {
-        let plugins = || self.board.plugins.values();
+        let plugins = || self.states.plugins.values();
         let each = |value: fn(&PluginStatus) -> Number| {
             plugins().map(move |plugin| ([("plugin", plugin.name.as_str())], value(plugin)))
         };
@@ -185,7 +185,7 @@ impl Snapshot {
 
     fn encode_servers(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let each = |value: fn(&ServerStatus) -> u64| {
-            self.board.servers.iter().map(move |(name, s)| ([("server", name.as_str())], Int(value(s))))
+            self.states.servers.iter().map(move |(name, s)| ([("server", name.as_str())], Int(value(s))))
         };
         let help = "Open connections of an HTTP server.";
         to.family("inspector_http_connections", help, Gauge, each(|s| s.connections))?;

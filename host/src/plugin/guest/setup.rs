@@ -71,10 +71,10 @@ pub(crate) fn declare(prepared: &Prepared, shared: &Shared) -> Result<PluginSeri
 
 /// For each subscription the probe, if this node can serve it.
 fn granted_probes(prepared: &Prepared, shared: &Shared) -> Result<Vec<Option<ProbeInfo>>, String> {
-    let board = shared.status.snapshot();
+    let states = shared.status.snapshot();
     let grant = |subscription: &Subscription| {
         let selection = prepared.selections.iter().find(|s| s.probe.name == subscription.probe);
-        let status = board.probes.get(&subscription.probe);
+        let status = states.probes.get(&subscription.probe);
         let up = matches!(status.map(|status| &status.state), Some(ProbeState::Up | ProbeState::Partial));
         let granted = selection.filter(|s| up && subscription.min_schema <= s.probe.schema);
         if granted.is_none() && subscription.required {
