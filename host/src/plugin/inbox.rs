@@ -11,8 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::guest::Prepared;
-use super::question::ResolvedQuestion;
-use crate::answers::report::AnalyzerReply;
+use super::question::PendingQuestion;
 use crate::entities::{Changes, EntityId};
 use crate::kernel::batch::Batch;
 use crate::kernel::table::Snapshot;
@@ -35,14 +34,6 @@ pub(super) struct Patience {
 
 /// Who waits to hear whether a newer version runs.
 pub(super) type ReplacedReply = SyncSender<Result<(), String>>;
-
-/// A question, and who waits for the answer.
-pub(super) struct PendingQuestion {
-    /// Shared by all plugins that are asked.
-    pub(super) question: Arc<ResolvedQuestion>,
-    /// Where the answer goes.
-    pub(super) reply: SyncSender<AnalyzerReply>,
-}
 
 /// What the worker does next.
 pub(super) enum Work {
@@ -289,6 +280,7 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use super::super::question::ResolvedQuestion;
     use super::*;
     use inspector_ebpf::PROBES;
 

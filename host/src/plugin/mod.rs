@@ -3,7 +3,7 @@
 //!
 //! In code a component is a *plugin*; for users it is an *analyzer*.
 //!
-//! In reading order: [`plugins`] is what the agent sees; `follow` carries out what `catalog` decides of
+//! In reading order: [`plugins`] is what the agent sees; `loader` carries out what `catalog` decides of
 //! the files that [`folder`] opens; `worker` runs one plugin from its `inbox` through its `life`;
 //! `running` delivers to all of them. `player` runs all of them on one thread for a replay, `look` none
 //! of them. What a guest lives in is `guest`.
@@ -13,10 +13,10 @@
 
 mod catalog;
 pub mod folder;
-mod follow;
 mod guest;
 mod inbox;
 mod life;
+mod loader;
 mod look;
 mod options;
 mod player;
@@ -26,8 +26,8 @@ mod running;
 mod shared;
 mod worker;
 
-pub use follow::LoadProbes;
 pub use guest::{PrepareError, SandboxError as Error};
+pub use loader::LoadProbes;
 pub use look::{Described, Look, look};
 pub use options::{Limits, Options};
 pub use player::{Player, Refused};

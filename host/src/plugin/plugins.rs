@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::follow::{Follower, LoadProbes};
 use super::guest::SandboxError;
+use super::loader::{LoadProbes, Loader};
 use super::options::Options;
 use super::question::ResolvedQuestion;
 use super::running::Running;
@@ -19,7 +19,7 @@ use crate::notify::Notify;
 /// See the module.
 pub struct Plugins {
     running: Arc<Running>,
-    follower: Mutex<Follower>,
+    loader: Mutex<Loader>,
     shared: Arc<Shared>,
     /// Nothing is begun any more.
     closing: AtomicBool,
@@ -33,15 +33,15 @@ impl Plugins {
     /// The host refuses what wasmtime needs (executable memory).
     pub fn new(options: Options, shared: Shared, sources_wanted: Arc<Notify>) -> Result<Self, SandboxError> {
         let (running, shared) = (Arc::<Running>::default(), Arc::new(shared));
-        let follower = Follower::new(options, Arc::clone(&shared), Arc::clone(&running), sources_wanted)?;
-        Ok(Self { running, follower: Mutex::new(follower), shared, closing: AtomicBool::new(false) })
+        let loader = Loader::new(options, Arc::clone(&shared), Arc::clone(&running), sources_wanted)?;
+        Ok(Self { running, loader: Mutex::new(loader), shared, closing: AtomicBool::new(false) })
     }
 
     /// Looks at the directories and follows what changed: starts, replaces and stops plugins.
     /// `load_probes` is told all probes that are wanted before a plugin is asked to start, and
     /// again once the rest is gone. Blocking; one call at a time.
     pub fn scan(&self, load_probes: LoadProbes<'_>) {
-        self.follower().scan(load_probes, &self.closing);
+        self.loader().scan(load_probes, &self.closing);
     }
 
     /// Puts a batch into the inbox of each plugin that subscribes to its probe. Never blocks on a
@@ -79,10 +79,10 @@ impl Plugins {
 
     /// Lets every plugin handle what waits for it, and ends it.
     pub fn stop(&self) {
-        self.follower().stop();
+        self.loader().stop();
     }
 
-    fn follower(&self) -> MutexGuard<'_, Follower> {
-        self.follower.lock().unwrap_or_else(PoisonError::into_inner)
+    fn loader(&self) -> MutexGuard<'_, Loader> {
+        self.loader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

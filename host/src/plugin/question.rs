@@ -1,8 +1,10 @@
 //! A question on its way to the analyzers: everything that it names is found already.
 
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
+use crate::answers::report::AnalyzerReply;
 use crate::entities::EntityId;
 use crate::kernel::table::Snapshot;
 
@@ -21,4 +23,12 @@ pub struct ResolvedQuestion {
     pub snapshot: Option<Arc<Snapshot>>,
     /// Whoever has not answered by then is not waited for.
     pub deadline: Instant,
+}
+
+/// A question that waits for one plugin, and who waits for the answer.
+pub(super) struct PendingQuestion {
+    /// Shared by all plugins that are asked.
+    pub(super) question: Arc<ResolvedQuestion>,
+    /// Where the answer goes.
+    pub(super) reply: SyncSender<AnalyzerReply>,
 }

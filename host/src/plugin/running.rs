@@ -1,23 +1,23 @@
 //! The plugins that run, as those see them who have something for them: a copy of what
-//! [`super::follow`] holds, so that delivering and asking never wait for loading.
+//! [`super::loader`] holds, so that delivering and asking never wait for loading.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
-use super::inbox::{Inbox, PendingQuestion};
-use super::question::ResolvedQuestion;
+use super::inbox::Inbox;
+use super::question::{PendingQuestion, ResolvedQuestion};
 use crate::answers::report::AnalyzerReply;
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Running {
-    plugins: RwLock<Plugins>,
+    lists: RwLock<Lists>,
 }
 
 #[derive(Default)]
-struct Plugins {
+struct Lists {
     inboxes: Vec<Arc<Inbox>>,
     sources: BTreeSet<String>,
 }
@@ -30,9 +30,9 @@ impl Running {
 
     /// These run, and read these sources; returns whether there are more sources than before.
     pub(super) fn set(&self, inboxes: Vec<Arc<Inbox>>, sources: BTreeSet<String>) -> bool {
-        let mut plugins = self.write();
-        let more = !sources.is_subset(&plugins.sources);
-        *plugins = Plugins { inboxes, sources };
+        let mut lists = self.write();
+        let more = !sources.is_subset(&lists.sources);
+        *lists = Lists { inboxes, sources };
         more
     }
 
@@ -76,12 +76,12 @@ impl Running {
         replies
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Plugins> {
-        self.plugins.read().unwrap_or_else(PoisonError::into_inner)
+    fn read(&self) -> RwLockReadGuard<'_, Lists> {
+        self.lists.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Plugins> {
-        self.plugins.write().unwrap_or_else(PoisonError::into_inner)
+    fn write(&self) -> RwLockWriteGuard<'_, Lists> {
+        self.lists.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -4,17 +4,19 @@
 //! A trap, a missed deadline or a panic of the host on its behalf costs this plugin its instance and
 //! nobody else anything. It starts again from its last saved state when its [`Life`] says so; a plugin
 //! in quarantine is out of the scrape until then, or until its file is replaced or touched.
+//!
+//! Longer than other files, because it is all that the thread of a plugin may do.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::guest::{self, Failure, Instance, Prepared, Saved, Selection};
-use super::inbox::{Inbox, Patience, PendingQuestion, Work};
+use super::guest::{self, Failure, Instance, Prepared, Saved};
+use super::inbox::{Inbox, Patience, Work};
 use super::life::{Failures, Life, MAX_FAILURES, Pause};
 use super::options::Limits;
-use super::question::ResolvedQuestion;
+use super::question::{PendingQuestion, ResolvedQuestion};
 use super::shared::Shared;
 use crate::answers::blind_spots::in_words;
 use crate::answers::report::{AnalyzerReply, Answer};
@@ -39,8 +41,6 @@ pub(super) struct Worker {
     limits: Limits,
     /// The version that runs, or ran last.
     prepared: Box<Prepared>,
-    /// Its subscriptions; each counts for its own sampling.
-    selections: Vec<Selection>,
     /// Room for the records of a batch of which not all are wanted.
     scratch: Vec<u64>,
     life: Life<Instance>,
@@ -98,7 +98,6 @@ impl Worker {
             inbox,
             shared,
             limits,
-            selections: prepared.selections.clone(),
             prepared: Box::new(prepared),
             scratch: Vec::new(),
             life: Life::Stopped,
@@ -181,7 +180,7 @@ impl Worker {
 
     /// Whether it is subscribed to a probe.
     pub(super) fn wants(&self, probe_id: u16) -> bool {
-        self.selections.iter().any(|selection| selection.probe.id == probe_id)
+        self.prepared.selections.iter().any(|selection| selection.probe.id == probe_id)
     }
 
     fn patience(&self) -> Patience {
@@ -193,7 +192,8 @@ impl Worker {
     }
 
     fn batch(&mut self, batch: &Batch, lost: u64) {
-        let Some(selection) = self.selections.iter_mut().find(|s| s.probe.id == batch.probe.id) else {
+        let Some(selection) = self.prepared.selections.iter_mut().find(|s| s.probe.id == batch.probe.id)
+        else {
             return;
         };
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -305,7 +305,6 @@ impl Worker {
         self.save();
         let made = make(&prepared, &self.shared, self.limits, self.saved.as_ref());
         let instance = made.inspect_err(|_| self.keep_old())?;
-        self.selections = prepared.selections.clone();
         let old = std::mem::replace(&mut self.prepared, prepared);
         self.failures = Failures::none(self.shared.clock.now());
         let (old, new) = (&old.description, &self.prepared.description);
@@ -326,7 +325,7 @@ impl Worker {
     fn run_with(&mut self, instance: Instance) {
         self.drop_instance(Life::Running(Box::new(instance)));
         self.shared.metrics.show(self.name());
-        self.inbox.subscribe(self.selections.iter().map(|selection| selection.probe.id));
+        self.inbox.subscribe(self.prepared.selections.iter().map(|selection| selection.probe.id));
         self.publish();
     }
 
@@ -383,7 +382,8 @@ impl Worker {
         status.sha256.clone_from(&self.prepared.sha256);
         status.state = self.life.state();
         status.reason = if is_full { NO_ROOM } else { self.life.why() }.to_owned();
-        status.probes = self.selections.iter().map(|selection| selection.probe.name.to_owned()).collect();
+        status.probes =
+            self.prepared.selections.iter().map(|selection| selection.probe.name.to_owned()).collect();
         status.sources.clone_from(&description.sources);
         status.scenarios =
             description.scenarios.iter().map(|declared| scenario(&declared.name, &declared.help)).collect();

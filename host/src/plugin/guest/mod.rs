@@ -25,7 +25,6 @@ mod wasi;
 pub use prepare::Error as PrepareError;
 pub use sandbox::Error as SandboxError;
 
-pub(super) use filter::Selection;
 pub(super) use instance::{Failure, Instance};
 pub(super) use prepare::{Prepared, prepare};
 pub(super) use sandbox::Sandbox;

@@ -1,4 +1,4 @@
-//! Follows the plugins directories: carries out what the [`Catalog`] decides of files that are new,
+//! Loads plugins and follows their files: carries out what the [`Catalog`] decides of files that are new,
 //! gone, changed or touched.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ struct Slot {
 }
 
 /// Every file, and every thread of a plugin.
-pub(super) struct Follower {
+pub(super) struct Loader {
     sandbox: Sandbox,
     options: Options,
     shared: Arc<Shared>,
@@ -43,7 +43,7 @@ pub(super) struct Follower {
 /// Makes the kernel's side ready for what plugins subscribe to.
 pub type LoadProbes<'a> = &'a dyn Fn(&BTreeSet<String>);
 
-impl Follower {
+impl Loader {
     pub(super) fn new(
         options: Options,
         shared: Arc<Shared>,
@@ -232,7 +232,7 @@ impl Follower {
         let (probes, sources) = (probes_of(&prepared).collect(), sources_of(&prepared));
         let inbox = Arc::new(Inbox::new(&name, self.shared.loss.cell(Stage::Queue, &name)));
         // Before the plugin can be seen to run: from then on it misses no event. Until it
-        // subscribes the inbox takes in nothing, and [`Follower::start`] removes the inbox of a plugin
+        // subscribes the inbox takes in nothing, and [`Loader::start`] removes the inbox of a plugin
         // that did not start.
         self.running.add(Arc::clone(&inbox));
         let (own, shared) = (Arc::clone(&inbox), Arc::clone(&self.shared));
