@@ -88,7 +88,7 @@ pub struct Process {
     pub name: String,
 }
 
-/// At most so many processes are kept for an entity.
+/// Maximum number of processes kept for an entity.
 pub const MAX_PIDS: usize = 16;
 
 impl Entity {

@@ -1,5 +1,4 @@
-//! A bell that one thread waits for and others ring: rings while nobody waits are kept, many rings
-//! are one.
+//! Wakes a thread that waits. A notification while nobody waits is kept, and many are one.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,31 +6,31 @@ use std::time::Duration;
 /// Why a wait ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wake {
-    /// Somebody rang.
-    Rung,
+    /// Somebody called [`Notify::notify`].
+    Notified,
     /// The time was up.
     Timeout,
-    /// The bell was closed; it stays so.
+    /// Somebody called [`Notify::close`]; it stays so.
     Closed,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    rung: bool,
+    notified: bool,
     closed: bool,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Bell {
+pub struct Notify {
     state: Mutex<State>,
     wake: Condvar,
 }
 
-impl Bell {
+impl Notify {
     /// Wakes the waiting thread, or lets its next wait end at once.
-    pub fn ring(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).rung = true;
+    pub fn notify(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).notified = true;
         self.wake.notify_all();
     }
 
@@ -41,15 +40,15 @@ impl Bell {
         self.wake.notify_all();
     }
 
-    /// Waits for a ring, at most `limit`.
+    /// Waits to be notified, at most `limit`.
     pub fn wait(&self, limit: Duration) -> Wake {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let quiet = |state: &mut State| !state.rung && !state.closed;
+        let quiet = |state: &mut State| !state.notified && !state.closed;
         let waited = self.wake.wait_timeout_while(state, limit, quiet);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        match (state.closed, std::mem::take(&mut state.rung)) {
+        match (state.closed, std::mem::take(&mut state.notified)) {
             (true, _) => Wake::Closed,
-            (false, true) => Wake::Rung,
+            (false, true) => Wake::Notified,
             (false, false) => Wake::Timeout,
         }
     }
@@ -60,13 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ring_before_the_wait_is_not_missed_and_many_are_one() {
-        let bell = Bell::default();
-        bell.ring();
-        bell.ring();
-        assert_eq!(bell.wait(Duration::from_secs(60)), Wake::Rung);
-        assert_eq!(bell.wait(Duration::ZERO), Wake::Timeout);
-        bell.close();
-        assert_eq!(bell.wait(Duration::from_secs(60)), Wake::Closed);
+    fn a_notification_before_the_wait_is_not_missed_and_many_are_one() {
+        let notify = Notify::default();
+        notify.notify();
+        notify.notify();
+        assert_eq!(notify.wait(Duration::from_secs(60)), Wake::Notified);
+        assert_eq!(notify.wait(Duration::ZERO), Wake::Timeout);
+        notify.close();
+        assert_eq!(notify.wait(Duration::from_secs(60)), Wake::Closed);
     }
 }

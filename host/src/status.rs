@@ -1,10 +1,13 @@
 //! The state of every probe, source and plugin, as `list`, `/api/v1/*` and `/metrics` show it.
 //!
-//! Doors write their own part; readers get a copy. The one thing that is decided here is whether all of
-//! it together is ready.
+//! Each adapter writes its own part; readers get a copy. The one thing that is decided here is whether
+//! all of it together is ready.
+//!
+//! Longer than other files, because it is the one list of everything that has a state.
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -14,6 +17,120 @@ use crate::text::escape;
 /// Bytes of what a panic says.
 const MAX_PANIC: usize = 512;
 
+/// States with the text that each has in JSON, in tables and in sentences. A text that this version does
+/// not know, as an agent of another version may send, is kept as it is.
+macro_rules! state_enum {
+    ($(#[$of:meta])* $name:ident { $($(#[$meaning:meta])* $state:ident = $text:literal,)+ }) => {
+        $(#[$of])*
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(from = "String", into = "String")]
+        pub enum $name {
+            $($(#[$meaning])* $state,)+
+            /// In the words of an agent of another version.
+            Other(String),
+        }
+
+        impl $name {
+            /// As in JSON.
+            pub fn as_str(&self) -> &str {
+                match self {
+                    $(Self::$state => $text,)+
+                    Self::Other(text) => text,
+                }
+            }
+        }
+
+        impl From<String> for $name {
+            fn from(text: String) -> Self {
+                match text.as_str() {
+                    $($text => Self::$state,)+
+                    _ => Self::Other(text),
+                }
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(state: $name) -> Self {
+                state.as_str().to_owned()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+state_enum! {
+    /// State of a hook of a probe.
+    HookState {
+        /// Its program runs.
+        Attached = "attached",
+        /// No plugin subscribes to its probe.
+        #[default]
+        Idle = "idle",
+        /// This kernel lacks it.
+        Missing = "missing",
+        /// This kernel has it, and its program cannot be loaded or attached.
+        Failed = "failed",
+    }
+}
+
+state_enum! {
+    /// State of a probe.
+    ProbeState {
+        /// Every hook is attached.
+        Up = "up",
+        /// Some hooks are attached.
+        Partial = "partial",
+        /// No plugin subscribes to it.
+        #[default]
+        Idle = "idle",
+        /// No hook is attached.
+        Down = "down",
+    }
+}
+
+state_enum! {
+    /// State of a source of counter tables.
+    SourceState {
+        /// It was read for every entity.
+        Up = "up",
+        /// This kernel does not have it, or not now.
+        Absent = "absent",
+        /// It cannot be read for some or all entities.
+        Failing = "failing",
+        /// It was not read in time.
+        Late = "late",
+        /// No plugin reads it.
+        #[default]
+        Idle = "idle",
+    }
+}
+
+state_enum! {
+    /// State of a plugin.
+    PluginState {
+        /// Its file is being compiled, or waits for that.
+        #[default]
+        Compiling = "compiling",
+        /// It takes in what comes.
+        Running = "running",
+        /// It failed, and restarts soon.
+        Backoff = "backoff",
+        /// It failed too often, and restarts late.
+        Quarantined = "quarantined",
+        /// It never ran: its file cannot be used.
+        Refused = "refused",
+        /// It never ran: the configuration disables it.
+        Disabled = "disabled",
+        /// It has ended.
+        Stopped = "stopped",
+    }
+}
+
 /// State of one hook of a probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStatus {
@@ -21,8 +138,8 @@ pub struct HookStatus {
     pub hook: String,
     /// The program chosen for this kernel, empty if none fits.
     pub program: String,
-    /// `attached`, `idle` (no plugin subscribes), `missing` (the kernel lacks it) or `failed`.
-    pub state: String,
+    /// Whether it is attached.
+    pub state: HookState,
     /// Why it is not attached and what is lost without it; empty when attached.
     pub reason: String,
     /// Runs since load; only while `kernel.bpf_stats_enabled` is 1.
@@ -40,8 +157,8 @@ pub struct HookStatus {
 pub struct ProbeStatus {
     /// Probe name, e.g. `skb-drop`.
     pub name: String,
-    /// `up` (every hook attached), `partial`, `idle` (no plugin subscribes) or `down`.
-    pub state: String,
+    /// Whether it is up.
+    pub state: ProbeState,
     /// Why it is not up; empty when up.
     pub reason: String,
     /// Schema number of its records.
@@ -65,14 +182,14 @@ impl ProbeStatus {
     /// Why it is not up, without what that costs at each hook: the same text for all that one cause
     /// takes. What this kernel lacks anyway is no cause where something else is.
     pub fn cause(&self) -> String {
-        let [failed, missing] = ["failed", "missing"].map(|state| self.causes_of(state));
+        let [failed, missing] = [HookState::Failed, HookState::Missing].map(|state| self.causes_of(&state));
         let causes = if failed.is_empty() { missing } else { failed };
         if causes.is_empty() { self.reason.clone() } else { causes.join("; ") }
     }
 
-    fn causes_of(&self, state: &str) -> Vec<&str> {
+    fn causes_of(&self, state: &HookState) -> Vec<&str> {
         let mut causes = Vec::new();
-        for hook in self.hooks.iter().filter(|hook| hook.state == state) {
+        for hook in self.hooks.iter().filter(|hook| hook.state == *state) {
             let cause = hook.reason.split("; without it: ").next().unwrap_or_default();
             if !causes.contains(&cause) {
                 causes.push(cause);
@@ -87,9 +204,8 @@ impl ProbeStatus {
 pub struct SourceStatus {
     /// Source name, e.g. `snmp`.
     pub name: String,
-    /// `up`, `absent` (this kernel does not have it, or not now), `failing` (some or all entities),
-    /// `late` (not read in time), or `idle` (no plugin reads it).
-    pub state: String,
+    /// What became of the last reading.
+    pub state: SourceState,
     /// Tables read since start.
     pub reads: u64,
     /// Reads that failed since start.
@@ -139,9 +255,8 @@ pub struct PluginStatus {
     pub file: String,
     /// Hex sha256 of the component.
     pub sha256: String,
-    /// `compiling`, `running`, `backoff` (restarts soon), `quarantined` (failed too often, restarts
-    /// late), `refused` or `disabled` (never ran) or `stopped`.
-    pub state: String,
+    /// What it does.
+    pub state: PluginState,
     /// Why it does not run, or cannot show all that it counts; empty if it does.
     pub reason: String,
     /// A newer file that was refused while this version goes on; empty if there is none.
@@ -243,15 +358,15 @@ pub struct Process {
     pub start_time_seconds: f64,
 }
 
-/// The agent's state board.
+/// The state of every part of the agent, shared by those who write it and those who show it.
 #[derive(Debug, Default)]
 pub struct Status {
-    board: Mutex<Board>,
+    states: Mutex<States>,
 }
 
 /// All states at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Board {
+pub struct States {
     /// By probe name.
     pub probes: BTreeMap<String, ProbeStatus>,
     /// By source name.
@@ -272,7 +387,7 @@ pub struct Board {
     pub ended: Vec<String>,
 }
 
-impl Board {
+impl States {
     /// Why the agent is not ready, a line each; nothing if it is.
     ///
     /// It is ready once it has looked at everything for the first time, and as long as what it ships
@@ -288,7 +403,8 @@ impl Board {
             lines.extend(self.awaited_plugins());
         }
         let built_in = self.plugins.values().filter(|plugin| BUILT_IN.contains(&plugin.name.as_str()));
-        let failed = built_in.filter(|plugin| matches!(plugin.state.as_str(), "refused" | "quarantined"));
+        let failed =
+            built_in.filter(|plugin| matches!(plugin.state, PluginState::Refused | PluginState::Quarantined));
         let words = |plugin: &PluginStatus| {
             format!("failed: analyzer {} is {}: {}", plugin.name, plugin.state, plugin.reason)
         };
@@ -298,7 +414,7 @@ impl Board {
     }
 
     fn awaited_plugins(&self) -> Vec<String> {
-        let compiling = self.plugins.values().filter(|plugin| plugin.state == "compiling");
+        let compiling = self.plugins.values().filter(|plugin| plugin.state == PluginState::Compiling);
         let mut lines: Vec<_> = compiling
             .map(|plugin| format!("waiting: analyzer {} (compiling, {})", plugin.name, plugin.reason))
             .collect();
@@ -331,25 +447,25 @@ impl Board {
 
 /// What is left of a plugin that was stopped answers nothing.
 fn plugin_scenarios(plugin: &PluginStatus) -> impl Iterator<Item = &Scenario> {
-    plugin.scenarios.iter().filter(|_| plugin.state != "stopped")
+    plugin.scenarios.iter().filter(|_| plugin.state != PluginState::Stopped)
 }
 
 impl Status {
-    /// Locks the board for an update; never held across a call into another part.
-    pub fn update(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks all states for an update; never held across a call into another part.
+    pub fn update(&self) -> MutexGuard<'_, States> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Replaces the gaps of one kind and returns those whose cause was not there before.
     pub fn set_gaps(&self, of: Sight, gaps: Vec<Gap>) -> Vec<Gap> {
-        let mut board = self.update();
-        let before = board.gaps.insert(of, gaps.clone()).unwrap_or_default();
+        let mut states = self.update();
+        let before = states.gaps.insert(of, gaps.clone()).unwrap_or_default();
         let is_known = |gap: &Gap| before.iter().any(|known| known.cause == gap.cause);
         gaps.into_iter().filter(|gap| !is_known(gap)).collect()
     }
 
     /// A copy of everything.
-    pub fn snapshot(&self) -> Board {
+    pub fn snapshot(&self) -> States {
         self.update().clone()
     }
 }
@@ -367,15 +483,16 @@ mod tests {
 
     #[test]
     fn one_cause_reads_the_same_whatever_it_costs() {
-        let hook = |state: &str, reason: &str| HookStatus {
-            state: state.to_owned(),
+        use HookState::{Failed, Missing};
+        let hook = |state, reason: &str| HookStatus {
+            state,
             reason: format!("{reason}; without it: no x"),
             ..HookStatus::default()
         };
         let of = |hooks| ProbeStatus { reason: "a; b".to_owned(), hooks, ..ProbeStatus::default() }.cause();
-        assert_eq!(of(vec![hook("failed", "refused"), hook("failed", "refused")]), "refused");
-        assert_eq!(of(vec![hook("missing", "absent"), hook("failed", "refused")]), "refused");
-        assert_eq!(of(vec![hook("missing", "absent"), hook("missing", "older")]), "absent; older");
+        assert_eq!(of(vec![hook(Failed, "refused"), hook(Failed, "refused")]), "refused");
+        assert_eq!(of(vec![hook(Missing, "absent"), hook(Failed, "refused")]), "refused");
+        assert_eq!(of(vec![hook(Missing, "absent"), hook(Missing, "older")]), "absent; older");
         assert_eq!(of(Vec::new()), "a; b");
     }
 
@@ -390,37 +507,49 @@ mod tests {
         assert_eq!(set(&[gap("5 of 6", "no setns")]), 1, "it was mended in between");
     }
 
-    fn board(plugins: &[(&str, &str, &str)]) -> Board {
-        let status = |(name, state, reason): &(&str, &str, &str)| PluginStatus {
+    #[test]
+    fn a_state_of_another_version_is_kept_as_it_is() {
+        let read = |text: &str| serde_json::from_str::<ProbeState>(text).expect("a string");
+        assert_eq!(read(r#""partial""#), ProbeState::Partial);
+        let newer = read(r#""paused""#);
+        assert_eq!(newer, ProbeState::Other("paused".to_owned()));
+        assert_eq!(
+            (newer.as_str(), serde_json::to_string(&newer).expect("text")),
+            ("paused", r#""paused""#.to_owned())
+        );
+    }
+
+    fn states(plugins: &[(&str, PluginState, &str)]) -> States {
+        let status = |(name, state, reason): &(&str, PluginState, &str)| PluginStatus {
             name: (*name).to_owned(),
-            state: (*state).to_owned(),
+            state: state.clone(),
             reason: (*reason).to_owned(),
             ..PluginStatus::default()
         };
         let plugins = plugins.iter().map(|plugin| (plugin.0.to_owned(), status(plugin))).collect();
-        Board { plugins, namespaces_seen: true, plugins_seen: true, ..Board::default() }
+        States { plugins, namespaces_seen: true, plugins_seen: true, ..States::default() }
     }
 
     #[test]
     fn who_waits_is_told_what_for() {
-        let mut board = board(&[("tcp", "compiling", "3 of 9"), ("dns", "running", "")]);
-        (board.plugins_seen, board.namespaces_seen) = (false, false);
+        let mut states =
+            states(&[("tcp", PluginState::Compiling, "3 of 9"), ("dns", PluginState::Running, "")]);
+        (states.plugins_seen, states.namespaces_seen) = (false, false);
         let waiting = ["waiting: the first scan for namespaces", "waiting: analyzer tcp (compiling, 3 of 9)"];
-        assert_eq!(board.unready(), waiting);
-        board.plugins.clear();
-        assert_eq!(board.unready()[1], "waiting: the first look at plugin files");
+        assert_eq!(states.unready(), waiting);
+        states.plugins.clear();
+        assert_eq!(states.unready()[1], "waiting: the first look at plugin files");
     }
 
     #[test]
     fn a_built_in_analyzer_that_failed_makes_the_agent_unready_and_nobody_elses_does() {
-        let failed =
-            [("pod-counters", "quarantined", "trap"), ("tcp", "refused", "half"), ("mine", "refused", "")];
+        use PluginState::{Backoff, Compiling, Disabled, Quarantined, Refused};
+        let failed = [("pod-counters", Quarantined, "trap"), ("tcp", Refused, "half"), ("mine", Refused, "")];
         let lines =
             ["failed: analyzer pod-counters is quarantined: trap", "failed: analyzer tcp is refused: half"];
-        assert_eq!(board(&failed).unready(), lines);
-        let other =
-            [("tcp", "backoff", "trap"), ("latency", "disabled", ""), ("mine", "compiling", "1 of 1")];
-        assert!(board(&other).unready().is_empty());
+        assert_eq!(states(&failed).unready(), lines);
+        let other = [("tcp", Backoff, "trap"), ("latency", Disabled, ""), ("mine", Compiling, "1 of 1")];
+        assert!(states(&other).unready().is_empty());
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub const VERSION: u32 = 1;
 /// Bytes of a frame's header.
 pub const HEADER: usize = 20;
 const MARKER: [u8; 4] = *b"ITfr";
-/// A frame is closed when so much waits in it.
+/// Bytes that wait in a frame before it is closed.
 const FRAME: usize = 256 << 10;
 /// A frame that claims to be larger is damaged.
 const LARGEST_FRAME: u32 = 64 << 20;

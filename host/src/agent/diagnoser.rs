@@ -8,12 +8,12 @@ use super::confirm;
 use super::node::Node;
 use crate::answers::blind_spots::{self, Asked};
 use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
-use crate::answers::report::{Answered, BlindSpot, Report, seen};
+use crate::answers::report::{AnalyzerReply, BlindSpot, Report, seen};
 use crate::clock::unix_ns;
 use crate::entities::{EntityId, EntityRow};
 use crate::kernel::table::Snapshot;
-use crate::plugin::{self, Plugins};
-use crate::status::{Board, PluginStatus};
+use crate::plugin::{Plugins, ResolvedQuestion};
+use crate::status::{PluginStatus, States};
 use crate::view::View;
 
 /// An answer is there within this time, without a confirmation.
@@ -49,7 +49,7 @@ impl Diagnoser {
             spots.push(BlindSpot::detail(late.to_owned()));
         }
         let now_ns = unix_ns();
-        let answers = self.plugins.diagnose(&plugin::Question {
+        let answers = self.plugins.diagnose(ResolvedQuestion {
             scenario: question.scenario.clone(),
             entities: ids.clone(),
             window: question.window(),
@@ -93,7 +93,7 @@ impl Diagnoser {
     fn blind_spots(
         &self,
         question: &Question,
-        answers: &[Answered],
+        answers: &[AnalyzerReply],
         lacks: &dyn Fn(&str) -> bool,
         now_ns: u64,
     ) -> Vec<BlindSpot> {
@@ -102,7 +102,7 @@ impl Diagnoser {
         let asked = Asked { scenario: &question.scenario, analyzers: &analyzers, lacks };
         let window_ns = u64::try_from(question.window().as_nanos()).unwrap_or(u64::MAX);
         let lost = self.node.losses.since(now_ns.saturating_sub(window_ns), &self.view.loss);
-        let mut spots = blind_spots::of_board(&board, &asked);
+        let mut spots = blind_spots::of_states(&board, &asked);
         spots.extend(blind_spots::of_loss(&lost, &asked, seen(answers)));
         spots.extend(blind_spots::of_analyzers(answers, question.window(), now_ns));
         spots
@@ -143,7 +143,7 @@ pub(super) struct ResolvedEntities {
 }
 
 /// What became of each plugin that does not run.
-fn why_none_answers(board: &Board) -> Vec<String> {
+fn why_none_answers(board: &States) -> Vec<String> {
     let whys: Vec<_> = board.plugins.values().filter_map(blind_spots::why_idle).collect();
     match (whys.is_empty(), board.plugins.is_empty()) {
         (true, true) => vec!["there is none in the plugins folders".to_owned()],

@@ -13,7 +13,7 @@ use super::threads::{Threads, pause};
 use crate::clock::unix_ns;
 use crate::discover::{self, Places};
 use crate::frame::{Frame, Take};
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 
 /// A namespace that nothing announces is found within this time.
 const RESCAN: Duration = Duration::from_secs(5);
@@ -99,13 +99,13 @@ pub(super) struct Scans {
 
 /// Starts the threads that look for namespaces; returns after the first scan.
 pub(super) fn follow(threads: &mut Threads, of: Scans, pending: Arc<PendingNames>) -> io::Result<()> {
-    let (named, scans) = (Arc::<Bell>::default(), Arc::clone(&of.scans));
+    let (named, scans) = (Arc::<Notify>::default(), Arc::clone(&of.scans));
     let (names, ring, scan) = (Arc::clone(&pending), Arc::clone(&named), Arc::clone(&scans.bell));
     threads.watch(&of.places.netns, move |created| {
-        scan.ring();
+        scan.notify();
         if !created.is_empty() {
             names.add(created);
-            ring.ring();
+            ring.notify();
         }
     });
     follow_names(threads, of.known.clone(), Arc::clone(&of.take), pending, named)?;
@@ -119,7 +119,7 @@ pub(super) fn follow(threads: &mut Threads, of: Scans, pending: Arc<PendingNames
             asking.give(&());
             patience = match scans.bell.wait(patience) {
                 Wake::Closed => return,
-                Wake::Rung => FIRST_RESCAN,
+                Wake::Notified => FIRST_RESCAN,
                 Wake::Timeout => (patience * 2).min(RESCAN),
             };
             // Many short-lived namespaces must not turn into a busy loop.
@@ -140,7 +140,7 @@ fn follow_names(
     known: Known,
     take: Arc<dyn Take>,
     pending: Arc<PendingNames>,
-    bell: Arc<Bell>,
+    bell: Arc<Notify>,
 ) -> io::Result<()> {
     let waiting = Arc::clone(&bell);
     threads.spawn("names", bell, move || {

@@ -17,7 +17,7 @@ use crate::frame::{Frame, Take};
 use crate::kernel::names::KernelNames;
 use crate::kernel::table::{Columns, Snapshot};
 use crate::loss::History;
-use crate::notify::Bell;
+use crate::notify::Notify;
 use crate::probe::{self, Probes};
 use crate::source;
 
@@ -79,7 +79,7 @@ impl Unstarted {
         config: &Config,
         take: Arc<dyn Take>,
         sources: impl Fn() -> BTreeSet<String> + Send + 'static,
-        more_sources: Arc<Bell>,
+        more_sources: Arc<Notify>,
     ) -> Result<Node, Error> {
         let Self { known, names, tables: reader } = self;
         let columns = reader.columns();
@@ -92,7 +92,7 @@ impl Unstarted {
             let (take, symbols) = (Arc::clone(&take), Arc::clone(&names.symbols));
             let sink = move |batch| {
                 if table.take_unnamed() {
-                    scans.bell.ring();
+                    scans.bell.notify();
                     pending.settle();
                 }
                 // The first records come when the listing is read, or nearly so; the ring keeps them.

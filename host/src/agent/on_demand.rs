@@ -4,18 +4,18 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::notify::Bell;
+use crate::notify::Notify;
 
 /// Where it is asked for; `T` is what it brings.
 #[derive(Debug)]
 pub(super) struct OnDemand<T> {
     /// Rung when somebody asks: what the thread waits for.
-    pub(super) bell: Arc<Bell>,
+    pub(super) bell: Arc<Notify>,
     waiting: Mutex<Vec<SyncSender<T>>>,
 }
 
 impl<T: Clone> OnDemand<T> {
-    pub(super) fn new(bell: Arc<Bell>) -> Self {
+    pub(super) fn new(bell: Arc<Notify>) -> Self {
         Self { bell, waiting: Mutex::default() }
     }
 
@@ -23,7 +23,7 @@ impl<T: Clone> OnDemand<T> {
     pub(super) fn ask(&self) -> Asked<T> {
         let (sender, result) = sync_channel(1);
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        self.bell.ring();
+        self.bell.notify();
         Asked(result)
     }
 

@@ -9,7 +9,7 @@ use super::running::{self, Agent, Error};
 use crate::answers::question::{Question, Refusal};
 use crate::answers::report::Report;
 use crate::config::Config;
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 
 /// Diagnoses without an agent: starts one in this process, without servers, lets it look for as long as
 /// `time` or until `stop` is closed, and asks it. Blocking. `begun` is called when it begins to look,
@@ -21,7 +21,7 @@ pub fn run(
     config: &Config,
     question: &Question,
     time: Duration,
-    stop: &Bell,
+    stop: &Notify,
     begun: impl FnOnce(),
 ) -> Result<Result<Report, Refusal>, Error> {
     let mut agent = Agent::start(config, running::view(config))?;
@@ -35,7 +35,7 @@ pub fn run(
         Some(refusal) => Err(refusal),
         None => {
             let end = Instant::now() + time;
-            while stop.wait(end.saturating_duration_since(Instant::now())) == Wake::Rung {}
+            while stop.wait(end.saturating_duration_since(Instant::now())) == Wake::Notified {}
             diagnoser.answer(question)
         }
     };

@@ -26,8 +26,9 @@ use crate::events::filter::is_called;
 use crate::frame::{Frame, Take};
 use crate::kernel::batch::Batch;
 use crate::kernel::table::Snapshot;
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 use crate::privilege;
+use crate::status::ProbeState;
 use crate::text::similar;
 use crate::trace::{self, Entry};
 use crate::tracefile::{self, Writer};
@@ -115,7 +116,7 @@ fn probe_names() -> Vec<&'static str> {
 pub fn run(
     config: &Config,
     options: &Options,
-    stop: &Bell,
+    stop: &Notify,
     mut tell: impl FnMut(&Progress),
 ) -> Result<Progress, Error> {
     let known = probe_names();
@@ -181,7 +182,7 @@ fn start(config: &Config, wanted: &BTreeSet<String>, sender: SyncSender<Frame>) 
     let node = unstarted.start(config, Arc::new(Queue(sender)), move || sources.clone(), Arc::default())?;
     node.want_probes(wanted);
     let board = node.known.status.snapshot();
-    let is_up = |name: &String| board.probes.get(name).is_some_and(|probe| probe.state != "down");
+    let is_up = |name: &String| board.probes.get(name).is_some_and(|probe| probe.state != ProbeState::Down);
     if !wanted.iter().any(is_up) {
         let reasons: BTreeSet<_> = board.probes.values().map(|probe| probe.reason.clone()).collect();
         return Err(Error::NoProbe(reasons.into_iter().collect::<Vec<_>>().join("; ")));
@@ -236,7 +237,7 @@ impl Recorder {
             probes: probes
                 .map(|probe| trace::Probe {
                     name: probe.name.clone(),
-                    state: probe.state.clone(),
+                    state: probe.state.to_string(),
                     reason: probe.reason.clone(),
                 })
                 .collect(),

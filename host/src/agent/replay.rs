@@ -32,9 +32,9 @@ use crate::kernel::batch::Batch;
 use crate::kernel::names::KernelNames;
 use crate::kernel::symbols::Symbol;
 use crate::kernel::table::{Columns, Snapshot, Table};
-use crate::plugin::{self, Nouns, Player};
+use crate::plugin::{self, Player, Shared};
 use crate::series::metrics::Metrics;
-use crate::status::ProbeStatus;
+use crate::status::{ProbeState, ProbeStatus};
 use crate::trace::{self, Damage, Entry, Frames, NoTrace};
 use crate::view::exposition::{Format, encode};
 use crate::view::identity::{Identities, LabelNames};
@@ -124,7 +124,11 @@ pub fn run(
 
 /// What is believed of a trace whose first frame is damaged: every probe was there.
 fn unknown_start() -> trace::Start {
-    let up = |name: &str| trace::Probe { name: name.to_owned(), state: "up".into(), reason: String::new() };
+    let up = |name: &str| trace::Probe {
+        name: name.to_owned(),
+        state: ProbeState::Up.into(),
+        reason: String::new(),
+    };
     let probes = PROBES.iter().map(|probe| up(probe.name)).collect();
     trace::Start { node: "unknown".to_owned(), probes, ..trace::Start::default() }
 }
@@ -184,7 +188,7 @@ impl Replay {
                 all_columns.learn(source, columns);
             }
         }
-        let nouns = Nouns {
+        let shared = Shared {
             node: start.node.clone(),
             kernel: start.kernel.clone(),
             clock: Arc::clone(&clock),
@@ -198,7 +202,7 @@ impl Replay {
         };
         let options = options::plugins(config);
         let limits = plugin::Limits { deadline: DEADLINE, ..options.limits };
-        let (player, refused) = Player::new(&plugin::Options { limits, ..options }, nouns)?;
+        let (player, refused) = Player::new(&plugin::Options { limits, ..options }, shared)?;
         let left_out: Vec<_> =
             refused.iter().map(|refused| format!("{}: {}", refused.path.display(), refused.why)).collect();
         let plugins = player.names();
@@ -302,7 +306,7 @@ impl Replay {
         let board = self.known.status.snapshot();
         let analyzers: Vec<_> = board.answering(SCENARIO).collect();
         let asked = Asked { scenario: SCENARIO, analyzers: &analyzers, lacks: &|_| true };
-        let mut spots = blind_spots::of_board(&board, &asked);
+        let mut spots = blind_spots::of_states(&board, &asked);
         spots.extend(blind_spots::of_loss(&self.known.loss.all(), &asked, seen(&answers)));
         spots.extend(blind_spots::of_analyzers(&answers, window, now_ns));
         self.report = Some(Report::of_node(SCENARIO, &self.node, window, now_ns, answers, spots));
@@ -360,20 +364,15 @@ fn intern(known: &mut BTreeMap<String, &'static str>, name: &str) -> Option<&'st
 /// Every probe as it was; one that was left out of the recording is as good as down.
 fn probes_of(start: &trace::Start) -> BTreeMap<String, ProbeStatus> {
     let left_out = PROBES.iter().filter(|probe| start.probes.iter().all(|known| known.name != probe.name));
-    let left_out = left_out.map(|probe| probe_status(probe.name, "down", "it was not recorded"));
-    let recorded = start.probes.iter().map(|probe| probe_status(&probe.name, &probe.state, &probe.reason));
+    let left_out = left_out.map(|probe| probe_status(probe.name, ProbeState::Down, "it was not recorded"));
+    let recorded =
+        start.probes.iter().map(|probe| probe_status(&probe.name, probe.state.clone().into(), &probe.reason));
     left_out.chain(recorded).map(|probe| (probe.name.clone(), probe)).collect()
 }
 
-fn probe_status(name: &str, state: &str, reason: &str) -> ProbeStatus {
+fn probe_status(name: &str, state: ProbeState, reason: &str) -> ProbeStatus {
     let schema = PROBES.iter().find(|known| known.name == name).map_or(0, |known| known.schema);
-    ProbeStatus {
-        name: name.to_owned(),
-        state: state.to_owned(),
-        reason: reason.to_owned(),
-        schema,
-        ..ProbeStatus::default()
-    }
+    ProbeStatus { name: name.to_owned(), state, reason: reason.to_owned(), schema, ..ProbeStatus::default() }
 }
 
 fn entity_row(e: trace::Entity) -> EntityRow {

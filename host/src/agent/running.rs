@@ -18,8 +18,8 @@ use crate::entities::Entities;
 use crate::events::log::EventLog;
 use crate::http;
 use crate::loss::Loss;
-use crate::notify::{Bell, Wake};
-use crate::plugin::{self, Nouns, Plugins};
+use crate::notify::{Notify, Wake};
+use crate::plugin::{self, Plugins, Shared};
 use crate::series::metrics::Metrics;
 use crate::status::Status;
 use crate::view::View;
@@ -87,7 +87,7 @@ impl Agent {
             status: Arc::clone(&view.status),
         };
         let node = Unstarted::new(config, known)?;
-        let nouns = Nouns {
+        let shared = Shared {
             node: view.node.clone(),
             kernel: node::kernel_release(),
             clock: Arc::default(),
@@ -99,8 +99,8 @@ impl Agent {
             loss: Arc::clone(&view.loss),
             status: Arc::clone(&view.status),
         };
-        let more_sources = Arc::<Bell>::default();
-        let plugins = Arc::new(Plugins::new(options::plugins(config), nouns, Arc::clone(&more_sources))?);
+        let more_sources = Arc::<Notify>::default();
+        let plugins = Arc::new(Plugins::new(options::plugins(config), shared, Arc::clone(&more_sources))?);
         let analysis = Analysis { analyzers: Arc::clone(&plugins), metrics: Arc::clone(&view.metrics) };
         let reading = Arc::clone(&plugins);
         let node = node.start(config, Arc::new(analysis), move || reading.sources(), more_sources)?;
@@ -116,10 +116,10 @@ impl Agent {
 
     /// Starts, replaces and stops plugins as their files change.
     fn follow_plugin_files(&mut self, config: &Config) -> Result<(), Error> {
-        let bell = Arc::new(Bell::default());
+        let bell = Arc::new(Notify::default());
         for directory in &config.plugins.directories {
             let ring = Arc::clone(&bell);
-            self.threads.watch(directory, move |_| ring.ring());
+            self.threads.watch(directory, move |_| ring.notify());
         }
         let (plugins, node) = (Arc::clone(&self.plugins), Arc::clone(&self.node));
         let load = move |wanted: &BTreeSet<String>| {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 use crate::status::{self, Status};
 use crate::watch::{self, Watcher};
 
@@ -20,7 +20,7 @@ pub(super) struct Threads {
 
 /// A thread and the bell that ends it.
 struct Running {
-    bell: Arc<Bell>,
+    bell: Arc<Notify>,
     thread: JoinHandle<()>,
 }
 
@@ -37,7 +37,7 @@ impl Threads {
     pub(super) fn spawn(
         &mut self,
         name: &str,
-        bell: Arc<Bell>,
+        bell: Arc<Notify>,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let (name, status) = (name.to_owned(), Arc::clone(&self.status));
@@ -78,13 +78,13 @@ impl Threads {
 }
 
 /// Waits a moment, gathering further rings; true if the bell was closed.
-pub(super) fn pause(bell: &Bell, moment: Duration) -> bool {
+pub(super) fn pause(bell: &Notify, moment: Duration) -> bool {
     let end = Instant::now() + moment;
     loop {
         let left = end.saturating_duration_since(Instant::now());
         match bell.wait(left) {
             Wake::Closed => return true,
-            Wake::Rung if !left.is_zero() => {}
+            Wake::Notified if !left.is_zero() => {}
             _ => return false,
         }
     }

@@ -9,14 +9,16 @@ use std::time::Duration;
 use inspector_ebpf::{PROBES, Probe};
 
 use crate::answers::needs::{Needs, is_blind, is_detail};
-use crate::answers::report::{Answered, BlindSpot, join};
+use crate::answers::report::{AnalyzerReply, BlindSpot, join};
 use crate::loss::Stage;
-use crate::status::{Board, Gap, PluginStatus, ProbeStatus, Sight};
+use crate::status::{
+    Gap, HookState, PluginState, PluginStatus, ProbeState, ProbeStatus, Sight, SourceState, States,
+};
 use crate::text::escape::admit;
 
-/// An analyzer that knows all of the window but for so much is not worth a word.
+/// Time at the beginning of the window that an analyzer may know nothing of without a word.
 const SLACK: Duration = Duration::from_secs(1);
-/// Lost events cast doubt if they are more than one in so many of what was seen.
+/// Lost events cast doubt if there is more than one for this many that were seen.
 const LOST_ONE_IN: u64 = 100;
 /// Bytes of what is said of a plugin: a guest's own words are among it.
 const MAX_TEXT: usize = 512;
@@ -25,7 +27,7 @@ const MAX_TEXT: usize = 512;
 pub struct Asked<'a> {
     /// What is asked.
     pub scenario: &'a str,
-    /// The analyzers that answer it, as [`Board::answering`] has them.
+    /// The analyzers that answer it, as [`States::answering`] has them.
     pub analyzers: &'a [&'a PluginStatus],
     /// Whether somebody asked about has no table of a source that is not as it should be.
     pub lacks: &'a dyn Fn(&str) -> bool,
@@ -46,17 +48,17 @@ impl Asked<'_> {
 }
 
 /// Probes and sources that the asked analyzers want and do not get, and analyzers that do not run.
-pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
+pub fn of_states(states: &States, asked: &Asked<'_>) -> Vec<BlindSpot> {
     let needs = Needs::of(asked.scenario, asked.analyzers);
-    let wanted = board.probes.values().filter(|probe| asked.wants_probe(&probe.name));
+    let wanted = states.probes.values().filter(|probe| asked.wants_probe(&probe.name));
     let mut spots = of_probes(wanted, &needs.probes);
-    let sources = board.sources.values().filter(|source| asked.wants_source(&source.name));
+    let sources = states.sources.values().filter(|source| asked.wants_source(&source.name));
     for source in sources {
         let is_needed = needs.sources.contains(source.name.as_str());
         // Hardly any node has all sources: one that is absent matters only to what rests on it.
-        let is_blind = match source.state.as_str() {
-            "failing" | "late" => true,
-            "absent" => is_needed,
+        let is_blind = match source.state {
+            SourceState::Failing | SourceState::Late => true,
+            SourceState::Absent => is_needed,
             _ => false,
         };
         if is_blind && (asked.lacks)(&source.name) {
@@ -64,16 +66,16 @@ pub fn of_board(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
             spots.push(BlindSpot { text, casts_doubt: is_needed });
         }
     }
-    spots.extend(board.plugins.values().filter_map(|plugin| of_plugin(plugin, asked)));
-    spots.extend(of_gaps(board, asked));
+    spots.extend(states.plugins.values().filter_map(|plugin| of_plugin(plugin, asked)));
+    spots.extend(of_gaps(states, asked));
     spots
 }
 
 /// What the agent does not see at all. Namespaces that cannot be entered, and those that only processes
 /// tell of which it does not see, are among everybody, and not among those asked about by name if these
 /// have been: `snmp` is read in each that is.
-fn of_gaps(board: &Board, asked: &Asked<'_>) -> Vec<BlindSpot> {
-    let all = board.gaps.iter().flat_map(|(sight, gaps)| gaps.iter().map(move |gap| (*sight, gap)));
+fn of_gaps(states: &States, asked: &Asked<'_>) -> Vec<BlindSpot> {
+    let all = states.gaps.iter().flat_map(|(sight, gaps)| gaps.iter().map(move |gap| (*sight, gap)));
     let spot = |(sight, gap): (Sight, &Gap)| BlindSpot {
         text: gap.sentence(),
         casts_doubt: sight != Sight::Symbols && (asked.lacks)("snmp"),
@@ -85,12 +87,12 @@ fn of_probes<'a>(probes: impl Iterator<Item = &'a ProbeStatus>, needed: &BTreeSe
     let mut down: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     let mut spots = Vec::new();
     for probe in probes {
-        match probe.state.as_str() {
+        match probe.state {
             // Mostly one reason, such as a missing capability, takes them all.
-            "down" => down.entry(probe.cause()).or_default().push(&probe.name),
-            "partial" => {
+            ProbeState::Down => down.entry(probe.cause()).or_default().push(&probe.name),
+            ProbeState::Partial => {
                 let casts_doubt = needed.contains(probe.name.as_str()) && is_blind(probe);
-                let missing = probe.hooks.iter().filter(|hook| hook.state != "attached");
+                let missing = probe.hooks.iter().filter(|hook| hook.state != HookState::Attached);
                 spots.extend(missing.map(|hook| BlindSpot {
                     text: format!("probe {}: {}", probe.name, hook.reason),
                     casts_doubt,
@@ -138,11 +140,11 @@ fn of_plugin(plugin: &PluginStatus, asked: &Asked<'_>) -> Option<BlindSpot> {
 /// Why a plugin does not run, if it is meant to and does not.
 pub fn why_idle(plugin: &PluginStatus) -> Option<String> {
     let PluginStatus { name, file, reason, .. } = plugin;
-    let why = match plugin.state.as_str() {
-        "quarantined" => format!("analyzer {name} is in quarantine: {reason}"),
-        "backoff" => format!("analyzer {name} failed and is restarted soon: {reason}"),
-        "refused" if reason.contains(file.as_str()) => reason.clone(),
-        "refused" => format!("{file} is refused: {reason}"),
+    let why = match plugin.state {
+        PluginState::Quarantined => format!("analyzer {name} is in quarantine: {reason}"),
+        PluginState::Backoff => format!("analyzer {name} failed and is restarted soon: {reason}"),
+        PluginState::Refused if reason.contains(file.as_str()) => reason.clone(),
+        PluginState::Refused => format!("{file} is refused: {reason}"),
         _ => return None,
     };
     Some(admit(why, MAX_TEXT))
@@ -174,10 +176,10 @@ pub fn of_loss(lost: &[(Stage, String, u64)], asked: &Asked<'_>, seen: u64) -> V
 
 /// What the analyzers themselves say, those that do not answer, and windows that reach back
 /// further than what they know.
-pub fn of_analyzers(answers: &[Answered], window: Duration, now_ns: u64) -> Vec<BlindSpot> {
+pub fn of_analyzers(answers: &[AnalyzerReply], window: Duration, now_ns: u64) -> Vec<BlindSpot> {
     let begin_ns = now_ns.saturating_sub(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
     let mut spots = Vec::new();
-    for Answered { analyzer, answer } in answers {
+    for AnalyzerReply { analyzer, answer } in answers {
         match answer {
             Ok(answer) => {
                 let missing = Duration::from_nanos(answer.since_ns.saturating_sub(begin_ns));
@@ -211,15 +213,15 @@ mod tests {
     use crate::answers::report::Answer;
     use crate::status::{HookStatus, SourceStatus};
 
-    fn probe(name: &str, state: &str, reason: &str) -> ProbeStatus {
+    fn probe(name: &str, state: ProbeState, reason: &str) -> ProbeStatus {
         let missing = HookStatus {
             hook: "tp_btf/x".into(),
-            state: "missing".into(),
+            state: HookState::Missing,
             reason: "this kernel has no tracepoint x; without it: no resets sent".into(),
             ..HookStatus::default()
         };
-        let hooks = if state == "partial" { vec![missing] } else { Vec::new() };
-        let (name, state, reason) = (name.into(), state.into(), reason.into());
+        let hooks = if state == ProbeState::Partial { vec![missing] } else { Vec::new() };
+        let (name, reason) = (name.into(), reason.into());
         ProbeStatus { name, state, reason, hooks, ..ProbeStatus::default() }
     }
 
@@ -234,13 +236,13 @@ mod tests {
     }
 
     /// Blind spots of a question of everybody, the doubts marked with `!`.
-    fn spots(board: &Board, scenario: &str) -> Vec<String> {
-        spots_where(board, scenario, &|_| true)
+    fn spots(states: &States, scenario: &str) -> Vec<String> {
+        spots_where(states, scenario, &|_| true)
     }
 
-    fn spots_where(board: &Board, scenario: &str, lacks: &dyn Fn(&str) -> bool) -> Vec<String> {
+    fn spots_where(states: &States, scenario: &str, lacks: &dyn Fn(&str) -> bool) -> Vec<String> {
         let plugin = plugin();
-        marked(of_board(board, &Asked { scenario, analyzers: &[&plugin], lacks }))
+        marked(of_states(states, &Asked { scenario, analyzers: &[&plugin], lacks }))
     }
 
     fn marked(spots: Vec<BlindSpot>) -> Vec<String> {
@@ -250,15 +252,16 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_in_words_of_what_is_not_seen_and_once_per_reason() {
-        let mut board = Board::default();
+        use ProbeState::{Down, Partial};
+        let mut states = States::default();
         for (name, state) in
-            [("skb-drop", "down"), ("tcp-state", "down"), ("tcp-reset", "partial"), ("softirq", "down")]
+            [("skb-drop", Down), ("tcp-state", Down), ("tcp-reset", Partial), ("softirq", Down)]
         {
-            board.probes.insert(name.into(), probe(name, state, "no CAP_BPF"));
+            states.probes.insert(name.into(), probe(name, state, "no CAP_BPF"));
         }
         let opened = "connections opened, accepted, failed and closed";
         assert_eq!(
-            spots(&board, "node"),
+            spots(&states, "node"),
             [
                 "! probe tcp-reset: this kernel has no tracepoint x; without it: no resets sent".to_owned(),
                 format!(
@@ -270,11 +273,11 @@ mod tests {
 
     #[test]
     fn only_what_the_question_rests_on_casts_doubt() {
-        let mut board = Board::default();
+        let mut states = States::default();
         for name in ["tcp-state", "socket-latency"] {
-            board.probes.insert(name.into(), probe(name, "down", name));
+            states.probes.insert(name.into(), probe(name, ProbeState::Down, name));
         }
-        let doubts = |scenario| spots(&board, scenario).iter().filter(|spot| spot.starts_with('!')).count();
+        let doubts = |scenario| spots(&states, scenario).iter().filter(|spot| spot.starts_with('!')).count();
         assert_eq!((doubts("connect"), doubts("reset")), (1, 0));
         // Of a question that nobody knows, all that its analyzer wants.
         assert_eq!(doubts("moon"), 2);
@@ -282,50 +285,50 @@ mod tests {
 
     #[test]
     fn a_source_that_fails_for_others_casts_no_doubt_on_those_asked_about() {
-        let mut board = Board::default();
-        for (name, state) in
-            [("snmp", "late"), ("netdev", "absent"), ("conntrack", "failing"), ("fd", "failing")]
-        {
-            let (state, last_error) = (state.to_owned(), "why".to_owned());
+        use SourceState::{Absent, Failing, Late};
+        let mut states = States::default();
+        for (name, state) in [("snmp", Late), ("netdev", Absent), ("conntrack", Failing), ("fd", Failing)] {
+            let last_error = "why".to_owned();
             let source = SourceStatus { name: name.to_owned(), state, last_error, ..SourceStatus::default() };
-            board.sources.insert(name.into(), source);
+            states.sources.insert(name.into(), source);
         }
         let (snmp, conntrack) =
             ("! counters of snmp are late: why", "counters of conntrack are failing: why");
-        assert_eq!(spots(&board, "dns"), [conntrack, snmp], "a kernel without something is no fault");
-        assert_eq!(spots(&board, "loss"), [conntrack, "! counters of netdev are absent: why", snmp]);
-        assert_eq!(spots_where(&board, "dns", &|source| source == "conntrack"), [conntrack]);
+        assert_eq!(spots(&states, "dns"), [conntrack, snmp], "a kernel without something is no fault");
+        assert_eq!(spots(&states, "loss"), [conntrack, "! counters of netdev are absent: why", snmp]);
+        assert_eq!(spots_where(&states, "dns", &|source| source == "conntrack"), [conntrack]);
     }
 
     #[test]
     fn namespaces_that_cannot_be_entered_cast_doubt_on_what_is_said_of_everybody() {
-        let mut board = Board::default();
+        let mut states = States::default();
         let gap = |lost: &str| vec![Gap { lost: lost.to_owned(), cause: "why".to_owned() }];
-        board.gaps.insert(Sight::Namespaces, gap("5 of 6 are closed"));
-        board.gaps.insert(Sight::Symbols, gap("no names"));
-        assert_eq!(spots(&board, "node"), ["! 5 of 6 are closed: why", "no names: why"]);
-        assert_eq!(spots_where(&board, "node", &|_| false), ["5 of 6 are closed: why", "no names: why"]);
+        states.gaps.insert(Sight::Namespaces, gap("5 of 6 are closed"));
+        states.gaps.insert(Sight::Symbols, gap("no names"));
+        assert_eq!(spots(&states, "node"), ["! 5 of 6 are closed: why", "no names: why"]);
+        assert_eq!(spots_where(&states, "node", &|_| false), ["5 of 6 are closed: why", "no names: why"]);
     }
 
     #[test]
     fn an_analyzer_that_does_not_run_is_named_whoever_is_asked() {
-        let status = |name: &str, state: &str| PluginStatus {
+        let status = |name: &str, state| PluginStatus {
             name: name.into(),
             file: format!("/p/{name}.wasm"),
-            state: state.into(),
+            state,
             reason: "trap\u{1b}".into(),
             ..PluginStatus::default()
         };
-        let mut board = Board::default();
-        for (name, state) in [("a", "quarantined"), ("b", "backoff"), ("c", "refused"), ("d", "running")] {
-            board.plugins.insert(name.into(), status(name, state));
+        use PluginState::{Backoff, Quarantined, Refused, Running};
+        let mut states = States::default();
+        for (name, state) in [("a", Quarantined), ("b", Backoff), ("c", Refused), ("d", Running)] {
+            states.plugins.insert(name.into(), status(name, state));
         }
-        let newer = PluginStatus { rejected: "bad".into(), ..status("e", "running") };
-        board.plugins.insert("e".into(), newer);
+        let newer = PluginStatus { rejected: "bad".into(), ..status("e", Running) };
+        states.plugins.insert("e".into(), newer);
         // Its missing answer says so.
-        board.plugins.insert("diagnosis".into(), status("diagnosis", "quarantined"));
+        states.plugins.insert("diagnosis".into(), status("diagnosis", Quarantined));
         assert_eq!(
-            spots(&board, "node"),
+            spots(&states, "node"),
             [
                 r"analyzer a is in quarantine: trap\u{1b}",
                 r"analyzer b failed and is restarted soon: trap\u{1b}",
@@ -358,7 +361,7 @@ mod tests {
     #[test]
     fn who_knows_less_than_the_window_or_does_not_answer_vouches_for_nothing() {
         let second = 1_000_000_000;
-        let answered = |since_ns| Answered {
+        let answered = |since_ns| AnalyzerReply {
             analyzer: "a".into(),
             answer: Ok(Answer { since_ns, blind_spots: vec!["own".into()], ..Answer::default() }),
         };
@@ -373,7 +376,7 @@ mod tests {
             words[0].contains("the last 1m 30s only") && words[0].contains("(--last 1m30s)"),
             "{words:?}"
         );
-        let late = Answered { analyzer: "b".into(), answer: Err("late".into()) };
+        let late = AnalyzerReply { analyzer: "b".into(), answer: Err("late".into()) };
         assert_eq!(said(late), ["! analyzer b did not answer: late"]);
     }
 }

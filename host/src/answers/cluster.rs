@@ -108,7 +108,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::answers::report::{Answer, Answered, BlindSpot};
+    use crate::answers::report::{AnalyzerReply, Answer, BlindSpot};
 
     const FLOW_A: &str = "TCP 10.0.0.1:4242 10.0.0.2:80";
     const FLOW_B: &str = "TCP 10.0.0.1:4243 10.0.0.2:80";
@@ -125,7 +125,7 @@ mod tests {
 
     fn node(name: &str, findings: Vec<Finding>, seen: u64) -> Report {
         let answer = Ok(Answer { findings, seen, ..Answer::default() });
-        let answers = vec![Answered { analyzer: "a".into(), answer }];
+        let answers = vec![AnalyzerReply { analyzer: "a".into(), answer }];
         let spots = vec![BlindSpot::detail("x".to_owned())];
         Report::of_node("connect", name, Duration::from_secs(60), 9_000_000_000, answers, spots)
     }

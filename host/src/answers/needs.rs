@@ -10,7 +10,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::status::{HookStatus, PluginStatus, ProbeStatus};
+use crate::status::{HookState, HookStatus, PluginStatus, ProbeState, ProbeStatus};
 
 /// A question and what it rests on.
 struct Known {
@@ -116,10 +116,10 @@ pub fn is_detail(hook: &str) -> bool {
 
 /// Whether a probe shows too little for a question that rests on it.
 pub fn is_blind(probe: &ProbeStatus) -> bool {
-    let lacks = |hook: &HookStatus| hook.state != "attached" && !is_detail(&hook.hook);
-    match probe.state.as_str() {
-        "down" => true,
-        "partial" => probe.hooks.iter().any(lacks),
+    let lacks = |hook: &HookStatus| hook.state != HookState::Attached && !is_detail(&hook.hook);
+    match probe.state {
+        ProbeState::Down => true,
+        ProbeState::Partial => probe.hooks.iter().any(lacks),
         _ => false,
     }
 }
@@ -182,19 +182,18 @@ mod tests {
 
     #[test]
     fn a_probe_without_a_detail_is_not_blind() {
-        let hook = |name: &str, state: &str| HookStatus {
-            hook: name.to_owned(),
-            state: state.to_owned(),
-            ..HookStatus::default()
-        };
+        let hook = |name: &str, state| HookStatus { hook: name.to_owned(), state, ..HookStatus::default() };
         let partial = |missing: &str| ProbeStatus {
-            state: "partial".into(),
-            hooks: vec![hook("tp_btf/tcp_retransmit_skb", "attached"), hook(missing, "missing")],
+            state: ProbeState::Partial,
+            hooks: vec![
+                hook("tp_btf/tcp_retransmit_skb", HookState::Attached),
+                hook(missing, HookState::Missing),
+            ],
             ..ProbeStatus::default()
         };
         assert!(!is_blind(&partial("tp_btf/tcp_cong_state_set")));
         assert!(is_blind(&partial("tp_btf/tcp_retransmit_synack")));
-        assert!(is_blind(&ProbeStatus { state: "down".into(), ..ProbeStatus::default() }));
-        assert!(!is_blind(&ProbeStatus { state: "up".into(), ..ProbeStatus::default() }));
+        assert!(is_blind(&ProbeStatus { state: ProbeState::Down, ..ProbeStatus::default() }));
+        assert!(!is_blind(&ProbeStatus { state: ProbeState::Up, ..ProbeStatus::default() }));
     }
 }

@@ -13,7 +13,7 @@ use crate::answers::report::Report;
 pub const SCENARIO: &str = "node";
 /// How far back is looked if nothing is said.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// At most so many entities are asked about; without a name, all are.
+/// Maximum number of entities a question may name; without a name, it is about all.
 pub const MAX_ENTITIES: usize = 256;
 
 /// Answers a question; blocks for some seconds at most.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entities::EntityId;
 use crate::events::event::ordered_map;
+use crate::events::severity::Severity;
 
 /// The answer to a question.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,8 +95,8 @@ impl Verdict {
     /// The verdict on findings, and on doubts where they tell of nothing wrong.
     pub fn on(findings: &[Finding], doubts: &[String]) -> Self {
         match findings.iter().map(|finding| finding.severity).max() {
-            Some(2..) => Self::Broken,
-            Some(1) => Self::Degraded,
+            Some(Severity::Critical) => Self::Broken,
+            Some(Severity::Warning) => Self::Degraded,
             _ if doubts.is_empty() => Self::Healthy,
             _ => Self::Inconclusive,
         }
@@ -109,8 +110,8 @@ pub struct Finding {
     pub code: String,
     /// What happened, for people.
     pub title: String,
-    /// 0 info, 1 warning, 2 critical.
-    pub severity: u8,
+    /// How bad it is.
+    pub severity: Severity,
     /// How sure it is, 0 to 100.
     pub confidence: u8,
     /// Where the cause sits, then where it is affected.
@@ -216,7 +217,7 @@ pub struct Answer {
 
 /// An analyzer that was asked, and its answer or why there is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answered {
+pub struct AnalyzerReply {
     /// The analyzer.
     pub analyzer: String,
     /// What it says.
@@ -231,7 +232,7 @@ impl Report {
         node: &str,
         window: Duration,
         now_ns: u64,
-        answers: Vec<Answered>,
+        answers: Vec<AnalyzerReply>,
         blind_spots: Vec<BlindSpot>,
     ) -> Self {
         let has_traffic = seen(&answers) > 0;
@@ -259,13 +260,13 @@ impl Report {
     }
 
     /// How many findings have a severity.
-    pub fn count(&self, severity: u8) -> usize {
-        self.findings.iter().filter(|finding| finding.severity.min(2) == severity).count()
+    pub fn count(&self, severity: Severity) -> usize {
+        self.findings.iter().filter(|finding| finding.severity == severity).count()
     }
 }
 
 /// How much was seen in the window, by the analyzer that saw most of it.
-pub fn seen(answers: &[Answered]) -> u64 {
+pub fn seen(answers: &[AnalyzerReply]) -> u64 {
     let answers = answers.iter().filter_map(|answered| answered.answer.as_ref().ok());
     answers.map(|answer| answer.seen).max().unwrap_or(0)
 }
@@ -361,12 +362,12 @@ mod time {
 
 #[cfg(test)]
 impl Finding {
-    /// A finding of severity 1 at an entity `web` of node `n1`.
+    /// A warning at an entity `web` of node `n1`.
     pub(crate) fn test(code: &str) -> Self {
         Self {
             code: code.to_owned(),
             title: format!("{code} happened"),
-            severity: 1,
+            severity: Severity::Warning,
             confidence: 90,
             entities: vec![Place::test("web", "n1")],
             first_ns: 1_000_000_000,
@@ -394,12 +395,12 @@ mod tests {
         Evidence { kind: "event".into(), summary: summary.into(), ..Evidence::default() }
     }
 
-    fn answered(findings: Vec<Finding>, seen: u64) -> Answered {
+    fn answered(findings: Vec<Finding>, seen: u64) -> AnalyzerReply {
         let answer = Answer { findings, seen, ..Answer::default() };
-        Answered { analyzer: "a".into(), answer: Ok(answer) }
+        AnalyzerReply { analyzer: "a".into(), answer: Ok(answer) }
     }
 
-    fn report(answers: Vec<Answered>) -> Report {
+    fn report(answers: Vec<AnalyzerReply>) -> Report {
         Report::of_node("node", "n1", Duration::from_secs(60), 100_000_000_000, answers, Vec::new())
     }
 
@@ -408,7 +409,7 @@ mod tests {
         let one = Finding { evidence: vec![evidence("a"), evidence("b")], ..Finding::test("x") };
         let other = Finding {
             title: "surer".into(),
-            severity: 2,
+            severity: Severity::Critical,
             confidence: 95,
             count: 2,
             first_ns: 5,
@@ -419,7 +420,7 @@ mod tests {
         };
         let report = report(vec![answered(vec![one], 1), answered(vec![other], 1)]);
         let [merged] = report.findings.as_slice() else { panic!("one finding: {report:?}") };
-        assert_eq!((merged.count, merged.severity, merged.confidence), (3, 2, 95));
+        assert_eq!((merged.count, merged.severity, merged.confidence), (3, Severity::Critical, 95));
         assert_eq!((merged.first_ns, merged.last_ns), (5, 2_000_000_000));
         assert_eq!((merged.title.as_str(), merged.entities.len()), ("surer", 2));
         assert_eq!(merged.evidence.iter().map(|e| e.summary.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
@@ -434,12 +435,12 @@ mod tests {
     #[test]
     fn the_order_does_not_depend_on_who_answers_first() {
         let all = [
-            Finding { severity: 2, ..Finding::test("e") },
+            Finding { severity: Severity::Critical, ..Finding::test("e") },
             Finding { confidence: 95, ..Finding::test("d") },
             Finding { count: 9, ..Finding::test("c") },
             Finding { entities: vec![Place::test("a", "n1")], ..Finding::test("b") },
             Finding::test("b"),
-            Finding { severity: 0, confidence: 100, ..Finding::test("a") },
+            Finding { severity: Severity::Info, confidence: 100, ..Finding::test("a") },
         ];
         let mut reversed = all.to_vec();
         reversed.reverse();
@@ -451,8 +452,9 @@ mod tests {
         let of = |severity, seen| {
             report(vec![answered(vec![Finding { severity, ..Finding::test("x") }], seen)]).verdict
         };
-        assert_eq!((of(2, 0), of(1, 0)), (Verdict::Broken, Verdict::Degraded));
-        assert_eq!((of(0, 5), of(0, 0)), (Verdict::Healthy, Verdict::Inconclusive));
+        use Severity::{Critical, Info, Warning};
+        assert_eq!((of(Critical, 0), of(Warning, 0)), (Verdict::Broken, Verdict::Degraded));
+        assert_eq!((of(Info, 5), of(Info, 0)), (Verdict::Healthy, Verdict::Inconclusive));
         assert_eq!(report(vec![answered(vec![], 0), answered(vec![], 1)]).verdict, Verdict::Healthy);
         assert_eq!(report(vec![]).verdict, Verdict::Inconclusive);
     }

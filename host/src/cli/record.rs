@@ -13,7 +13,7 @@ use super::shared::Usage;
 use super::{log, serve, terminal};
 use crate::agent::record::{self, Options, Progress};
 use crate::config::Config;
-use crate::notify::Bell;
+use crate::notify::Notify;
 
 /// Record kernel events, counter tables and names into a file, to replay them later or elsewhere
 #[derive(Debug, clap::Args)]
@@ -96,7 +96,7 @@ async fn record(config: Config, options: Options, time: Option<Duration>) -> any
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     // A terminal that is closed is no reason for a trace that is cut.
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-    let stop = Arc::new(Bell::default());
+    let stop = Arc::new(Notify::default());
     let until = Arc::clone(&stop);
     let started = Instant::now();
     let mut recording = tokio::task::spawn_blocking(move || {

@@ -3,7 +3,7 @@
 //!
 //! A scan is complete each time and cheap (one `readlink` per process, one visit per namespace);
 //! `agent.rs` asks for one when `/run/netns` changes, when an event carries an unknown cookie, and
-//! every few seconds. This door keeps no state: who vanished is for `entities.rs` to conclude.
+//! every few seconds. This adapter keeps no state: who vanished is for `entities.rs` to conclude.
 
 mod cgroup;
 mod evidence;

@@ -12,6 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::entities::{Entity, EntityId, Kind};
+use crate::events::severity::Severity;
 use crate::text::escape::{self, visible};
 
 /// Maximum bytes of a message; a longer one is cut.
@@ -35,8 +36,8 @@ pub const HOST: &str = "hostNetwork";
 pub struct NewEvent {
     /// When it happened, nanoseconds since the Unix epoch.
     pub time_ns: u64,
-    /// 0 info, 1 warning, 2 critical.
-    pub severity: u8,
+    /// How bad it is.
+    pub severity: Severity,
     /// Type, e.g. `TCP_RCV_RST_ESTAB`.
     pub kind: String,
     /// Where it happened; 0 = unknown.
@@ -56,8 +57,8 @@ pub struct Event {
     pub seq: u64,
     /// When it happened, nanoseconds since the Unix epoch.
     pub time_ns: u64,
-    /// 0 info, 1 warning, 2 critical.
-    pub severity: u8,
+    /// How bad it is.
+    pub severity: Severity,
     /// Type, e.g. `TCP_RCV_RST_ESTAB`.
     pub kind: String,
     /// Plugin that emitted it.
@@ -110,7 +111,6 @@ impl NewEvent {
             }
         }
         Self {
-            severity: self.severity.min(2),
             kind: escape::admit(self.kind, MAX_NAME),
             message: escape::admit(self.message, MAX_MESSAGE),
             attrs,
@@ -140,8 +140,8 @@ pub struct EventLine {
     /// Its type once more, under the name by which it is filtered.
     #[serde(rename = "type")]
     pub kind: String,
-    /// 0 info, 1 warning, 2 critical.
-    pub severity: u8,
+    /// How bad it is.
+    pub severity: Severity,
     /// How many events it stands for.
     pub count: u64,
     /// What a person reads behind the entity.
@@ -181,7 +181,7 @@ impl EventLine {
         let time = UNIX_EPOCH + Duration::from_nanos(event.time_ns);
         Self {
             time: humantime::format_rfc3339_nanos(time).to_string(),
-            level: level(event.severity).to_owned(),
+            level: event.severity.level().to_owned(),
             source: event.plugin.clone(),
             msg: event.kind.clone(),
             meta,
@@ -253,15 +253,6 @@ impl EventEntity {
     }
 }
 
-/// Name of a severity.
-pub fn level(severity: u8) -> &'static str {
-    match severity {
-        0 => "INFO",
-        1 => "WARN",
-        _ => "ERROR",
-    }
-}
-
 fn facts(attrs: &[(String, String)]) -> String {
     let fact = |(name, value): &(String, String)| match name.as_str() {
         "state" => format!("state:{value} "),
@@ -317,7 +308,7 @@ mod tests {
             [("protocol", "TCP"), ("saddr", "10.1.16.255"), ("sport", "43186"), ("state", "TCP_ESTABLISHED")];
         NewEvent {
             time_ns: 1_675_414_863_402_118_044,
-            severity: 0,
+            severity: Severity::Info,
             kind: "TCP_RCV_RST_ESTAB".into(),
             message: "10.1.16.255:43186 -> 100.100.27.15:3128".into(),
             attrs: attrs.map(|(name, value)| (name.into(), value.into())).into(),
@@ -349,7 +340,6 @@ mod tests {
         let long = "x".repeat(1 << 20);
         let attrs = (0..1000).map(|i| (format!("{}{long}", i % 40), long.clone())).collect();
         let event = NewEvent {
-            severity: 200,
             kind: long.clone(),
             message: long.clone(),
             attrs,
@@ -357,7 +347,7 @@ mod tests {
             ..NewEvent::default()
         };
         let event = event.admit();
-        assert_eq!((event.severity, event.kind.len(), event.message.len()), (2, MAX_NAME, MAX_MESSAGE));
+        assert_eq!((event.kind.len(), event.message.len()), (MAX_NAME, MAX_MESSAGE));
         assert_eq!(event.attrs.len(), MAX_ATTRS);
         assert!(event.attrs.iter().all(|(n, v)| n.len() <= MAX_NAME && v.len() <= MAX_ATTR_VALUE));
         let twice = vec![("a".to_owned(), "1".to_owned()), ("a".to_owned(), "2".to_owned())];
@@ -371,7 +361,8 @@ mod tests {
             "INFO TCP_RCV_RST_ESTAB Namespace=kube-system Pod=kube-proxy-worker-tbv5s Node=n1 \
              Netns=4026531993 10.1.16.255:43186 -> 100.100.27.15:3128"
         );
-        let folded = EventLine { count: 7, severity: 1, level: level(1).into(), ..line(reset()) };
+        let severity = Severity::Warning;
+        let folded = EventLine { count: 7, severity, level: severity.level().into(), ..line(reset()) };
         assert!(folded.text().starts_with("WARN ") && folded.text().ends_with(":3128 count=7"));
     }
 

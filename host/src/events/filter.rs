@@ -11,8 +11,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 
 use crate::entities::{Entity, Kind};
-use crate::events::event::Event;
-use crate::events::event::HOST;
+use crate::events::event::{Event, HOST};
+use crate::events::severity::Severity;
 use crate::kernel::advice;
 
 /// Properties by which events are chosen, under the names of the query's parameters.
@@ -43,7 +43,7 @@ pub struct Filter {
     pods: Choice<String>,
     entities: Choice<String>,
     nodes: Choice<String>,
-    severity: u8,
+    severity: Severity,
 }
 
 /// Values of one property: any of the wanted ones, if there are any, and none of the others.
@@ -159,11 +159,11 @@ fn plain_list(values: &str) -> String {
     values.split(',').map(plain).collect::<Vec<_>>().join(",")
 }
 
-fn severity(value: &str) -> Result<u8, Wrong> {
+fn severity(value: &str) -> Result<Severity, Wrong> {
     match value.to_ascii_lowercase().as_str() {
-        "info" | "0" => Ok(0),
-        "warn" | "warning" | "1" => Ok(1),
-        "error" | "critical" | "2" => Ok(2),
+        "info" | "0" => Ok(Severity::Info),
+        "warn" | "warning" | "1" => Ok(Severity::Warning),
+        "error" | "critical" | "2" => Ok(Severity::Critical),
         _ => Err(Wrong { allowed: A_SEVERITY }),
     }
 }
@@ -263,7 +263,8 @@ mod tests {
         ];
         let attrs = attrs.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let (kind, entity) = ("PACKETLOSS".to_owned(), view.test_entity(9, "web"));
-        let event = NewEvent { kind, attrs, entity, severity: 1, time_ns: 1, ..NewEvent::default() };
+        let event =
+            NewEvent { kind, attrs, entity, severity: Severity::Warning, time_ns: 1, ..NewEvent::default() };
         view.events.emit("p", vec![event]);
         let event = view.events.read(&mut view.events.oldest(), 1).events.remove(0);
         let mut filter = Filter::default();

@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::events::event::{EventLine, level};
+use crate::events::event::EventLine;
 use crate::text::escape::visible;
 
 /// How long an event waits for the others of its fault: analyzers get their records within this.
 pub const PATIENCE: Duration = Duration::from_millis(300);
 /// Addresses of an end that is not known.
 const UNKNOWN: [&str; 2] = ["0.0.0.0", "::"];
-/// At most so many events wait; beyond them the oldest leaves.
+/// Maximum number of events that wait; beyond them the oldest leaves.
 const MAX_WAITING: usize = 1024;
 
 /// An event that explains another one of the same flow at the same place.
@@ -210,7 +210,7 @@ impl Told {
         self.also.extend(other.also);
         if other.event.severity > self.event.severity {
             self.event.severity = other.event.severity;
-            level(other.event.severity).clone_into(&mut self.event.level);
+            other.event.severity.level().clone_into(&mut self.event.level);
         }
         self
     }
@@ -268,16 +268,17 @@ impl EventLine {
 mod tests {
     use super::*;
     use crate::events::event::EventEntity;
+    use crate::events::severity::Severity::{self, Info, Warning};
 
     const MS: Duration = Duration::from_millis(1);
 
     /// An event of `web` (entity 1) with a flow `saddr:sport > daddr:dport` and further attributes.
-    fn event(kind: &str, severity: u8, flow: [&str; 4], attrs: &[(&str, &str)]) -> EventLine {
+    fn event(kind: &str, severity: Severity, flow: [&str; 4], attrs: &[(&str, &str)]) -> EventLine {
         let names = ["saddr", "sport", "daddr", "dport"];
         let attrs = names.into_iter().zip(flow).chain(attrs.iter().copied());
         EventLine {
             time: "2023-02-03T09:01:03.402118044Z".to_owned(),
-            level: level(severity).to_owned(),
+            level: severity.level().to_owned(),
             source: "p".to_owned(),
             msg: kind.to_owned(),
             meta: String::new(),
@@ -301,11 +302,11 @@ mod tests {
     const TO_CLIENT: [&str; 4] = ["10.0.0.1", "80", "10.0.0.2", "43186"];
 
     fn reset() -> EventLine {
-        event("TCPRESET_NOSOCK", 0, TO_CLIENT, &[("reason", "NO_SOCKET")])
+        event("TCPRESET_NOSOCK", Info, TO_CLIENT, &[("reason", "NO_SOCKET")])
     }
 
     fn drop() -> EventLine {
-        event("PACKETLOSS", 1, TO_SERVER, &[("reason", "NO_SOCKET"), ("location", "tcp_v4_rcv+0x91")])
+        event("PACKETLOSS", Warning, TO_SERVER, &[("reason", "NO_SOCKET"), ("location", "tcp_v4_rcv+0x91")])
     }
 
     fn told(events: Vec<EventLine>) -> Vec<String> {
@@ -324,8 +325,8 @@ mod tests {
 
     #[test]
     fn what_is_folded_already_can_be_folded_again() {
-        let icmp = event("ICMP_SENT", 0, TO_SERVER, &[("error", "port-unreachable")]);
-        let late = event("DNS_LATE", 0, TO_CLIENT, &[]);
+        let icmp = event("ICMP_SENT", Info, TO_SERVER, &[("error", "port-unreachable")]);
+        let late = event("DNS_LATE", Info, TO_CLIENT, &[]);
         let line = "WARN DNS_LATE Namespace= Pod=web Node=n1 Netns=0 10.0.0.1:80 -> 10.0.0.2:43186 \
                     reason=NO_SOCKET location=tcp_v4_rcv+0x91 error=port-unreachable also=PACKETLOSS,ICMP_SENT";
         assert_eq!(told(vec![drop(), icmp.clone(), late.clone()]), [line]);
@@ -340,8 +341,8 @@ mod tests {
 
     #[test]
     fn a_socket_that_forgot_its_ends_when_it_was_reset_is_known_by_the_others() {
-        let active = || event("TCPRESET_ACTIVE", 0, TO_CLIENT, &[]);
-        let told_of = |ends| event("SOCKET_ERROR", 0, ends, &[("error", "ECONNRESET")]);
+        let active = || event("TCPRESET_ACTIVE", Info, TO_CLIENT, &[]);
+        let told_of = |ends| event("SOCKET_ERROR", Info, ends, &[("error", "ECONNRESET")]);
         assert_eq!(told(vec![active(), told_of(["0.0.0.0", "80", "10.0.0.2", "0"])]).len(), 1);
         assert_eq!(told(vec![active(), told_of(["0.0.0.0", "81", "10.0.0.2", "0"])]).len(), 2);
         assert_eq!(told(vec![active(), told_of(["0.0.0.0", "80", "10.0.0.3", "0"])]).len(), 2);
@@ -349,10 +350,10 @@ mod tests {
 
     #[test]
     fn another_fault_keeps_its_own_line() {
-        let filtered = event("PACKETLOSS", 1, TO_SERVER, &[("reason", "NETFILTER_DROP")]);
+        let filtered = event("PACKETLOSS", Warning, TO_SERVER, &[("reason", "NETFILTER_DROP")]);
         let elsewhere = EventLine { entity: EventEntity { id: 2, ..reset().entity }, ..drop() };
         let other_port =
-            event("PACKETLOSS", 1, ["10.0.0.2", "1", "10.0.0.1", "80"], &[("reason", "NO_SOCKET")]);
+            event("PACKETLOSS", Warning, ["10.0.0.2", "1", "10.0.0.1", "80"], &[("reason", "NO_SOCKET")]);
         for other in [filtered, elsewhere, other_port, reset()] {
             assert_eq!(told(vec![reset(), other]).len(), 2);
         }
@@ -361,7 +362,7 @@ mod tests {
     #[test]
     fn an_event_waits_for_its_partner_only_so_long_and_none_overtakes_it() {
         let mut fold = Fold::default();
-        let alone = || event("TCPRETRANS", 0, TO_SERVER, &[]);
+        let alone = || event("TCPRETRANS", Info, TO_SERVER, &[]);
         fold.push(alone(), MS);
         assert_eq!(fold.due(MS).len(), 1, "it has no partner to wait for");
         fold.push(reset(), MS);
@@ -378,7 +379,7 @@ mod tests {
             fold.push(
                 event(
                     "PACKETLOSS",
-                    1,
+                    Warning,
                     ["10.0.0.2", &port.to_string(), "10.0.0.1", "80"],
                     &[("reason", "NO_SOCKET")],
                 ),

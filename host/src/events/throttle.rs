@@ -11,7 +11,7 @@ use crate::events::event::NewEvent;
 
 /// How long events of one key are folded together.
 pub const WINDOW: Duration = Duration::from_secs(1);
-/// At most so many keys of one plugin are known at a time; events of further keys are not folded.
+/// Maximum number of keys of one plugin that are known at a time; events of further keys are not folded.
 const MAX_KEYS: usize = 1024;
 
 /// State of one plugin's emissions.

@@ -20,9 +20,9 @@ use super::web::method_not_allowed;
 use crate::answers::question::{Answerer, Question};
 use crate::view::View;
 
-/// At most so many clients are connected.
+/// Maximum number of connected clients.
 const MAX_CONNECTIONS: usize = 128;
-/// At most so many of them follow events.
+/// Maximum number of them that follow events.
 const MAX_STREAMS: usize = 64;
 
 /// Serves events, state and answers on all listeners until `shutdown` is ready.

@@ -22,13 +22,13 @@ use tokio::time::timeout;
 
 use crate::text::cause;
 
-/// At most so many bytes has a line of a stream.
+/// Maximum bytes of a line of a stream.
 pub const MAX_LINE: usize = 64 << 10;
-/// At most so many bytes has an answer that is not a stream.
+/// Maximum bytes of an answer that is not a stream.
 const MAX_ANSWER: usize = 64 << 20;
-/// At most so many bytes of one text in an answer are kept.
+/// Maximum bytes of one text in an answer; the rest is cut.
 const MAX_TEXT: usize = 16 << 10;
-/// At most so many bytes of an error message are shown.
+/// Maximum bytes of an error message; the rest is cut.
 const MAX_MESSAGE: usize = 4 << 10;
 /// Time until a server must have accepted, and until it must have begun to answer.
 const BEGIN: Duration = Duration::from_secs(5);

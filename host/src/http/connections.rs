@@ -68,8 +68,8 @@ impl Connections {
     }
 
     fn show(&self, open: &Open, change: impl FnOnce(&mut ServerStatus)) {
-        let mut board = self.status.update();
-        let shown = board.servers.entry(self.server.to_owned()).or_default();
+        let mut states = self.status.update();
+        let shown = states.servers.entry(self.server.to_owned()).or_default();
         shown.connections = open.by_number.len() as u64;
         change(shown);
     }

@@ -15,7 +15,7 @@ use super::query::EventQuery;
 use crate::events::event::Event;
 use crate::events::log::{Cursor, EventLog};
 
-/// A client that hears nothing for so long gets a blank line.
+/// Silence after which a client gets a blank line.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// An event may be told so long after it happened: folded ones wait for their window and for the
 /// next look at it.

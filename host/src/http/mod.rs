@@ -1,4 +1,4 @@
-//! The door to everyone who looks at the agent: scrapers, event clients, the command line.
+//! The adapter for everyone who looks at the agent: scrapers, event clients, the command line.
 //!
 //! Two servers over HTTP/1.1 (hyper), each on its own addresses: metrics and health for scrapers
 //! ([`serve_metrics`]), events, state and answers to questions for people and programs

@@ -118,8 +118,8 @@ async fn readiness_is_told_apart_from_life() {
     assert!(waiting.starts_with("HTTP/1.1 503"), "{waiting}");
     assert!(waiting.contains("\nwaiting: the first scan for namespaces\n"), "{waiting}");
     {
-        let mut board = server.view.status.update();
-        (board.namespaces_seen, board.plugins_seen) = (true, true);
+        let mut states = server.view.status.update();
+        (states.namespaces_seen, states.plugins_seen) = (true, true);
     }
     assert!(server.get("/readyz", "").await.starts_with("HTTP/1.1 200"));
     assert!(server.get("/", "").await.contains("href=\"/metrics\""));

@@ -16,9 +16,9 @@ use crate::config::{HEALTH_PATH, READY_PATH};
 use crate::view::View;
 use crate::view::exposition::Format;
 
-/// At most so many clients are connected.
+/// Maximum number of connected clients.
 const MAX_CONNECTIONS: usize = 512;
-/// At most so many of them wait for a scrape, so that health checks have room whatever scrapers do.
+/// Maximum number of them that wait for a scrape, so that health checks have room whatever scrapers do.
 const MAX_SCRAPES: usize = 256;
 
 /// Serves metrics and health on all listeners until `shutdown` is ready.

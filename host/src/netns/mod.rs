@@ -1,5 +1,5 @@
-//! Standing inside another network namespace, and asking the kernel by netlink there: the one door
-//! that other doors use, because `discover/` reads a namespace's cookie there, `source/` its
+//! Standing inside another network namespace, and asking the kernel by netlink there: the one adapter
+//! that other adapters may use, because `discover/` reads a namespace's cookie there, `source/` its
 //! counters, and `check/` what a finding asks to be looked at.
 //!
 //! Entering changes the calling thread for good, so it belongs on threads that do nothing else.

@@ -18,9 +18,9 @@ use nix::sys::socket::{
 
 /// Size of a netlink header.
 const HEADER: usize = 16;
-/// The kernel fills at most so much of a reader's buffer at once.
+/// Maximum bytes that the kernel writes into a reader's buffer at once.
 const BUFFER: usize = 32 << 10;
-/// A table that changes while it is dumped is dumped again so often, then taken as it is.
+/// Times that a table is dumped which changes meanwhile, before it is taken as it is.
 const ATTEMPTS: usize = 3;
 
 /// Sends one request that is answered with many messages, and folds the payload of each.

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use sha2::{Digest as _, Sha256};
 
+use super::catalog::Stamp;
+
 /// A larger file is refused before it is read.
 const MAX_BYTES: u64 = 32 << 20;
 
@@ -60,20 +62,6 @@ pub(super) struct Component {
     pub(super) sha256: String,
 }
 
-/// File name without `.wasm`.
-pub(super) fn stem(path: &Path) -> String {
-    path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
-}
-
-/// What tells one version of a file from another without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// Every `*.wasm` in a directory with its stamp, by name.
 pub(super) fn list(directory: &Path) -> Result<Vec<(PathBuf, Stamp)>, Error> {
     let error = |source| Error::Directory { path: directory.to_owned(), source };
@@ -88,7 +76,7 @@ pub(super) fn list(directory: &Path) -> Result<Vec<(PathBuf, Stamp)>, Error> {
         if path.extension().is_some_and(|extension| extension == "wasm")
             && let Ok(meta) = fs::symlink_metadata(&path)
         {
-            files.push((path, Stamp::of(&meta)));
+            files.push((path, stamp(&meta)));
         }
     }
     files.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -137,14 +125,12 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     })
 }
 
-impl Stamp {
-    fn of(meta: &fs::Metadata) -> Self {
-        Self {
-            inode: meta.ino(),
-            size: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        }
+fn stamp(meta: &fs::Metadata) -> Stamp {
+    Stamp {
+        inode: meta.ino(),
+        size: meta.len(),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
     }
 }
 
@@ -170,7 +156,7 @@ mod tests {
         let path = dir.path().join("a.wasm");
         fs::write(&path, b"abc").expect("written");
         let component = read(&path).expect("fine");
-        assert_eq!(stem(&component.path), "a");
+        assert_eq!(component.path, path);
         assert!(component.sha256.starts_with("ba7816bf"));
     }
 

@@ -1,16 +1,17 @@
 //! What waits for one plugin: a bounded queue of batches, and what else it must hear of.
 //!
 //! Batches beyond the bound push the oldest out, counted; everything else is bounded by its shape
-//! (only the latest snapshot waits, only one replacement), questions by [`MAX_INQUIRIES`]. The worker
+//! (only the latest snapshot waits, only one replacement), questions by [`MAX_QUESTIONS`]. The worker
 //! is woken only while it waits, never once per event.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::prepare::Prepared;
-use super::worker::{Inquiry, Reply};
+use super::guest::Prepared;
+use super::question::PendingQuestion;
 use crate::entities::{Changes, EntityId};
 use crate::kernel::batch::Batch;
 use crate::kernel::table::Snapshot;
@@ -20,7 +21,7 @@ use crate::loss::Lost;
 const CAPACITY: usize = 1 << 17;
 
 /// Questions that may wait for one plugin.
-const MAX_INQUIRIES: usize = 16;
+const MAX_QUESTIONS: usize = 16;
 
 /// When a batch is worth a call.
 #[derive(Debug, Clone, Copy)]
@@ -31,16 +32,19 @@ pub(super) struct Patience {
     pub(super) wait: Duration,
 }
 
+/// Who waits to hear whether a newer version runs.
+pub(super) type ReplacedReply = SyncSender<Result<(), String>>;
+
 /// What the worker does next.
 pub(super) enum Work {
     /// A newer version of the plugin, and who waits to hear whether it runs.
-    Replace(Box<Prepared>, Reply),
+    Replace(Box<Prepared>, ReplacedReply),
     /// Entities came and went.
     Entities(Vec<EntityId>, Vec<EntityId>),
     /// A new snapshot of the sources.
     Tick(Arc<Snapshot>),
     /// A question of a user, behind the events that were there before it.
-    Diagnose(Box<Inquiry>),
+    Question(PendingQuestion),
     /// Events, and how many of this probe the plugin missed since its previous batch.
     Batch(Arc<Batch>, u64),
     /// Nothing until the deadline that was asked for.
@@ -56,12 +60,12 @@ struct Waiting {
     oldest: Option<Instant>,
     /// Missed since the last delivered batch, by probe id.
     missed: HashMap<u16, u64>,
-    replace: Option<(Box<Prepared>, Reply)>,
+    replace: Option<(Box<Prepared>, ReplacedReply)>,
     added: Vec<EntityId>,
     removed: Vec<EntityId>,
     tick: Option<Arc<Snapshot>>,
     /// Each with the number of the batch that it waits for.
-    inquiries: VecDeque<(u64, Box<Inquiry>)>,
+    questions: VecDeque<(u64, PendingQuestion)>,
     /// Batches that came in and that went out, delivered or dropped.
     came: u64,
     went: u64,
@@ -111,12 +115,12 @@ impl Inbox {
         self.notify(waiting);
     }
 
-    /// Counts events that were delivered but not digested: the guest failed on them.
-    pub(super) fn spoilt(&self, events: u64) {
+    /// Counts events that were taken out and not handled: the guest failed on them.
+    pub(super) fn count_lost(&self, events: u64) {
         self.lost.add(events);
     }
 
-    pub(super) fn replace(&self, prepared: Prepared, reply: Reply) {
+    pub(super) fn replace(&self, prepared: Prepared, reply: ReplacedReply) {
         let mut waiting = self.lock();
         waiting.replace = Some((Box::new(prepared), reply));
         self.notify(waiting);
@@ -136,13 +140,13 @@ impl Inbox {
     }
 
     /// Puts a question behind the batches that wait; false if too many questions wait already.
-    pub(super) fn inquire(&self, inquiry: Inquiry) -> bool {
+    pub(super) fn ask(&self, question: PendingQuestion) -> bool {
         let mut waiting = self.lock();
-        if waiting.inquiries.len() >= MAX_INQUIRIES {
+        if waiting.questions.len() >= MAX_QUESTIONS {
             return false;
         }
         let behind = waiting.came;
-        waiting.inquiries.push_back((behind, Box::new(inquiry)));
+        waiting.questions.push_back((behind, question));
         self.notify(waiting);
         true
     }
@@ -154,16 +158,16 @@ impl Inbox {
     }
 
     /// The next thing to do; waits for it, at most until `deadline`. Stopping comes last, so that
-    /// what was delivered before is still digested.
+    /// what was delivered before is still handled.
     pub(super) fn next(&self, patience: Patience, deadline: Option<Instant>) -> Work {
         let mut waiting = self.lock();
         loop {
-            if let Some(work) = waiting.urgent().or_else(|| waiting.inquiry()) {
+            if let Some(work) = waiting.urgent().or_else(|| waiting.question()) {
                 return work;
             }
             let now = Instant::now();
             let due = waiting.oldest.map(|oldest| oldest + patience.wait);
-            let hurry = waiting.stop || !waiting.inquiries.is_empty();
+            let hurry = waiting.stop || !waiting.questions.is_empty();
             if waiting.events >= patience.events.max(1) || due.is_some_and(|due| due <= now) || hurry {
                 if let Some(work) = waiting.batch() {
                     return work;
@@ -188,8 +192,8 @@ impl Inbox {
             if let Some(work) = waiting.urgent() {
                 return work;
             }
-            if let Some((_, inquiry)) = waiting.inquiries.pop_front() {
-                return Work::Diagnose(inquiry);
+            if let Some((_, question)) = waiting.questions.pop_front() {
+                return Work::Question(question);
             }
             if waiting.stop {
                 while !waiting.batches.is_empty() {
@@ -252,9 +256,9 @@ impl Waiting {
     }
 
     /// The oldest question, once the batches before it are gone.
-    fn inquiry(&mut self) -> Option<Work> {
-        let (_, inquiry) = self.inquiries.pop_front_if(|(behind, _)| *behind <= self.went)?;
-        Some(Work::Diagnose(inquiry))
+    fn question(&mut self) -> Option<Work> {
+        let (_, question) = self.questions.pop_front_if(|(behind, _)| *behind <= self.went)?;
+        Some(Work::Question(question))
     }
 
     fn batch(&mut self) -> Option<Work> {
@@ -276,6 +280,7 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use super::super::question::ResolvedQuestion;
     use super::*;
     use inspector_ebpf::PROBES;
 
@@ -285,8 +290,15 @@ mod tests {
         Arc::new(Batch { probe: &PROBES[0], count, first_seq: 0, lost, now_ns: 0, words: Vec::new() })
     }
 
-    fn request() -> super::super::Request {
-        super::super::request("node", Vec::new(), Duration::ZERO, 0)
+    fn question() -> Arc<ResolvedQuestion> {
+        Arc::new(ResolvedQuestion {
+            scenario: "node".to_owned(),
+            entities: Vec::new(),
+            window: Duration::ZERO,
+            now_ns: 0,
+            snapshot: None,
+            deadline: Instant::now(),
+        })
     }
 
     fn inbox(lost: &Lost) -> Inbox {
@@ -336,14 +348,13 @@ mod tests {
     fn a_question_is_answered_after_what_came_before_it_and_before_what_came_later() {
         let inbox = inbox(&Lost::default());
         let (reply, _answer) = std::sync::mpsc::sync_channel(1);
-        let inquiry = Inquiry { request: request(), snapshot: None, deadline: Instant::now(), reply };
         inbox.push(&batch(1, 0));
-        assert!(inbox.inquire(inquiry));
+        assert!(inbox.ask(PendingQuestion { question: question(), reply }));
         inbox.push(&batch(2, 0));
         let patience = Patience { events: 1000, wait: Duration::from_secs(3600) };
         let next = || inbox.next(patience, Some(Instant::now()));
         assert!(matches!(next(), Work::Batch(batch, _) if batch.count == 1));
-        assert!(matches!(next(), Work::Diagnose(_)));
+        assert!(matches!(next(), Work::Question(_)));
         assert!(matches!(next(), Work::Idle), "patience is back");
     }
 }

@@ -3,9 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::cache::Cache;
-use super::sandbox::Sandbox;
-use super::{Error, folder, prepare};
+use super::folder;
+use super::guest::{PrepareError, Sandbox, SandboxError, prepare};
 
 /// What was found in one file, or in a directory that cannot be used.
 #[derive(Debug)]
@@ -29,13 +28,13 @@ pub struct Described {
 ///
 /// # Errors
 /// The host refuses what wasmtime needs (executable memory).
-pub fn look(directories: &[PathBuf]) -> Result<Vec<Look>, Error> {
-    let (sandbox, cache) = (Sandbox::new().map_err(Error)?, Cache::new(None));
+pub fn look(directories: &[PathBuf]) -> Result<Vec<Look>, SandboxError> {
+    let sandbox = Sandbox::new(None)?;
     let mut looks = Vec::new();
     for directory in directories {
         match folder::list(directory) {
             Ok(files) => looks.extend(files.into_iter().map(|(path, _)| {
-                let found = describe(&sandbox, &cache, &path).map_err(|error| error.to_string());
+                let found = describe(&sandbox, &path).map_err(|error| error.to_string());
                 Look { path, found }
             })),
             Err(error) => looks.push(Look { path: directory.clone(), found: Err(error.to_string()) }),
@@ -44,7 +43,7 @@ pub fn look(directories: &[PathBuf]) -> Result<Vec<Look>, Error> {
     Ok(looks)
 }
 
-fn describe(sandbox: &Sandbox, cache: &Cache, path: &Path) -> Result<Described, prepare::Error> {
-    let prepared = prepare::prepare(sandbox, cache, &folder::read(path)?)?;
+fn describe(sandbox: &Sandbox, path: &Path) -> Result<Described, PrepareError> {
+    let prepared = prepare(sandbox, &folder::read(path)?)?;
     Ok(Described { name: prepared.description.name, version: prepared.description.version })
 }

@@ -5,14 +5,16 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::cache::Cache;
+use super::folder;
+use super::guest::{PrepareError, Sandbox, SandboxError, prepare};
 use super::inbox::{Inbox, Work};
-use super::sandbox::Sandbox;
+use super::options::Options;
+use super::question::ResolvedQuestion;
+use super::shared::Shared;
 use super::worker::Worker;
-use super::{Context, Error, Nouns, Options, folder, prepare};
-use crate::answers::report::Answered;
+use crate::answers::report::AnalyzerReply;
 use crate::entities::Changes;
 use crate::kernel::batch::Batch;
 use crate::kernel::table::Snapshot;
@@ -30,6 +32,7 @@ pub struct Refused {
 /// Plugins of one replay.
 pub struct Player {
     workers: Vec<Worker>,
+    shared: Arc<Shared>,
     /// Owns the thread that counts epochs.
     _sandbox: Sandbox,
 }
@@ -39,26 +42,19 @@ impl Player {
     ///
     /// # Errors
     /// The host refuses what wasmtime needs (executable memory).
-    pub fn new(options: &Options, nouns: Nouns) -> Result<(Self, Vec<Refused>), Error> {
-        let sandbox = Sandbox::new().map_err(Error)?;
-        let cache = Cache::new(options.cache.as_deref());
-        let context = Arc::new(Context { nouns, epochs: Arc::clone(&sandbox.epochs) });
-        let mut refused = Vec::new();
-        let mut workers: Vec<Worker> = Vec::new();
+    pub fn new(options: &Options, shared: Shared) -> Result<(Self, Vec<Refused>), SandboxError> {
+        let (sandbox, shared) = (Sandbox::new(options.cache.as_deref())?, Arc::new(shared));
+        let (mut workers, mut refused) = (Vec::<Worker>::new(), Vec::new());
         for path in files(options, &mut refused) {
-            let prepared = folder::read(&path)
-                .map_err(prepare::Error::from)
-                .and_then(|file| prepare::prepare(&sandbox, &cache, &file));
+            let file = folder::read(&path).map_err(PrepareError::from);
+            let prepared = file.and_then(|file| prepare(&sandbox, &file));
             let worker = prepared.map_err(|e| e.to_string()).and_then(|prepared| {
                 let name = prepared.description.name.clone();
                 if workers.iter().any(|other| other.name() == name) {
                     return Err(format!("plugin {name} already runs from another file"));
                 }
-                let inbox = Arc::new(Inbox::new(&name, context.loss.cell(Stage::Queue, &name)));
-                let mut worker = Worker::new(prepared, inbox, Arc::clone(&context), options.limits);
-                worker.instantiate()?;
-                worker.publish();
-                Ok(worker)
+                let inbox = Arc::new(Inbox::new(&name, shared.loss.cell(Stage::Queue, &name)));
+                Worker::start(prepared, inbox, Arc::clone(&shared), options.limits)
             });
             match worker {
                 Ok(worker) => workers.push(worker),
@@ -66,7 +62,7 @@ impl Player {
             }
         }
         workers.sort_by(|a, b| a.name().cmp(b.name()));
-        Ok((Self { workers, _sandbox: sandbox }, refused))
+        Ok((Self { workers, shared, _sandbox: sandbox }, refused))
     }
 
     /// Names of those that run.
@@ -80,9 +76,9 @@ impl Player {
             if !worker.wants(batch.probe.id) {
                 continue;
             }
-            worker.digest(Work::Idle);
+            worker.handle(Work::Idle);
             if worker.is_running() {
-                worker.digest(Work::Batch(Arc::clone(batch), batch.lost));
+                worker.handle(Work::Batch(Arc::clone(batch), batch.lost));
             } else {
                 worker.miss(batch);
             }
@@ -100,20 +96,27 @@ impl Player {
     }
 
     /// Asks each plugin that answers the question about everything in the last `window`.
-    pub fn diagnose(&mut self, scenario: &str, window: Duration) -> Vec<Answered> {
+    pub fn diagnose(&mut self, scenario: &str, window: Duration) -> Vec<AnalyzerReply> {
+        let question = ResolvedQuestion {
+            scenario: scenario.to_owned(),
+            entities: Vec::new(),
+            window,
+            now_ns: self.shared.clock.now_ns(),
+            snapshot: None,
+            deadline: Instant::now(),
+        };
         let asked = self.workers.iter_mut().filter(|worker| worker.answers(scenario));
-        let answered = asked.map(|worker| {
-            worker.digest(Work::Idle);
-            let request = super::request(scenario, Vec::new(), window, worker.now_ns());
-            Answered { analyzer: worker.name().to_owned(), answer: worker.diagnose(&request, None) }
-        });
-        answered.collect()
+        let reply = |worker: &mut Worker| {
+            worker.handle(Work::Idle);
+            worker.diagnose(&question)
+        };
+        asked.map(reply).collect()
     }
 
     fn each(&mut self, work: impl Fn() -> Work) {
         for worker in &mut self.workers {
-            worker.digest(Work::Idle);
-            worker.digest(work());
+            worker.handle(Work::Idle);
+            worker.handle(work());
         }
     }
 }

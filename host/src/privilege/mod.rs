@@ -1,6 +1,6 @@
 //! What this process may do and see, so that whoever is refused can say why and how to mend it.
 //!
-//! Every other door may ask this one. Nothing here is tried: a door tries its own work, and comes
+//! Every other adapter may ask this one. Nothing here is tried: an adapter tries its own work, and comes
 //! here with the refusal.
 
 use std::fs;

@@ -14,7 +14,7 @@ use super::btf::{self, Btf};
 use super::load::Loaded;
 use super::{Error, LEAST_RING, Options, hooks, kallsyms};
 use crate::privilege::{self, Capability, Obstacle};
-use crate::status::HookStatus;
+use crate::status::{HookState, HookStatus};
 
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -171,9 +171,9 @@ fn hooks_of(probe: &'static Probe, kernel: &Btf<'_>, loaded: Result<Loaded, Erro
 fn of_hook(probe: &Probe, hook: &inspector_ebpf::Hook, state: &HookStatus) -> Check {
     let what = format!("{}: {}", probe.name, state.hook);
     let why = hooks::cause(state);
-    match state.state.as_str() {
-        "attached" => Check::good(&what, &format!("attached {}", state.program)),
-        "failed" => Check::bad(&what, why, hook.gives, &hooks::obstacle(hook).remedy()),
+    match state.state {
+        HookState::Attached => Check::good(&what, &format!("attached {}", state.program)),
+        HookState::Failed => Check::bad(&what, why, hook.gives, &hooks::obstacle(hook).remedy()),
         _ => Check::bad(&what, why, hook.gives, ""),
     }
 }

@@ -19,7 +19,7 @@ use super::summary::Taken;
 use crate::entities::{Entities, EntityId};
 use crate::kernel::batch::Batch;
 use crate::loss::{Loss, Lost, Stage};
-use crate::status::{HookStatus, ProbeStatus, Status};
+use crate::status::{HookState, HookStatus, ProbeState, ProbeStatus, Status};
 
 /// At most so many records in one batch.
 pub const MAX_BATCH: usize = 4096;
@@ -183,24 +183,24 @@ impl Feed {
         self.loaded = None;
         let mut board = status.update();
         let Some(shown) = board.probes.get_mut(self.probe.name) else { return };
-        "idle".clone_into(&mut shown.state);
+        shown.state = ProbeState::Idle;
         "no plugin subscribes to it".clone_into(&mut shown.reason);
-        for hook in shown.hooks.iter_mut().filter(|hook| hook.state == "attached") {
-            "idle".clone_into(&mut hook.state);
+        for hook in shown.hooks.iter_mut().filter(|hook| hook.state == HookState::Attached) {
+            hook.state = HookState::Idle;
         }
     }
 }
 
 /// Puts a probe's hooks on the board, and sums them up.
 pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status) {
-    let attached = hooks.iter().filter(|hook| hook.state == "attached").count();
+    let attached = hooks.iter().filter(|hook| hook.state == HookState::Attached).count();
     let state = match attached {
-        0 => "down",
-        n if n < hooks.len() => "partial",
-        _ => "up",
+        0 => ProbeState::Down,
+        n if n < hooks.len() => ProbeState::Partial,
+        _ => ProbeState::Up,
     };
     let mut reasons: Vec<&str> = Vec::new();
-    for hook in hooks.iter().filter(|hook| hook.state != "attached") {
+    for hook in hooks.iter().filter(|hook| hook.state != HookState::Attached) {
         // One cause may take several hooks, and if it takes all, all that the probe gives is lost.
         let reason = if attached == 0 { hooks::cause(hook) } else { &hook.reason };
         if !reasons.contains(&reason) {
@@ -212,11 +212,17 @@ pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status
 }
 
 /// Puts a probe on the board; what it has delivered and lost so far stays.
-pub fn show(probe: &'static Probe, state: &str, reason: String, hooks: Vec<HookStatus>, status: &Status) {
+pub fn show(
+    probe: &'static Probe,
+    state: ProbeState,
+    reason: String,
+    hooks: Vec<HookStatus>,
+    status: &Status,
+) {
     let mut board = status.update();
     let shown = board.probes.entry(probe.name.to_owned()).or_insert_with(|| ProbeStatus {
         name: probe.name.to_owned(),
-        state: String::new(),
+        state: ProbeState::default(),
         reason: String::new(),
         schema: probe.schema,
         produced: 0,
@@ -225,7 +231,7 @@ pub fn show(probe: &'static Probe, state: &str, reason: String, hooks: Vec<HookS
         lost: 0,
         hooks: Vec::new(),
     });
-    state.clone_into(&mut shown.state);
+    shown.state = state;
     shown.reason = reason;
     shown.hooks = hooks;
 }

@@ -6,7 +6,7 @@ use inspector_ebpf::{Attach, Hook, Probe};
 use super::btf::Btf;
 use super::{cgroup, kprobe};
 use crate::privilege::{self, Capability, Obstacle};
-use crate::status::HookStatus;
+use crate::status::{HookState, HookStatus};
 
 /// Name of the program for `hook` on this machine.
 ///
@@ -35,11 +35,13 @@ pub fn choose(hook: &'static Hook, kernel: &Btf<'_>) -> Result<&'static str, Str
 pub fn unloaded(probe: &'static Probe, kernel: Option<&Btf<'_>>, obstacle: Option<&str>) -> Vec<HookStatus> {
     let one = |hook: &'static Hook| match kernel.map(|kernel| choose(hook, kernel)) {
         Some(Ok(program)) => match obstacle {
-            Some(why) => status(hook, program, "failed", &format!("{why}; without it: no {}", hook.gives)),
-            None => status(hook, program, "idle", ""),
+            Some(why) => {
+                status(hook, program, HookState::Failed, &format!("{why}; without it: no {}", hook.gives))
+            }
+            None => status(hook, program, HookState::Idle, ""),
         },
-        Some(Err(reason)) => status(hook, "", "missing", &reason),
-        None => status(hook, "", "missing", "the kernel does not describe its tracepoints (no BTF)"),
+        Some(Err(reason)) => status(hook, "", HookState::Missing, &reason),
+        None => status(hook, "", HookState::Missing, "the kernel does not describe its tracepoints (no BTF)"),
     };
     probe.hooks.iter().map(one).collect()
 }
@@ -52,7 +54,7 @@ pub fn refused(hook: &'static Hook, program: &str, why: &str) -> HookStatus {
         Obstacle::Other(_) | Obstacle::Seccomp(_) => why.to_owned(),
         obstacle => format!("{why}: {}", obstacle.why()),
     });
-    status(hook, program, "failed", &format!("{why}; without it: no {}", hook.gives))
+    status(hook, program, HookState::Failed, &format!("{why}; without it: no {}", hook.gives))
 }
 
 /// Why a hook is not attached, without what is lost by that.
@@ -71,11 +73,11 @@ pub fn obstacle(hook: &Hook) -> Obstacle {
 }
 
 /// A hook's line on the board.
-pub fn status(hook: &Hook, program: &str, state: &str, reason: &str) -> HookStatus {
+pub fn status(hook: &Hook, program: &str, state: HookState, reason: &str) -> HookStatus {
     HookStatus {
         hook: hook.name(),
         program: program.to_owned(),
-        state: state.to_owned(),
+        state,
         reason: reason.to_owned(),
         run_count: 0,
         run_time_ns: 0,

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::kernel::symbols::{Builder, Symbol, SymbolTable, Symbols};
-use crate::notify::{Bell, Wake};
+use crate::notify::{Notify, Wake};
 
 /// A module that replaced another one at the same addresses is noticed within this time.
 const LOOK: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ struct Shared {
     /// Set once the first listing is in the table.
     read: OnceLock<()>,
     /// Rung by an address that is not known.
-    bell: Bell,
+    bell: Notify,
 }
 
 impl Kallsyms {
@@ -67,7 +67,7 @@ impl Symbols for Kallsyms {
     fn at(&self, address: u64) -> Option<Symbol> {
         let found = self.0.table.read().unwrap_or_else(PoisonError::into_inner).at(address);
         if found.is_none() && address != 0 {
-            self.0.bell.ring();
+            self.0.bell.notify();
         }
         found
     }

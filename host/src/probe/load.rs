@@ -14,7 +14,7 @@ use super::btf::Btf;
 use super::control::Control;
 use super::summary::Sums;
 use super::{Error, cgroup, hooks, kprobe};
-use crate::status::HookStatus;
+use crate::status::{HookState, HookStatus};
 
 /// Per-CPU counters of one object: `struct counters` of record.h.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -158,10 +158,10 @@ impl<'a> Loader<'a> {
 fn attach(programs: &mut Ebpf, hook: &'static Hook, kernel: &Btf<'_>, types: &aya::Btf) -> HookStatus {
     let program = match hooks::choose(hook, kernel) {
         Ok(program) => program,
-        Err(reason) => return hooks::status(hook, "", "missing", &reason),
+        Err(reason) => return hooks::status(hook, "", HookState::Missing, &reason),
     };
     match attach_program(programs, program, hook, types) {
-        Ok(()) => hooks::status(hook, program, "attached", ""),
+        Ok(()) => hooks::status(hook, program, HookState::Attached, ""),
         Err(why) => hooks::refused(hook, program, &why),
     }
 }

@@ -48,7 +48,7 @@ use crate::entities::Entities;
 use crate::kernel::batch::Batch;
 use crate::loss::Loss;
 use crate::privilege;
-use crate::status::Status;
+use crate::status::{HookState, ProbeState, Status};
 use crate::text::cause::chain as with_causes;
 
 pub use self::doctor::{Check, doctor};
@@ -204,7 +204,7 @@ impl Probes {
     /// Fails only if nothing at all can be loaded.
     fn load(&self, probes: &[&'static Probe], loaded: &mut BTreeSet<u16>) -> Result<(), Error> {
         load_each(probes, &tunables(self.options), |probe, kernel, new| match new {
-            Ok(new) if new.hooks.iter().any(|hook| hook.state == "attached") => {
+            Ok(new) if new.hooks.iter().any(|hook| hook.state == HookState::Attached) => {
                 tracing::info!(probe = probe.name, "loaded");
                 loaded.insert(probe.id);
                 // Before the reader does: who asked for the probe looks at the board at once.
@@ -220,7 +220,7 @@ impl Probes {
         tracing::debug!(probe = probe.name, error = %error, "not loaded");
         let reason = reason(error);
         let hooks = hooks::unloaded(probe, kernel, Some(&reason));
-        feed::show(probe, "down", reason, hooks, &self.status);
+        feed::show(probe, ProbeState::Down, reason, hooks, &self.status);
     }
 
     /// Logs what is not all there: a line for each cause, and only what was not told before.
@@ -234,7 +234,7 @@ impl Probes {
             };
             let cause = status.cause();
             if told.insert(probe.name, cause.clone()).as_ref() != Some(&cause) {
-                causes.entry((&status.state, cause)).or_default().push(probe.name);
+                causes.entry((status.state.as_str(), cause)).or_default().push(probe.name);
             }
         }
         for ((state, reason), probes) in causes {
@@ -325,8 +325,10 @@ fn show_unloaded(status: &Status) -> Loaded {
     for probe in PROBES {
         let hooks = hooks::unloaded(probe, kernel.as_ref(), obstacle.as_deref());
         match &obstacle {
-            Some(obstacle) => feed::show(probe, "down", obstacle.clone(), hooks, status),
-            None => feed::show(probe, "idle", "no plugin subscribes to it".to_owned(), hooks, status),
+            Some(obstacle) => feed::show(probe, ProbeState::Down, obstacle.clone(), hooks, status),
+            None => {
+                feed::show(probe, ProbeState::Idle, "no plugin subscribes to it".to_owned(), hooks, status)
+            }
         }
     }
     let Some(reason) = obstacle else { return Loaded::default() };

@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::text::escape;
 
-/// At most so many labels of its own has a metric.
+/// Maximum number of labels a metric may declare.
 pub const MAX_LABELS: usize = 10;
-/// At most so many buckets has a histogram, `+Inf` not counted.
+/// Maximum number of buckets of a histogram, `+Inf` not counted.
 pub const MAX_BUCKETS: usize = 64;
-/// At most so many metrics has a plugin.
+/// Maximum number of metrics of a plugin.
 pub const MAX_METRICS: usize = 1024;
-/// At most so many bytes has a name; a longer one is refused.
+/// Maximum bytes of a name; a longer one is refused.
 pub const MAX_NAME: usize = 128;
-/// At most so many bytes has a help text; a longer one is cut.
+/// Maximum bytes of a help text; a longer one is cut.
 pub const MAX_HELP: usize = 512;
 
 /// Labels that the host sets, and the one that a histogram needs.

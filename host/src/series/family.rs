@@ -10,7 +10,7 @@ use crate::entities::EntityId;
 use crate::series::declaration::{Decl, MetricKind};
 use crate::text::escape;
 
-/// At most so many bytes has a label value; a longer one is cut.
+/// Maximum bytes of a label value; a longer one is cut.
 pub const MAX_LABEL_VALUE: usize = 128;
 
 /// One metric and its series.
@@ -59,7 +59,7 @@ impl Family {
         Self { decl: Arc::new(decl.clone()), users: 0, series: Vec::new(), by_labels: HashMap::new() }
     }
 
-    /// Observes a value so many times in the histogram at an index.
+    /// Observes a value `times` times in the histogram at an index.
     pub(crate) fn observe(&mut self, index: usize, value: f64, times: u64) -> Result<(), Refused> {
         let Value::Histogram(histogram) = &mut self.series[index].value else { return Err(Refused::Value) };
         let sum = histogram.sum + value * times as f64;

@@ -205,7 +205,7 @@ impl Store {
         family.update(index, value)
     }
 
-    /// Observes a value so many times in one histogram.
+    /// Observes a value `times` times in one histogram.
     pub(crate) fn observe(&mut self, id: u32, value: f64, times: u64) -> Result<(), Refused> {
         let (family, index) = self.place(id)?;
         family.observe(index, value, times)

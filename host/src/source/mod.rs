@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::entities::Entity;
 use crate::kernel::table::{Columns, Snapshot};
-use crate::status::{SourceStatus, Status};
+use crate::status::{SourceState, SourceStatus, Status};
 
 use catalog::{Kind, SOURCES};
 use source_thread::{Outcome, Pass, SourceThread};
@@ -62,7 +62,7 @@ impl Reader {
         let mut reader = Self { columns, status, totals, said: BTreeMap::new(), threads, passes };
         reader.gather(Instant::now() + PATIENCE);
         // That was a look, not a reading: what it found missing stays said.
-        for total in reader.totals.values_mut().filter(|total| total.state == "up") {
+        for total in reader.totals.values_mut().filter(|total| total.state == SourceState::Up) {
             *total = SourceStatus::idle(&total.name);
         }
         reader.publish();
@@ -119,10 +119,10 @@ impl Reader {
     fn say(&mut self) {
         let mut news = BTreeMap::<&str, Vec<&str>>::new();
         for (name, total) in &self.totals {
-            let cause = match total.state.as_str() {
-                "failing" => total.cause.as_str(),
+            let cause = match total.state {
+                SourceState::Failing => total.cause.as_str(),
                 // Nothing is known of it now.
-                "late" => continue,
+                SourceState::Late => continue,
                 _ => "",
             };
             let said = self.said.entry(name).or_default();
@@ -148,7 +148,7 @@ impl Reader {
 
 impl SourceStatus {
     fn idle(name: &str) -> Self {
-        Self { name: name.to_owned(), state: "idle".to_owned(), ..Self::default() }
+        Self { name: name.to_owned(), state: SourceState::Idle, ..Self::default() }
     }
 
     fn add(&mut self, pass: &Outcome) {
@@ -159,17 +159,16 @@ impl SourceStatus {
         self.last_error = pass.why();
         pass.cause.clone_into(&mut self.cause);
         (self.entities_read, self.entities_failed) = (pass.reads, pass.errors);
-        let state = match pass {
-            Outcome { errors: 1.., .. } => "failing",
-            Outcome { reads: 0, absent: 1.., .. } => "absent",
-            _ => "up",
+        self.state = match pass {
+            Outcome { errors: 1.., .. } => SourceState::Failing,
+            Outcome { reads: 0, absent: 1.., .. } => SourceState::Absent,
+            _ => SourceState::Up,
         };
-        state.clone_into(&mut self.state);
     }
 
     fn late(&mut self) {
         self.late += 1;
-        "late".clone_into(&mut self.state);
+        self.state = SourceState::Late;
         self.last_error = format!("not read within {PATIENCE:?}: its values are missing");
         (self.entities_read, self.entities_failed) = (0, 0);
     }

@@ -1,4 +1,4 @@
-//! The door to trace files: writes what [`crate::trace`] encodes, reads what it decodes.
+//! The adapter for trace files: writes what [`crate::trace`] encodes, reads what it decodes.
 //!
 //! A trace is as private as a packet capture (addresses, names of pods, kernel addresses), so only
 //! its owner can read a new one.

@@ -19,7 +19,7 @@ use crate::status::{Process, Status};
 use exposition::{Format, encode};
 use identity::{Identities, LabelNames};
 
-/// The agent's nouns, shared with whoever shows them.
+/// The agent's core, shared with whoever shows them.
 #[derive(Debug)]
 pub struct View {
     /// Plugin series.
@@ -66,7 +66,7 @@ impl View {
         selfmetrics::AgentState {
             node: self.node.clone(),
             revision: self.revision,
-            board: self.status.snapshot(),
+            states: self.status.snapshot(),
             lost: self.loss.all(),
             events: self.events.counts(),
             entities,

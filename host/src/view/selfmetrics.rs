@@ -1,6 +1,6 @@
 //! The agent's metrics about itself: build, loss, state and cost of every part, the process.
 //!
-//! Written with prometheus-client from copies of the other nouns at the moment of a scrape, so
+//! Written with prometheus-client from copies of the rest of the core at the moment of a scrape, so
 //! there is no second set of counters that could disagree with them. prometheus-client writes
 //! OpenMetrics only; `to_text` turns that into Prometheus text.
 
@@ -14,7 +14,10 @@ use prometheus_client::registry::Registry;
 
 use crate::events::log::EventCount;
 use crate::loss::Stage;
-use crate::status::{Board, HookStatus, PluginStatus, ProbeStatus, Process, ServerStatus, SourceStatus};
+use crate::status::{
+    HookState, HookStatus, PluginState, PluginStatus, ProbeState, ProbeStatus, Process, ServerStatus,
+    SourceState, SourceStatus, States,
+};
 use crate::view::exposition::Format;
 
 /// Appends the agent's own metrics.
@@ -37,7 +40,7 @@ pub struct AgentState {
     /// Revision of the source this agent was built from.
     pub revision: &'static str,
     /// State of every part.
-    pub board: Board,
+    pub states: States,
     /// What was lost: the stage, the part, how many.
     pub lost: Vec<(Stage, String, u64)>,
     /// Events of plugins, by type.
@@ -54,7 +57,7 @@ impl AgentState {
     fn encode_agent(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let build = [("version", env!("CARGO_PKG_VERSION")), ("revision", self.revision)];
         to.family("inspector_build_info", "Version of this agent.", Gauge, [(build, Int(1))])?;
-        let ready = [([], Int(self.board.unready().is_empty().into()))];
+        let ready = [([], Int(self.states.unready().is_empty().into()))];
         to.family("inspector_ready", "The agent is ready, as /readyz says.", Gauge, ready)?;
         let lost =
             self.lost.iter().map(|(stage, name, n)| ([("stage", stage.as_str()), ("name", name)], Int(*n)));
@@ -68,24 +71,27 @@ impl AgentState {
         let unentered = self.unentered.iter().map(|(kind, n)| ([("kind", *kind)], Int(*n)));
         to.family("inspector_entities_unreadable", help, Gauge, unentered)?;
         let gaps =
-            self.board.gaps.iter().map(|(sight, gaps)| ([("of", sight.as_str())], Int(gaps.len() as u64)));
+            self.states.gaps.iter().map(|(sight, gaps)| ([("of", sight.as_str())], Int(gaps.len() as u64)));
         let help = "Causes for which something is not seen at all; the log and diagnoses name them.";
         to.family("inspector_gaps", help, Gauge, gaps)?;
         let help = "Processes that are protected from everybody, and in no sum over processes (fd, io).";
-        to.family("inspector_left_out_processes", help, Gauge, [([], Int(self.board.left_out_processes))])
+        to.family("inspector_left_out_processes", help, Gauge, [([], Int(self.states.left_out_processes))])
     }
 
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {
         // A probe that nobody subscribes to is neither up nor down, so it is left out.
-        let wanted = || self.board.probes.values().filter(|probe| probe.state != "idle");
+        let wanted = || self.states.probes.values().filter(|probe| probe.state != ProbeState::Idle);
         let each = |value: fn(&ProbeStatus) -> Number| {
-            self.board.probes.values().map(move |probe| ([("probe", probe.name.as_str())], value(probe)))
+            self.states.probes.values().map(move |probe| ([("probe", probe.name.as_str())], value(probe)))
         };
-        let up = wanted().map(|p| ([("probe", p.name.as_str())], Int((p.state == "up").into())));
+        let up = wanted().map(|p| ([("probe", p.name.as_str())], Int((p.state == ProbeState::Up).into())));
         to.family("inspector_probe_up", "Every hook of a probe that is in use is attached.", Gauge, up)?;
         let hooks =
             wanted().flat_map(|probe| probe.hooks.iter().map(move |hook| (probe, hook))).map(|(p, h)| {
-                ([("probe", p.name.as_str()), ("hook", h.hook.as_str())], Int((h.state == "attached").into()))
+                (
+                    [("probe", p.name.as_str()), ("hook", h.hook.as_str())],
+                    Int((h.state == HookState::Attached).into()),
+                )
             });
         to.family("inspector_probe_hook_up", "A kernel hook is attached.", Gauge, hooks)?;
         let help = "What a probe's programs wanted to deliver, each in a record of its own or added up with \
@@ -108,11 +114,15 @@ impl AgentState {
 
     fn encode_sources(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let each = |value: fn(&SourceStatus) -> Number| {
-            self.board.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
+            self.states.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
         };
         // A source that nobody reads is neither up nor down, and one that the machine lacks is not down.
-        let used = self.board.sources.values().filter(|s| !matches!(s.state.as_str(), "idle" | "absent"));
-        let up = used.map(|s| ([("source", s.name.as_str())], Int((s.state == "up").into())));
+        let used = self
+            .states
+            .sources
+            .values()
+            .filter(|s| !matches!(s.state, SourceState::Idle | SourceState::Absent));
+        let up = used.map(|s| ([("source", s.name.as_str())], Int((s.state == SourceState::Up).into())));
         let help = "A source was read in time, for every entity.";
         to.family("inspector_source_up", help, Gauge, up)?;
         let help = "Intervals in which a source was not read in time.";
@@ -125,7 +135,7 @@ impl AgentState {
             each(|s| Int(s.errors)),
         )?;
         let read = |s: &SourceStatus| [("read", s.entities_read), ("failed", s.entities_failed)];
-        let entities = self.board.sources.values().flat_map(|s| {
+        let entities = self.states.sources.values().flat_map(|s| {
             read(s).map(|(result, n)| ([("source", s.name.as_str()), ("result", result)], Int(n)))
         });
         let help = "Entities that a source was read for in the last interval, and those that it could not be \
@@ -136,10 +146,10 @@ impl AgentState {
         let help = "Time spent reading.";
         to.family("inspector_source_read_seconds", help, Counter, each(|s| Float(s.total_seconds)))?;
         let label = |name| [("node", self.node.as_str()), ("probe", name)];
-        let sources = self.board.sources.values().map(|s| (label(s.name.as_str()), Float(s.last_seconds)));
+        let sources = self.states.sources.values().map(|s| (label(s.name.as_str()), Float(s.last_seconds)));
         let sources = sources.filter(|(_, value)| !matches!(value, Float(0.0)));
         let probes =
-            self.board.probes.values().filter_map(|probe| {
+            self.states.probes.values().filter_map(|probe| {
                 mean_run(probe).map(|seconds| (label(probe.name.as_str()), Float(seconds)))
             });
         let help = "Seconds that one collection takes: a source's last read of all entities, the mean run \
@@ -148,15 +158,15 @@ impl AgentState {
     }
 
     fn encode_plugins(&self, to: &mut Families<'_>) -> std::fmt::Result {
-        let plugins = || self.board.plugins.values();
+        let plugins = || self.states.plugins.values();
         let each = |value: fn(&PluginStatus) -> Number| {
             plugins().map(move |plugin| ([("plugin", plugin.name.as_str())], value(plugin)))
         };
-        let up = each(|p| Int((p.state == "running").into()));
+        let up = each(|p| Int((p.state == PluginState::Running).into()));
         to.family("inspector_plugin_up", "A plugin is running.", Gauge, up)?;
         let info = plugins().map(|p| ([("plugin", p.name.as_str()), ("version", &p.version)], Int(1)));
         to.family("inspector_plugin_info", "Version of a plugin.", Gauge, info)?;
-        let state = plugins().map(|p| ([("plugin", p.name.as_str()), ("state", &p.state)], Int(1)));
+        let state = plugins().map(|p| ([("plugin", p.name.as_str()), ("state", p.state.as_str())], Int(1)));
         to.family("inspector_plugin_state", "What a plugin is doing.", Gauge, state)?;
         to.family("inspector_plugin_events", "Events handed to a plugin.", Counter, each(|p| Int(p.events)))?;
         to.family("inspector_plugin_calls", "Calls into a plugin.", Counter, each(|p| Int(p.calls)))?;
@@ -175,7 +185,7 @@ impl AgentState {
 
     fn encode_servers(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let each = |value: fn(&ServerStatus) -> u64| {
-            self.board.servers.iter().map(move |(name, s)| ([("server", name.as_str())], Int(value(s))))
+            self.states.servers.iter().map(move |(name, s)| ([("server", name.as_str())], Int(value(s))))
         };
         let help = "Open connections of an HTTP server.";
         to.family("inspector_http_connections", help, Gauge, each(|s| s.connections))?;

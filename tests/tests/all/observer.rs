@@ -10,7 +10,7 @@ use inspector::kernel::batch::Batch;
 use inspector::kernel::names::KernelNames;
 use inspector::loss::{Loss, Stage};
 use inspector::probe::{self, Options, Probes};
-use inspector::status::{ProbeStatus, Status};
+use inspector::status::{ProbeState, ProbeStatus, Status};
 use inspector_ebpf::{Record, view};
 use inspector_tests::wait;
 
@@ -47,7 +47,7 @@ impl Observer {
         for name in wanted {
             let status = observer.status(name);
             ensure!(
-                status.state == "up",
+                status.state == ProbeState::Up,
                 "{name} is {}: {} {:#?}",
                 status.state,
                 status.reason,

@@ -104,6 +104,31 @@ fn of_two_files_with_one_plugin_only_one_runs_and_the_other_takes_over() -> Resu
 }
 
 #[test]
+fn the_plugins_of_two_files_that_were_exchanged_change_places() -> Result<()> {
+    let dir = PluginDir::new()?;
+    let concluding = TestPlugin::Concluding.wasm()?;
+    dir.put("counting.wasm", &TestPlugin::Counting.wasm()?)?;
+    dir.put("concluding.wasm", &concluding)?;
+    let agent = agent(&dir)?;
+    plugin(&agent, "counting", running("1.0.0"))?;
+    plugin(&agent, "concluding", |state| state["state"] == "running")?;
+    dir.put("counting.wasm", &concluding)?;
+    // Half of the exchange is none.
+    plugin(&agent, "counting", |state| running("1.0.0")(state) && state["rejected"] != "")?;
+    dir.put("concluding.wasm", &TestPlugin::CountingSecond.wasm()?)?;
+    let runs_from = |file: &'static str| {
+        move |state: &Value| {
+            let path = state["file"].as_str().unwrap_or_default();
+            state["state"] == "running" && state["rejected"] == "" && path.ends_with(file)
+        }
+    };
+    plugin(&agent, "concluding", runs_from("/counting.wasm"))?;
+    let counting = plugin(&agent, "counting", runs_from("/concluding.wasm"))?;
+    assert_eq!(counting["version"], "2.0.0");
+    Ok(())
+}
+
+#[test]
 fn a_broken_replacement_leaves_the_old_version_running() -> Result<()> {
     let (pair, dir) = (Pair::new()?, PluginDir::new()?);
     let good = TestPlugin::Counting.wasm()?;

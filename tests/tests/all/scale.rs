@@ -10,10 +10,10 @@ use inspector::entities::{DiscoveredNetns, Entities, Kind};
 use inspector::events::log::{EventLog, Limits as EventLimits};
 use inspector::kernel::table::{Columns, Snapshot, Table};
 use inspector::loss::{Loss, Stage};
-use inspector::notify::Bell;
-use inspector::plugin::{Limits, Nouns, Options, Plugins};
+use inspector::notify::Notify;
+use inspector::plugin::{Limits, Options, Plugins, Shared};
 use inspector::series::metrics::{Budget, Metrics};
-use inspector::status::{PluginStatus, Status};
+use inspector::status::{PluginState, PluginStatus, Status};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::wait;
 use pod_counters::counters::MODULES;
@@ -34,7 +34,7 @@ const TRAFFIC: [&str; 6] =
 struct Node {
     plugin: &'static str,
     plugins: Plugins,
-    nouns: Nouns,
+    shared: Shared,
     intervals: u64,
     _dir: PluginDir,
 }
@@ -46,7 +46,7 @@ impl Node {
         let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
         entities.apply_scan((1..=NAMESPACES).map(netns).collect(), SECOND_NS, Instant::now());
         let limits = EventLimits { backlog: 16, per_second: 1, burst: 1 };
-        let nouns = Nouns {
+        let shared = Shared {
             node: "n1".to_owned(),
             kernel: String::new(),
             clock: Arc::default(),
@@ -58,13 +58,13 @@ impl Node {
             loss,
             status: Arc::<Status>::default(),
         };
-        learn(&nouns.columns);
+        learn(&shared.columns);
         let limits = Limits { memory_bytes: 16 << 20, deadline: Duration::from_millis(50) };
         let directories = vec![dir.path().to_owned()];
         let options = Options { directories, disabled: Vec::new(), cache: None, limits };
-        let plugins = Plugins::new(options, nouns.clone(), Arc::<Bell>::default())?;
+        let plugins = Plugins::new(options, shared.clone(), Arc::<Notify>::default())?;
         plugins.scan(&|_| {});
-        Ok(Self { plugin, plugins, nouns, intervals: 0, _dir: dir })
+        Ok(Self { plugin, plugins, shared, intervals: 0, _dir: dir })
     }
 
     /// An interval in which those cells are the number of the interval of which `rises` says so, by the
@@ -74,9 +74,9 @@ impl Node {
         let before = self.status()?;
         self.intervals += 1;
         let mut snapshot = Snapshot::at(self.intervals * 5 * SECOND_NS);
-        for (at, entity) in self.nouns.entities.live().iter().enumerate() {
+        for (at, entity) in self.shared.entities.live().iter().enumerate() {
             let value = |name: &String| if rises(at, name) { self.intervals } else { 0 };
-            for (source, columns) in self.nouns.columns.all() {
+            for (source, columns) in self.shared.columns.all() {
                 if !HOST_ONLY.contains(&source) {
                     let numbers = columns.iter().map(value).collect();
                     snapshot.insert(entity.id, source, Table { numbers, strings: vec!["eth0".to_owned()] });
@@ -85,14 +85,14 @@ impl Node {
         }
         self.plugins.tick(&Arc::new(snapshot));
         let after = wait::until("the plugin to have read everything", || {
-            self.status().ok().filter(|now| now.calls > before.calls || now.state != "running")
+            self.status().ok().filter(|now| now.calls > before.calls || now.state != PluginState::Running)
         })?;
-        assert_eq!((after.state.as_str(), after.traps), ("running", 0), "{after:#?}");
+        assert_eq!((&after.state, after.traps), (&PluginState::Running, 0), "{after:#?}");
         Ok(Duration::from_secs_f64(after.seconds - before.seconds))
     }
 
     fn status(&self) -> Result<PluginStatus> {
-        let board = self.nouns.status.update();
+        let board = self.shared.status.update();
         board.plugins.get(self.plugin).cloned().with_context(|| format!("{:#?}", board.plugins))
     }
 }
@@ -131,13 +131,13 @@ fn the_counters_of_five_thousand_namespaces_are_all_current_and_no_tick_is_too_l
     let plenty = Budget { per_plugin: 2_000_000, per_agent: 2_000_000 };
     let mut node = Node::start("pod-counters", plenty)?;
     let first = node.interval(|_, _| false)?;
-    let series = node.nouns.metrics.series_count("pod-counters");
+    let series = node.shared.metrics.series_count("pod-counters");
     let idle = node.interval(|_, _| false)?;
     let busy = node.interval(|_, _| true)?;
     println!("{series} series; first {first:?}, nothing changed {idle:?}, everything changed {busy:?}");
     assert_eq!(series % NAMESPACES, 0, "some namespaces have series that others lack");
     assert!(series / NAMESPACES >= 100);
-    let families = node.nouns.metrics.families();
+    let families = node.shared.metrics.families();
     let opens = families.iter().find(|family| family.name == "inspector_pod_tcpactiveopens");
     assert_eq!(opens.map(|family| family.series), Some(NAMESPACES));
     // Asking for a series is what costs, and happens once.
@@ -160,7 +160,7 @@ fn the_counters_that_diagnosis_reads_in_five_thousand_namespaces_are_not_too_man
 fn more_series_than_there_is_room_for_are_left_out_counted_and_said_so() -> Result<()> {
     let mut node = Node::start("pod-counters", Budget { per_plugin: 100_000, per_agent: 100_000 })?;
     node.interval(|_, _| false)?;
-    let (refused, idle) = (node.nouns.loss.cell(Stage::Quota, "pod-counters"), node.interval(|_, _| false)?);
+    let (refused, idle) = (node.shared.loss.cell(Stage::Quota, "pod-counters"), node.interval(|_, _| false)?);
     let busy = node.interval(|_, _| true)?;
     println!("{} refused; nothing changed {idle:?}, everything changed {busy:?}", refused.get());
     assert!(refused.get() > 0);

@@ -1,6 +1,6 @@
 //! A report as one file for a browser: nothing is loaded, nothing runs.
 
-use super::words::{Fact, blind_spots, facts, sentence, severity, when};
+use super::words::{Fact, blind_spots, facts, sentence, when};
 use crate::answers::report::{Action, Finding, Report};
 use crate::text::escape::visible;
 
@@ -43,7 +43,7 @@ pub fn html(report: &Report) -> String {
 }
 
 fn finding(report: &Report, finding: &Finding) -> String {
-    let level = severity(finding.severity);
+    let level = finding.severity.as_str();
     let when = when(report, finding.first_ns, finding.last_ns, finding.count);
     let places = finding.entities.iter().map(|place| {
         format!("<code>{}</code> ({}, node {})", safe(&place.display()), safe(&place.kind), safe(&place.node))

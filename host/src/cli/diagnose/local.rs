@@ -15,7 +15,7 @@ use crate::cli::progress;
 use crate::cli::shared::Usage;
 use crate::cli::{log, serve, terminal};
 use crate::config::{Config, LogLevel};
-use crate::notify::Bell;
+use crate::notify::Notify;
 use crate::privilege;
 
 /// The configuration of an agent, with the flags over it.
@@ -44,7 +44,7 @@ pub async fn diagnose(config: Config, question: Question, time: Duration) -> any
         ));
     }
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
-    let stop = Arc::new(Bell::default());
+    let stop = Arc::new(Notify::default());
     let started = Instant::now();
     // Milliseconds from the start until it began to look; 0 = it has not.
     let begun = Arc::new(AtomicU64::new(0));

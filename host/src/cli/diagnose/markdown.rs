@@ -1,6 +1,6 @@
 //! A report for a ticket or a chat.
 
-use super::words::{Fact, blind_spots, facts, sentence, severity, when};
+use super::words::{Fact, blind_spots, facts, sentence, when};
 use crate::answers::report::{Action, Finding, Report};
 use crate::text::escape::visible;
 
@@ -20,7 +20,7 @@ pub fn markdown(report: &Report) -> String {
 
 fn finding(report: &Report, number: usize, finding: &Finding) -> String {
     let (level, when) =
-        (severity(finding.severity), when(report, finding.first_ns, finding.last_ns, finding.count));
+        (finding.severity.as_str(), when(report, finding.first_ns, finding.last_ns, finding.count));
     let mut out = format!("\n## {number}. {}\n\n", plain(&finding.title));
     out += &format!("{level}, {}, {} % sure\n\n", code(&finding.code), finding.confidence);
     let places: Vec<_> = finding

@@ -14,6 +14,7 @@ use super::terminal::{self, Style};
 use crate::answers::question::Question;
 use crate::answers::report::Report;
 use crate::config::address::Address;
+use crate::events::severity::Severity;
 
 mod ask;
 mod html;
@@ -73,7 +74,7 @@ pub struct Args {
     output: Form,
     /// Exit with status 3 if there is a finding of this severity or above, 4 if that cannot be told
     #[arg(long, value_enum, value_name = "SEVERITY")]
-    fail_on: Option<Severity>,
+    fail_on: Option<FailOn>,
     /// Let the agent look at what a finding asks for: rules, listeners, routes, a short capture
     #[arg(long)]
     confirm: bool,
@@ -99,9 +100,18 @@ enum Form {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Severity {
-    Warning = 1,
-    Critical = 2,
+enum FailOn {
+    Warning,
+    Critical,
+}
+
+impl From<FailOn> for Severity {
+    fn from(least: FailOn) -> Self {
+        match least {
+            FailOn::Warning => Self::Warning,
+            FailOn::Critical => Self::Critical,
+        }
+    }
 }
 
 /// Asks and prints.
@@ -125,10 +135,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(exit_code(&report, args.fail_on))
 }
 
-fn exit_code(report: &Report, fail_on: Option<Severity>) -> ExitCode {
+fn exit_code(report: &Report, fail_on: Option<FailOn>) -> ExitCode {
     let worst = report.findings.iter().map(|finding| finding.severity).max();
     match fail_on {
-        Some(severity) if worst >= Some(severity as u8) => ExitCode::from(FOUND),
+        Some(least) if worst >= Some(least.into()) => ExitCode::from(FOUND),
         Some(_) if why_in_doubt(report).is_some() => ExitCode::from(DOUBTFUL),
         _ => ExitCode::SUCCESS,
     }
@@ -199,7 +209,7 @@ mod tests {
         }
     }
 
-    fn code(severity: u8, fail_on: Option<Severity>) -> String {
+    fn code(severity: Severity, fail_on: Option<FailOn>) -> String {
         let findings = vec![Finding { severity, ..Finding::test("x") }];
         format!("{:?}", exit_code(&Report { findings, ..text::tests::report() }, fail_on))
     }
@@ -207,11 +217,14 @@ mod tests {
     #[test]
     fn only_findings_of_the_named_severity_are_told_by_the_exit_status() {
         let (found, fine) = (format!("{:?}", ExitCode::from(3)), format!("{:?}", ExitCode::SUCCESS));
-        assert_eq!(code(2, Some(Severity::Critical)), found);
-        assert_eq!(code(2, Some(Severity::Warning)), found);
-        assert_eq!(code(1, Some(Severity::Warning)), found);
-        assert_eq!(code(1, Some(Severity::Critical)), fine);
-        assert_eq!((code(0, Some(Severity::Warning)), code(2, None)), (fine.clone(), fine));
+        assert_eq!(code(Severity::Critical, Some(FailOn::Critical)), found);
+        assert_eq!(code(Severity::Critical, Some(FailOn::Warning)), found);
+        assert_eq!(code(Severity::Warning, Some(FailOn::Warning)), found);
+        assert_eq!(code(Severity::Warning, Some(FailOn::Critical)), fine);
+        assert_eq!(
+            (code(Severity::Info, Some(FailOn::Warning)), code(Severity::Critical, None)),
+            (fine.clone(), fine)
+        );
     }
 
     #[test]
@@ -223,11 +236,11 @@ mod tests {
         };
         let status = |status: u8| format!("{:?}", ExitCode::from(status));
         let warning = || vec![Finding::test("x")];
-        assert_eq!((blind(vec![], Some(Severity::Warning)), blind(vec![], None)), (status(4), status(0)));
-        assert_eq!(blind(warning(), Some(Severity::Warning)), status(3));
+        assert_eq!((blind(vec![], Some(FailOn::Warning)), blind(vec![], None)), (status(4), status(0)));
+        assert_eq!(blind(warning(), Some(FailOn::Warning)), status(3));
         // There may be a critical one as well.
-        assert_eq!(blind(warning(), Some(Severity::Critical)), status(4));
+        assert_eq!(blind(warning(), Some(FailOn::Critical)), status(4));
         let older = Report { findings: vec![], verdict: Verdict::Inconclusive, ..text::tests::report() };
-        assert_eq!(format!("{:?}", exit_code(&older, Some(Severity::Critical))), status(4));
+        assert_eq!(format!("{:?}", exit_code(&older, Some(FailOn::Critical))), status(4));
     }
 }

@@ -1,9 +1,10 @@
 //! A report as a good engineer's note: the verdict, then for each cause what happened, where, how
 //! that is known and what to do, and what could not be seen.
 
-use super::words::{Fact, blind_spots, facts, sentence, severity, when};
+use super::words::{Fact, blind_spots, facts, sentence, when};
 use crate::answers::report::{Action, Finding, Report, Verdict};
 use crate::cli::terminal::{Colour, Style, wrap};
+use crate::events::severity::Severity;
 use crate::text::escape::visible;
 
 /// Columns where the terminal does not tell; wider lines are hard to read.
@@ -42,7 +43,7 @@ impl Page {
     }
 
     fn finding(&self, report: &Report, number: usize, finding: &Finding) -> Vec<String> {
-        let level = severity(finding.severity);
+        let level = finding.severity.as_str();
         let head = format!("{number}. {}", self.style.paint(colour_of_severity(finding.severity), level));
         let head = format!("{head}: {} ({} % sure)", visible(&finding.code), finding.confidence);
         let mut lines = vec![head];
@@ -121,11 +122,11 @@ fn colour_of(verdict: Verdict) -> Colour {
     }
 }
 
-fn colour_of_severity(severity: u8) -> Colour {
+fn colour_of_severity(severity: Severity) -> Colour {
     match severity {
-        0 => Colour::Dim,
-        1 => Colour::Yellow,
-        _ => Colour::Red,
+        Severity::Info => Colour::Dim,
+        Severity::Warning => Colour::Yellow,
+        Severity::Critical => Colour::Red,
     }
 }
 
@@ -134,7 +135,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::answers::report::{Answer, Answered, BlindSpot, Evidence, Place};
+    use crate::answers::report::{AnalyzerReply, Answer, BlindSpot, Evidence, Place};
 
     /// A report with everything in it.
     pub(in crate::cli::diagnose) fn report() -> Report {
@@ -146,7 +147,7 @@ pub(super) mod tests {
         };
         let finding = Finding {
             title: "netfilter in web drops packets to TCP port 80, silently, on their way in".into(),
-            severity: 2,
+            severity: Severity::Critical,
             entities: vec![Place::test("web", "n1"), Place::test("client", "n1"), Place::test("far", "n2")],
             first_ns: 60_000_000_000,
             last_ns: 98_000_000_000,
@@ -170,7 +171,7 @@ pub(super) mod tests {
             ..Finding::test("firewall-drop")
         };
         let answer = Answer { findings: vec![finding], seen: 1, ..Answer::default() };
-        let answers = vec![Answered { analyzer: "diagnosis".into(), answer: Ok(answer) }];
+        let answers = vec![AnalyzerReply { analyzer: "diagnosis".into(), answer: Ok(answer) }];
         let spots = vec![BlindSpot::detail(
             "probe tcp-reset: this kernel has no tracepoint tcp_send_reset; without it: no resets sent"
                 .into(),

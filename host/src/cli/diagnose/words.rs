@@ -3,18 +3,10 @@
 use std::time::Duration;
 
 use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Report, Verdict};
+use crate::events::severity::Severity;
 
 /// Names in a sentence; `-o json` has all.
 const MAX_NAMES: usize = 3;
-
-/// Name of a severity.
-pub(super) fn severity(severity: u8) -> &'static str {
-    match severity {
-        0 => "info",
-        1 => "warning",
-        _ => "critical",
-    }
-}
 
 /// How long before the report something was.
 pub(super) fn ago(report: &Report, at_ns: u64) -> String {
@@ -56,7 +48,11 @@ pub(super) fn sentence(report: &Report) -> String {
 
 /// How many findings there are of each severity; empty if there are none.
 pub(super) fn counted(report: &Report) -> String {
-    let counts = [(2, "critical", "critical"), (1, "warning", "warnings"), (0, "remark", "remarks")];
+    let counts = [
+        (Severity::Critical, "critical", "critical"),
+        (Severity::Warning, "warning", "warnings"),
+        (Severity::Info, "remark", "remarks"),
+    ];
     let counted = counts.map(|(severity, one, many)| match report.count(severity) {
         0 => String::new(),
         1 => format!("1 {one}"),
@@ -144,7 +140,7 @@ mod tests {
         assert_eq!(sentence(&report), format!("{nothing}{NO_TRAFFIC}"));
         report.doubts = vec!["DNS queries are not seen".into(), "nor is the rest".into()];
         assert_eq!(sentence(&report), format!("{nothing}DNS queries are not seen"));
-        report.findings = vec![Finding { severity: 0, ..Finding::test("x") }];
+        report.findings = vec![Finding { severity: Severity::Info, ..Finding::test("x") }];
         assert!(sentence(&report).starts_with("1 remark, and nothing more can be said on node n1"));
     }
 

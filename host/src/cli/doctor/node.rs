@@ -11,7 +11,7 @@ use crate::entities::{Entities, Entity};
 use crate::privilege::{self, Capability, Obstacle};
 use crate::probe::Check;
 use crate::source::Reader;
-use crate::status::{SourceStatus, Status};
+use crate::status::{SourceState, SourceStatus, Status};
 
 const NAMESPACES: &str = "network namespaces";
 
@@ -105,9 +105,11 @@ fn sources(proc: &Path, entities: &[Arc<Entity>]) -> Vec<Check> {
 
 fn of_source(source: &SourceStatus, proc: &Path) -> Check {
     let what = format!("counters: {}", source.name);
-    match source.state.as_str() {
-        "up" | "idle" => Check::good(&what, &format!("read in {}", in_words(source.entities_read))),
-        "absent" => Check::good(&what, &format!("nothing to read now: {}", source.last_error)),
+    match source.state {
+        SourceState::Up | SourceState::Idle => {
+            Check::good(&what, &format!("read in {}", in_words(source.entities_read)))
+        }
+        SourceState::Absent => Check::good(&what, &format!("nothing to read now: {}", source.last_error)),
         _ => {
             let all = in_words(source.entities_read + source.entities_failed);
             let lost = format!("{} in {} of {all}", gives(&source.name), source.entities_failed);

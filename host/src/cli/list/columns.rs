@@ -42,11 +42,11 @@ pub fn probes(probes: &[ProbeStatus]) -> Table {
     let mut table = Table::new(&["name", "state", "events", "lost", "why"]);
     for probe in probes {
         let (events, lost) = (probe.events.to_string(), probe.lost.to_string());
-        table.row([&probe.name, &probe.state, &events, &lost, &probe.reason]);
+        table.row([&probe.name, probe.state.as_str(), &events, &lost, &probe.reason]);
         for hook in &probe.hooks {
             // What the probe says already is not said once more by each of its hooks.
             let why = if probe.reason.contains(&hook.reason) { "" } else { &hook.reason };
-            table.row([&format!("  {}", hook.hook), &hook.state, "", "", why]);
+            table.row([&format!("  {}", hook.hook), hook.state.as_str(), "", "", why]);
         }
     }
     table
@@ -63,7 +63,7 @@ pub fn plugins(plugins: &[PluginStatus]) -> Table {
         table.row([
             &plugin.name,
             &plugin.version,
-            &plugin.state,
+            plugin.state.as_str(),
             &plugin.events.to_string(),
             &plugin.traps.to_string(),
             &plugin.series.to_string(),
@@ -110,7 +110,7 @@ pub fn sources(sources: &[SourceStatus]) -> Table {
     for source in sources {
         table.row([
             &source.name,
-            &source.state,
+            source.state.as_str(),
             &source.reads.to_string(),
             &source.errors.to_string(),
             &format!("{:.3}", source.last_seconds * 1e3),
@@ -142,7 +142,7 @@ mod tests {
     use super::*;
     use crate::cli::terminal::Style;
     use crate::entities::{Entity, Kind, Process};
-    use crate::status::HookStatus;
+    use crate::status::{HookState, HookStatus, ProbeState};
 
     fn shown(table: &Table) -> Vec<String> {
         table.lines(Style::PLAIN).collect()
@@ -178,7 +178,7 @@ mod tests {
         let hook = |hook: &str| HookStatus {
             hook: hook.into(),
             program: String::new(),
-            state: "failed".into(),
+            state: HookState::Failed,
             reason: why.into(),
             run_count: 0,
             run_time_ns: 0,
@@ -186,7 +186,7 @@ mod tests {
         };
         let probe = ProbeStatus {
             name: "icmp".into(),
-            state: "down".into(),
+            state: ProbeState::Down,
             reason: why.into(),
             hooks: vec![hook("a"), hook("b")],
             ..ProbeStatus::default()
@@ -199,7 +199,7 @@ mod tests {
         let hook = HookStatus {
             hook: "tp_btf/tcp_send_reset".into(),
             program: String::new(),
-            state: "missing".into(),
+            state: HookState::Missing,
             reason: "the kernel lacks it: resets sent are not seen".into(),
             run_count: 0,
             run_time_ns: 0,
@@ -207,7 +207,7 @@ mod tests {
         };
         let probe = ProbeStatus {
             name: "tcp-reset".into(),
-            state: "partial".into(),
+            state: ProbeState::Partial,
             reason: "1 of 2 hooks".into(),
             schema: 1,
             events: 12,

@@ -6,6 +6,7 @@ use crate::cli::moment::Times;
 use crate::cli::terminal::{Colour, Style, ascii_json};
 use crate::events::event::EventLine;
 use crate::events::fold::Told;
+use crate::events::severity::Severity;
 use crate::text::escape::visible;
 
 /// An event, and the line as the server wrote it.
@@ -61,9 +62,9 @@ impl Event {
 pub fn text(told: &Told, times: &mut Times, style: Style) -> String {
     let text = told.text();
     let colour = match told.event.severity {
-        0 => Colour::Green,
-        1 => Colour::Yellow,
-        _ => Colour::Red,
+        Severity::Info => Colour::Green,
+        Severity::Warning => Colour::Yellow,
+        Severity::Critical => Colour::Red,
     };
     let line = match text.split_once(' ') {
         Some((level, rest)) => format!("{} {rest}", style.paint(colour, level)),

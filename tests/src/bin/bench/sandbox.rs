@@ -18,9 +18,9 @@ use inspector::kernel::batch::Batch;
 use inspector::kernel::names::{KernelNames, Reasons};
 use inspector::kernel::symbols::SymbolTable;
 use inspector::loss::{Loss, Lost, Stage};
-use inspector::plugin::{Limits, Nouns, Options, Plugins};
+use inspector::plugin::{Limits, Options, Plugins, Shared};
 use inspector::series::metrics::{Budget, Metrics};
-use inspector::status::{ProbeStatus, Status};
+use inspector::status::{PluginState, ProbeState, ProbeStatus, Status};
 use inspector_ebpf::record::FLAG_PACKET;
 use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
 use inspector_sdk::testing::{Harness, World, head, record, words};
@@ -170,7 +170,7 @@ impl Component {
         status.update().probes.insert(probe().name.to_owned(), up());
         let budget = Budget { per_plugin: 50_000, per_agent: 200_000 };
         let limits = EventLimits { backlog: 16_384, per_second: 1000, burst: 5000 };
-        let nouns = Nouns {
+        let shared = Shared {
             node: "bench".to_owned(),
             kernel: String::new(),
             clock: Arc::default(),
@@ -189,11 +189,11 @@ impl Component {
             cache: None,
             limits,
         };
-        let plugins = Plugins::new(options, nouns, Arc::default())?;
+        let plugins = Plugins::new(options, shared, Arc::default())?;
         plugins.scan(&|_| {});
         wait::until("the plugin to run", || {
             let board = status.update();
-            board.plugins.get(PLUGIN).filter(|plugin| plugin.state == "running").map(drop)
+            board.plugins.get(PLUGIN).filter(|plugin| plugin.state == PluginState::Running).map(drop)
         })?;
         Ok(Self { plugins, status, lost: loss.cell(Stage::Queue, PLUGIN), _directory: directory })
     }
@@ -258,7 +258,7 @@ fn up() -> ProbeStatus {
     let (name, schema) = (probe().name.to_owned(), probe().schema);
     ProbeStatus {
         name,
-        state: "up".to_owned(),
+        state: ProbeState::Up,
         reason: String::new(),
         schema,
         produced: 0,

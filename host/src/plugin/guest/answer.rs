@@ -1,12 +1,12 @@
-//! What a guest answers, made into a noun: bounded, escaped, and about entities that exist.
+//! Makes a guest's report into an [`Answer`]: bounded, escaped, and about entities that exist.
 //!
-//! A guest may say anything; what is left out is told as a blind spot of its own.
+//! A guest may report anything; how much was left out becomes a blind spot of the answer.
 
-use super::Context;
 use super::bindings::exports::inspector::analyzer::diagnosis as wit;
 use super::bindings::inspector::analyzer::types::Attr;
 use crate::answers::report::{Action, Answer, Check, Evidence, Finding, Place};
 use crate::events::event::{MAX_ATTR_VALUE, MAX_NAME};
+use crate::plugin::shared::Shared;
 use crate::text::escape::admit;
 
 /// Findings of one answer.
@@ -30,26 +30,26 @@ const RISKS: [&str; 2] = ["safe", "disruptive"];
 const RISK_UNKNOWN: &str = "needs-approval";
 
 /// See the module; `now_ns` is the time of the question.
-pub(super) fn answer(report: wit::Report, context: &Context, plugin: &str, now_ns: u64) -> Answer {
-    let mut reader = Reader { context, now_ns, left_out: 0 };
-    let findings = reader.some(report.findings, MAX_FINDINGS);
-    let findings = findings.into_iter().map(|finding| reader.finding(finding)).collect();
-    let spots = reader.some(report.blind_spots, MAX_BLIND_SPOTS);
+pub(super) fn checked(report: wit::Report, shared: &Shared, plugin: &str, now_ns: u64) -> Answer {
+    let mut checker = Checker { shared, now_ns, left_out: 0 };
+    let findings = checker.some(report.findings, MAX_FINDINGS);
+    let findings = findings.into_iter().map(|finding| checker.finding(finding)).collect();
+    let spots = checker.some(report.blind_spots, MAX_BLIND_SPOTS);
     let mut blind_spots: Vec<_> = spots.into_iter().map(|spot| admit(spot, MAX_TEXT)).collect();
-    if reader.left_out > 0 {
+    if checker.left_out > 0 {
         blind_spots
-            .push(format!("analyzer {plugin} said more than it may: {} parts left out", reader.left_out));
+            .push(format!("analyzer {plugin} said more than it may: {} parts left out", checker.left_out));
     }
     Answer { findings, blind_spots, since_ns: report.since.min(now_ns), seen: report.seen }
 }
 
-struct Reader<'a> {
-    context: &'a Context,
+struct Checker<'a> {
+    shared: &'a Shared,
     now_ns: u64,
     left_out: usize,
 }
 
-impl Reader<'_> {
+impl Checker<'_> {
     /// The first `max` items.
     fn some<T>(&mut self, mut items: Vec<T>, max: usize) -> Vec<T> {
         self.left_out += items.len().saturating_sub(max);
@@ -66,9 +66,9 @@ impl Reader<'_> {
         Finding {
             code: admit(finding.code, MAX_NAME),
             title: admit(finding.title, MAX_TEXT),
-            severity: finding.severity.min(2),
+            severity: finding.severity.into(),
             confidence: finding.confidence.min(100),
-            entities: entities.into_iter().filter_map(|id| place(self.context, id)).collect(),
+            entities: entities.into_iter().filter_map(|id| place(self.shared, id)).collect(),
             first_ns: finding.first_seen.min(last_ns),
             last_ns,
             count: finding.count,
@@ -105,14 +105,14 @@ impl Reader<'_> {
 }
 
 /// None for an id that nobody has.
-fn place(context: &Context, id: u32) -> Option<Place> {
-    let entity = context.entities.get(id)?;
+fn place(shared: &Shared, id: u32) -> Option<Place> {
+    let entity = shared.entities.get(id)?;
     let name = if entity.name.is_empty() { entity.display() } else { entity.name.clone() };
     Some(Place {
         name: admit(name, MAX_ATTR_VALUE),
         kind: entity.kind.as_str().to_owned(),
         namespace: admit(entity.namespace.clone(), MAX_ATTR_VALUE),
-        node: context.node.clone(),
+        node: shared.node.clone(),
     })
 }
 

@@ -1,25 +1,26 @@
 //! One running guest: its Store, its exports, and the deadline on every call.
 //!
-//! Deadlines are of CPU time: a healthy guest on an overloaded node waits for its turn and is not
-//! to blame. An epoch that ends only makes the host look at the clock of the thread.
-//!
-//! A trap poisons the whole Store, so an instance that failed once is only good for dropping;
-//! [`super::worker`] does that.
+//! A trap poisons the whole Store: an instance that failed once must not be called again, and whoever
+//! owns it drops it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
-use wasmtime::{Store, Trap, UpdateDeadline};
+use wasmtime::{Store, Trap};
 
+use super::answer;
 use super::bindings::exports::inspector::analyzer::{diagnosis, entity_watch, guest, snapshot, ticker};
 use super::bindings::inspector::analyzer::types::Error;
+use super::deadline::{Call, Epochs, epochs};
 use super::imports::State;
-use super::prepare::{Prepared, cause, epochs};
-use super::{Context, Limits};
+use super::prepare::{Prepared, cause};
+use crate::answers::report::Answer;
 use crate::entities::EntityId;
 use crate::kernel::batch::Batch;
 use crate::kernel::table::Snapshot;
+use crate::plugin::options::Limits;
+use crate::plugin::question::ResolvedQuestion;
+use crate::plugin::shared::Shared;
 use crate::series::metrics::PluginSeries;
 use crate::text::escape::{self, MAX_REASON};
 
@@ -33,7 +34,7 @@ const PER_ENTITY: Duration = Duration::from_micros(200);
 
 /// How a call into a guest failed; what the guest says of it is cut.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     #[error("no answer within {0:?} of CPU time")]
     Deadline(Duration),
     #[error("trap: {0}")]
@@ -46,30 +47,8 @@ pub(super) enum Failure {
     Refused(String),
 }
 
-/// A call under way, on the CPU clock of its thread.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Call {
-    start: Duration,
-    limit: Duration,
-}
-
-impl Call {
-    pub(super) fn begin(limit: Duration) -> Self {
-        Self { start: thread_cpu(), limit }
-    }
-
-    /// What becomes of it when its epochs are over: it has waited for its turn, or took its time.
-    pub(super) fn at_deadline(self) -> UpdateDeadline {
-        let left = self.limit.saturating_sub(thread_cpu().saturating_sub(self.start));
-        match left.is_zero() {
-            true => UpdateDeadline::Interrupt,
-            false => UpdateDeadline::Continue(epochs(left)),
-        }
-    }
-}
-
 /// A guest that was initialised.
-pub(super) struct Instance {
+pub(crate) struct Instance {
     store: Store<State>,
     guest: guest::Guest,
     ticker: Option<ticker::Guest>,
@@ -77,11 +56,12 @@ pub(super) struct Instance {
     diagnosis: Option<diagnosis::Guest>,
     snapshot: Option<snapshot::Guest>,
     limits: Limits,
-    context: Arc<Context>,
+    shared: Arc<Shared>,
+    epochs: Arc<Epochs>,
     /// CPU time spent inside the guest.
-    pub(super) busy: Duration,
+    pub(crate) busy: Duration,
     /// Calls into the guest.
-    pub(super) calls: u64,
+    pub(crate) calls: u64,
 }
 
 impl Instance {
@@ -89,14 +69,14 @@ impl Instance {
     /// of the description.
     pub(super) fn new(
         prepared: &Prepared,
-        context: &Arc<Context>,
+        shared: &Arc<Shared>,
         limits: Limits,
         series: PluginSeries,
         probes: Vec<Option<guest::ProbeInfo>>,
     ) -> Result<Self, Failure> {
         let name: Arc<str> = prepared.description.name.as_str().into();
         let sources = prepared.description.sources.clone();
-        let state = State::new(name, Arc::clone(context), limits, series, sources);
+        let state = State::new(name, Arc::clone(shared), limits, series, sources);
         let mut store = Store::new(prepared.pre.engine(), state);
         store.limiter(|state| &mut state.bounds);
         store.set_hostcall_fuel(State::HOSTCALL_FUEL);
@@ -104,7 +84,7 @@ impl Instance {
         store.epoch_deadline_callback(|store| Ok(store.data().call.at_deadline()));
         store.data_mut().call = Call::begin(slow);
         store.set_epoch_deadline(epochs(slow));
-        let running = context.epochs.call();
+        let running = prepared.epochs.call();
         let instance = prepared.pre.instantiate(&mut store).map_err(|e| failure(&e, slow))?;
         drop(running);
         let exports = &prepared.exports;
@@ -117,19 +97,25 @@ impl Instance {
             snapshot: exports.snapshot.as_ref().map(|i| i.load(&mut store, &instance).expect(load)),
             store,
             limits,
-            context: Arc::clone(context),
+            shared: Arc::clone(shared),
+            epochs: Arc::clone(&prepared.epochs),
             busy: Duration::ZERO,
             calls: 0,
         };
-        let (node, kernel) = (context.node.clone(), context.kernel.clone());
-        let args = guest::InitArgs { now: context.now_ns(), node, kernel, probes, config: String::new() };
+        let args = guest::InitArgs {
+            now: shared.clock.now_ns(),
+            node: shared.node.clone(),
+            kernel: shared.kernel.clone(),
+            probes,
+            config: String::new(),
+        };
         this.call(slow, args.now, |this| this.guest.call_init(&mut this.store, &args))?
             .map_err(|e| refused("init: ", e))?;
         Ok(this)
     }
 
     /// Hands over the selected records of a batch.
-    pub(super) fn batch(&mut self, batch: &Batch, lost: u64, words: &[u64]) -> Result<(), Failure> {
+    pub(crate) fn batch(&mut self, batch: &Batch, lost: u64, words: &[u64]) -> Result<(), Failure> {
         let count = (words.len() / batch.stride_words()) as u32;
         let info = guest::Batch {
             probe: batch.probe.id,
@@ -146,7 +132,7 @@ impl Instance {
     }
 
     /// A new snapshot of the sources is there.
-    pub(super) fn tick(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Failure> {
+    pub(crate) fn tick(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Failure> {
         let now = snapshot.taken_ns;
         self.show(snapshot);
         if self.ticker.is_none() {
@@ -160,25 +146,33 @@ impl Instance {
     }
 
     /// From now on the guest reads these tables.
-    pub(super) fn show(&mut self, snapshot: Arc<Snapshot>) {
+    pub(crate) fn show(&mut self, snapshot: Arc<Snapshot>) {
         self.store.data_mut().snapshot = snapshot;
     }
 
-    /// Asks a question; what comes back is not checked yet.
-    pub(super) fn diagnose(&mut self, request: &diagnosis::Request) -> Result<diagnosis::Report, Failure> {
-        let answer = self.call(slow_call(self.limits), request.now, |this| match &this.diagnosis {
-            Some(diagnosis) => diagnosis.call_run(&mut this.store, request),
+    /// Asks a question.
+    pub(crate) fn diagnose(&mut self, question: &ResolvedQuestion) -> Result<Answer, Failure> {
+        let request = diagnosis::Request {
+            scenario: question.scenario.clone(),
+            entities: question.entities.clone(),
+            now: question.now_ns,
+            window_ms: u32::try_from(question.window.as_millis()).unwrap_or(u32::MAX),
+            params: Vec::new(),
+        };
+        let report = self.call(slow_call(self.limits), request.now, |this| match &this.diagnosis {
+            Some(diagnosis) => diagnosis.call_run(&mut this.store, &request),
             None => wasmtime::bail!("a scenario is declared only together with this export"),
         })?;
-        answer.map_err(|e| refused("", e))
+        let report = report.map_err(|e| refused("", e))?;
+        Ok(answer::checked(report, &self.shared, &self.store.data().plugin, request.now))
     }
 
     /// Entities came and went.
-    pub(super) fn entities(&mut self, added: &[EntityId], removed: &[EntityId]) -> Result<(), Failure> {
+    pub(crate) fn entities(&mut self, added: &[EntityId], removed: &[EntityId]) -> Result<(), Failure> {
         if self.entity_watch.is_none() {
             return Ok(());
         }
-        let now = self.context.now_ns();
+        let now = self.shared.clock.now_ns();
         let limit = self.limit_for(added.len() + removed.len());
         self.call(limit, now, |this| {
             let Some(watch) = &this.entity_watch else { return Ok(()) };
@@ -193,11 +187,11 @@ impl Instance {
     }
 
     /// The guest's state, for its successor; nothing if it keeps none.
-    pub(super) fn save(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    pub(crate) fn save(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         if self.snapshot.is_none() {
             return Ok(None);
         }
-        let now = self.context.now_ns();
+        let now = self.shared.clock.now_ns();
         self.call(slow_call(self.limits), now, |this| match &this.snapshot {
             Some(snapshot) => snapshot.call_save(&mut this.store).map(Some),
             None => Ok(None),
@@ -206,7 +200,7 @@ impl Instance {
 
     /// Gives the guest the state of its predecessor; it may refuse and start empty.
     pub(super) fn restore(&mut self, from_version: &str, state: &[u8]) -> Result<(), Failure> {
-        let now = self.context.now_ns();
+        let now = self.shared.clock.now_ns();
         let answer = self.call(slow_call(self.limits), now, |this| match &this.snapshot {
             Some(snapshot) => snapshot.call_restore(&mut this.store, from_version, state),
             None => Ok(Ok(())),
@@ -215,12 +209,12 @@ impl Instance {
     }
 
     /// Bytes of linear memory the guest holds.
-    pub(super) fn memory_bytes(&self) -> u64 {
+    pub(crate) fn memory_bytes(&self) -> u64 {
         self.store.data().bounds.memory_bytes as u64
     }
 
     /// From now on the guest writes to these series.
-    pub(super) fn set_series(&mut self, series: PluginSeries) {
+    pub(crate) fn set_series(&mut self, series: PluginSeries) {
         self.store.data_mut().series = series;
     }
 
@@ -238,10 +232,10 @@ impl Instance {
         let state = self.store.data_mut();
         (state.now_ns, state.call) = (now_ns, begun);
         self.store.set_epoch_deadline(epochs(limit));
-        let context = Arc::clone(&self.context);
-        let running = context.epochs.call();
+        let epochs = Arc::clone(&self.epochs);
+        let running = epochs.call();
         let answer = call(self);
-        self.busy += thread_cpu().saturating_sub(begun.start);
+        self.busy += begun.taken();
         self.calls += 1;
         drop(running);
         answer.map_err(|e| failure(&e, limit))
@@ -251,11 +245,6 @@ impl Instance {
 /// What a slow call may take under limits that grant every call more than usual.
 fn slow_call(limits: Limits) -> Duration {
     SLOW_CALL.max(limits.deadline)
-}
-
-/// CPU time of the calling thread: what a guest costs, also on a busy machine.
-fn thread_cpu() -> Duration {
-    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 fn refused(call: &str, Error { code, message }: Error) -> Failure {

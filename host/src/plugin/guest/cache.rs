@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::folder;
+use crate::plugin::folder;
 
 const DIGEST: usize = 32;
 /// Rises when an entry is laid out in another way.

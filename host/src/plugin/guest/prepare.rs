@@ -2,6 +2,7 @@
 //! event path; nothing here touches a running plugin.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use wasmtime::component::{Component, InstancePre, Linker};
@@ -10,13 +11,12 @@ use wasmtime::{Engine, Store};
 use super::bindings::exports::inspector::analyzer::{diagnosis, entity_watch, guest, snapshot, ticker};
 use super::bindings::inspector::analyzer::manifest::{Description, EventDecl, MetricDecl, ScenarioDecl};
 use super::bounds::Bounds;
-use super::cache::Cache;
+use super::deadline::{Call, Epochs, epochs};
 use super::filter::Selection;
-use super::folder;
 use super::imports::State;
-use super::instance::Call;
-use super::sandbox::{EPOCH, Sandbox, foreign_imports};
+use super::sandbox::{Sandbox, foreign_imports};
 use crate::events::event::MAX_NAME;
+use crate::plugin::folder;
 use crate::series::declaration::MAX_HELP;
 use crate::series::metrics::{Decl, MetricKind};
 use crate::text::escape::{self, MAX_REASON, cut};
@@ -66,14 +66,15 @@ pub enum Error {
 }
 
 /// A checked plugin, ready to be instantiated.
-pub(super) struct Prepared {
-    pub(super) path: PathBuf,
-    pub(super) sha256: String,
-    pub(super) description: Description,
-    pub(super) selections: Vec<Selection>,
-    pub(super) metrics: Vec<Decl>,
+pub(crate) struct Prepared {
+    pub(crate) path: PathBuf,
+    pub(crate) sha256: String,
+    pub(crate) description: Description,
+    pub(crate) selections: Vec<Selection>,
+    pub(crate) metrics: Vec<Decl>,
     pub(super) pre: InstancePre<State>,
     pub(super) exports: Exports,
+    pub(super) epochs: Arc<Epochs>,
 }
 
 /// Where a component keeps the exports it has.
@@ -86,8 +87,8 @@ pub(super) struct Exports {
 }
 
 /// Compiles, describes and checks one component.
-pub(super) fn prepare(sandbox: &Sandbox, cache: &Cache, file: &folder::Component) -> Result<Prepared, Error> {
-    let component = compile(sandbox, cache, file)?;
+pub(crate) fn prepare(sandbox: &Sandbox, file: &folder::Component) -> Result<Prepared, Error> {
+    let component = compile(sandbox, file)?;
     let foreign = foreign_imports(&sandbox.engine, &component);
     if !foreign.is_empty() {
         return Err(Error::Imports(escape::admit(foreign.join(", "), MAX_REASON)));
@@ -109,11 +110,19 @@ pub(super) fn prepare(sandbox: &Sandbox, cache: &Cache, file: &folder::Component
         let name = &scenario.name;
         return Err(Error::Description(format!("scenario {name} is declared and diagnosis not exported")));
     }
-    let (path, sha256) = (file.path.clone(), file.sha256.clone());
-    Ok(Prepared { path, sha256, description, selections, metrics, pre, exports })
+    Ok(Prepared {
+        path: file.path.clone(),
+        sha256: file.sha256.clone(),
+        description,
+        selections,
+        metrics,
+        pre,
+        exports,
+        epochs: Arc::clone(&sandbox.epochs),
+    })
 }
 
-fn compile(sandbox: &Sandbox, cache: &Cache, file: &folder::Component) -> Result<Component, Error> {
+fn compile(sandbox: &Sandbox, file: &folder::Component) -> Result<Component, Error> {
     // Layer 1 in the version field of the preamble is a component, layer 0 a core module.
     match file.bytes.get(..8) {
         Some([0, b'a', b's', b'm', _, _, 1, 0]) => {}
@@ -121,7 +130,7 @@ fn compile(sandbox: &Sandbox, cache: &Cache, file: &folder::Component) -> Result
         _ if Engine::detect_precompiled(&file.bytes).is_some() => return Err(Error::Precompiled),
         _ => return Err(Error::Corrupt("the file does not begin like one".into())),
     }
-    cache.component(&sandbox.engine, file).map_err(|e| Error::Corrupt(cause(&e)))
+    sandbox.cache.component(&sandbox.engine, file).map_err(|e| Error::Corrupt(cause(&e)))
 }
 
 /// Asks a throw-away instance in which every import traps: a description is pure.
@@ -140,11 +149,6 @@ fn describe(sandbox: &Sandbox, component: &Component) -> Result<Description, Err
     let instance = pre.instantiate(&mut store).map_err(failed)?;
     let guest = guest::GuestIndices::new(&pre).and_then(|indices| indices.load(&mut store, &instance));
     guest.map_err(failed)?.call_describe(&mut store).map_err(failed)
-}
-
-/// A time limit in epochs, rounded up; the current epoch may be nearly over.
-pub(super) fn epochs(limit: Duration) -> u64 {
-    limit.as_nanos().div_ceil(EPOCH.as_nanos()) as u64 + 1
 }
 
 /// The innermost reason of a wasmtime error in one line, cut: the outer ones are back-traces, and a

@@ -1,14 +1,12 @@
-//! The wasmtime engine, the linker and the clock that interrupts guests.
+//! The wasmtime engine, the linker, and where compiled components are kept.
 //!
 //! A guest gets the imports of the contract, and of WASI what `std` links against with nothing
 //! granted: no files, no sockets, no environment, no real clock and no entropy, so that a replay
 //! is deterministic. Nothing here runs precompiled code from outside ([`super::cache`] reads only
 //! what this program wrote).
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
-use std::thread::{self, Thread};
-use std::time::Duration;
+use std::path::Path;
+use std::sync::Arc;
 
 use wasmtime::component::{Component, HasSelf, Linker, ResourceTable};
 use wasmtime::{Config, Engine};
@@ -17,28 +15,43 @@ use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
 use wasmtime_wasi::p2::bindings as wasi;
 
 use super::bindings::FullAnalyzer;
+use super::cache::Cache;
+use super::deadline::Epochs;
 use super::imports::State;
-
-/// How often a running guest is looked at; deadlines are multiples of it.
-pub(super) const EPOCH: Duration = Duration::from_millis(25);
+use crate::plugin::folder;
 
 /// Interfaces a component may import; anything else is refused with its name.
 const GRANTED: &[&str] =
     &["inspector:analyzer/", "wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/"];
 
+/// The sandbox could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot set up the WebAssembly sandbox: {0}")]
+pub struct Error(wasmtime::Error);
+
 /// Where all guests live.
-pub(super) struct Sandbox {
+pub(crate) struct Sandbox {
     pub(super) engine: Engine,
     pub(super) linker: Linker<State>,
+    pub(super) cache: Cache,
     pub(super) epochs: Arc<Epochs>,
 }
 
 impl Sandbox {
-    pub(super) fn new() -> wasmtime::Result<Self> {
-        let engine = engine()?;
-        let linker = linker(&engine)?;
+    /// With a directory for compiled components, if there is to be one.
+    ///
+    /// # Errors
+    /// The host refuses what wasmtime needs (executable memory).
+    pub(crate) fn new(cache: Option<&Path>) -> Result<Self, Error> {
+        let engine = engine().map_err(Error)?;
+        let linker = linker(&engine).map_err(Error)?;
         let epochs = Epochs::start(&engine);
-        Ok(Self { engine, linker, epochs })
+        Ok(Self { engine, linker, cache: Cache::new(cache), epochs })
+    }
+
+    /// Whether a component was compiled before, so that it starts at once.
+    pub(crate) fn has_compiled(&self, file: &folder::Component) -> bool {
+        self.cache.has(&self.engine, file)
     }
 }
 
@@ -94,74 +107,4 @@ fn linker(engine: &Engine) -> wasmtime::Result<Linker<State>> {
     wasi::random::insecure::add_to_linker::<State, HasSelf<State>>(l, |state| state)?;
     wasi::random::insecure_seed::add_to_linker::<State, HasSelf<State>>(l, |state| state)?;
     Ok(linker)
-}
-
-/// The clock of deadlines: counts an epoch each [`EPOCH`] while guests run, and sleeps when none
-/// has run for a while, so that an idle agent does not wake up.
-#[derive(Debug)]
-pub(super) struct Epochs {
-    /// Guest calls under way.
-    running: AtomicUsize,
-    asleep: AtomicBool,
-    thread: Thread,
-}
-
-/// Epochs without a call after which the clock goes to sleep.
-const IDLE_EPOCHS: u32 = 20;
-
-impl Epochs {
-    fn start(engine: &Engine) -> Arc<Self> {
-        let engine = engine.weak();
-        let (send, receive) = std::sync::mpsc::sync_channel::<Weak<Self>>(1);
-        let handle = thread::Builder::new()
-            .name("epochs".into())
-            .spawn(move || {
-                let Ok(epochs) = receive.recv() else { return };
-                let mut idle = 0;
-                while let (Some(engine), Some(epochs)) = (engine.upgrade(), epochs.upgrade()) {
-                    engine.increment_epoch();
-                    idle = if epochs.running.load(Ordering::SeqCst) == 0 { idle + 1 } else { 0 };
-                    drop(engine);
-                    if idle < IDLE_EPOCHS {
-                        drop(epochs);
-                        thread::sleep(EPOCH);
-                    } else {
-                        epochs.sleep();
-                        idle = 0;
-                    }
-                }
-            })
-            .expect("a thread can be started while the agent starts");
-        let thread = handle.thread().clone();
-        let epochs = Arc::new(Self { running: AtomicUsize::new(0), asleep: AtomicBool::new(false), thread });
-        send.send(Arc::downgrade(&epochs)).expect("the epoch thread waits for this");
-        epochs
-    }
-
-    fn sleep(&self) {
-        self.asleep.store(true, Ordering::SeqCst);
-        // A call that began before it could see the flag is seen here instead.
-        if self.running.load(Ordering::SeqCst) == 0 {
-            thread::park_timeout(Duration::from_secs(60));
-        }
-        self.asleep.store(false, Ordering::SeqCst);
-    }
-
-    /// Says that a guest call begins; the clock runs until the guard is dropped, and a while on.
-    pub(super) fn call(&self) -> Running<'_> {
-        self.running.fetch_add(1, Ordering::SeqCst);
-        if self.asleep.load(Ordering::SeqCst) {
-            self.thread.unpark();
-        }
-        Running(self)
-    }
-}
-
-/// A guest call under way.
-pub(super) struct Running<'a>(&'a Epochs);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
-    }
 }

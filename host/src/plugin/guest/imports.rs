@@ -1,29 +1,29 @@
-//! What a guest may ask the host for: the imports of the contract, and the parts of WASI that are
-//! answered without giving anything away. Nothing a guest says is trusted: the nouns it writes to
-//! check names, budgets and sizes, and every index is checked here.
+//! What a guest may ask the host for: the imports of the contract.
+//!
+//! Nothing a guest says is trusted: the parts of the core that it writes to check names, budgets and
+//! sizes, and every index is checked here.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
-use wasmtime::component::{Resource, ResourceTable};
-use wasmtime_wasi::cli::{WasiCliCtx, WasiCliCtxView, WasiCliView};
-use wasmtime_wasi::filesystem::{WasiFilesystemCtx, WasiFilesystemCtxView, WasiFilesystemView};
-use wasmtime_wasi::p2::bindings as wasi;
-use wasmtime_wasi::p2::{DynOutputStream, DynPollable};
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::cli::WasiCliCtx;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
 use super::bindings::inspector::analyzer as wit;
 use super::bounds::Bounds;
-use super::instance::Call;
-use super::stdio::{GuestLog, LogPipe};
-use super::{Context, Limits};
+use super::deadline::Call;
+use super::stdio::GuestLog;
 use crate::entities::EntityId;
 use crate::events::event::NewEvent;
 use crate::kernel::symbols::Symbol;
 use crate::kernel::table::Snapshot;
+use crate::plugin::options::Limits;
+use crate::plugin::shared::Shared;
 use crate::series::metrics::PluginSeries;
 
 /// Text that one call may bring along in strings and lists.
-const HOSTCALL_BYTES: usize = 1 << 20;
+pub(super) const HOSTCALL_BYTES: usize = 1 << 20;
 
 /// Everything a guest's Store holds.
 pub(super) struct State {
@@ -33,20 +33,20 @@ pub(super) struct State {
     pub(super) now_ns: u64,
     pub(super) call: Call,
     pub(super) snapshot: Arc<Snapshot>,
-    cli: WasiCliCtx,
-    filesystem: WasiFilesystemCtx,
-    plugin: Arc<str>,
-    log: GuestLog,
-    context: Arc<Context>,
+    pub(super) cli: WasiCliCtx,
+    pub(super) filesystem: WasiFilesystemCtx,
+    pub(super) plugin: Arc<str>,
+    pub(super) log: GuestLog,
+    shared: Arc<Shared>,
     /// Sources that the plugin's description names.
     sources: Vec<String>,
-    random: u64,
+    pub(super) random: u64,
 }
 
 impl State {
     pub(super) fn new(
         plugin: Arc<str>,
-        context: Arc<Context>,
+        shared: Arc<Shared>,
         limits: Limits,
         series: PluginSeries,
         sources: Vec<String>,
@@ -64,7 +64,7 @@ impl State {
             filesystem: WasiFilesystemCtx::default(),
             plugin,
             log,
-            context,
+            shared,
             series,
             sources,
             random: 0x9e37_79b9_7f4a_7c15,
@@ -84,18 +84,6 @@ impl State {
 
 fn error(code: &str, message: String) -> wit::types::Error {
     wit::types::Error { code: code.to_owned(), message }
-}
-
-impl WasiCliView for State {
-    fn cli(&mut self) -> WasiCliCtxView<'_> {
-        WasiCliCtxView { ctx: &mut self.cli, table: &mut self.table }
-    }
-}
-
-impl WasiFilesystemView for State {
-    fn filesystem(&mut self) -> WasiFilesystemCtxView<'_> {
-        WasiFilesystemCtxView { ctx: &mut self.filesystem, table: &mut self.table }
-    }
 }
 
 impl wit::types::Host for State {}
@@ -118,7 +106,7 @@ impl wit::metrics::Host for State {
         entity: EntityId,
         labels: Vec<String>,
     ) -> Result<u32, wit::types::Error> {
-        if entity != 0 && self.context.entities.get(entity).is_none() {
+        if entity != 0 && self.shared.entities.get(entity).is_none() {
             return Err(error("not-found", format!("there is no entity {entity}")));
         }
         self.series.series(metric, entity, labels).map_err(|e| error(e.code(), e.to_string()))
@@ -137,27 +125,27 @@ impl wit::events::Host for State {
     fn emit(&mut self, items: Vec<wit::events::Event>) -> u32 {
         let events = items.into_iter().map(|event| NewEvent {
             time_ns: event.at,
-            severity: event.severity.min(2),
+            severity: event.severity.into(),
             kind: event.kind,
             entity: event.entity,
             message: event.message,
             attrs: event.attrs.into_iter().map(|attr| (attr.name, attr.value)).collect(),
             dedup_key: event.dedup_key,
         });
-        let now = self.context.clock.now();
-        self.context.events.emit_at(&self.plugin, events.collect(), now)
+        let now = self.shared.clock.now();
+        self.shared.events.emit_at(&self.plugin, events.collect(), now)
     }
 }
 
 impl wit::entities::Host for State {
     fn get(&mut self, id: EntityId) -> Option<wit::entities::Entity> {
-        let entity = self.context.entities.get(id)?;
+        let entity = self.shared.entities.get(id)?;
         Some(wit::entities::Entity {
             id,
             kind: entity.kind.as_str().to_owned(),
             namespace: entity.namespace.clone(),
             name: entity.name.clone(),
-            node: self.context.node.clone(),
+            node: self.shared.node.clone(),
             netns_cookie: entity.cookie,
             netns_inode: entity.inode,
             ips: entity.ips.iter().map(IpAddr::to_string).collect(),
@@ -168,46 +156,46 @@ impl wit::entities::Host for State {
 
     fn by_ip(&mut self, high: u64, low: u64) -> EntityId {
         let bits = (u128::from(high) << 64) | u128::from(low);
-        self.context.entities.by_ip(Ipv6Addr::from_bits(bits).into())
+        self.shared.entities.by_ip(Ipv6Addr::from_bits(bits).into())
     }
 
     fn all(&mut self) -> Vec<EntityId> {
-        self.context.entities.live().iter().map(|entity| entity.id).collect()
+        self.shared.entities.live().iter().map(|entity| entity.id).collect()
     }
 }
 
 impl wit::kernel::Host for State {
     fn drop_reason(&mut self, code: u32) -> String {
-        self.context.names.drop_reason(code)
+        self.shared.names.drop_reason(code)
     }
 
     fn reset_reason(&mut self, code: u32) -> String {
-        self.context.names.reset_reason(code)
+        self.shared.names.reset_reason(code)
     }
 
     fn symbol_at(&mut self, address: u64) -> Option<wit::kernel::Symbol> {
-        let symbol = self.context.names.symbol_at(address)?;
+        let symbol = self.shared.names.symbol_at(address)?;
         Some(wit::kernel::Symbol { name: symbol.name, offset: symbol.offset })
     }
 
     fn locate(&mut self, address: u64) -> Option<wit::kernel::Location> {
-        let Symbol { name, module, offset } = self.context.names.symbol_at(address)?;
+        let Symbol { name, module, offset } = self.shared.names.symbol_at(address)?;
         Some(wit::kernel::Location { symbol: name, module, offset })
     }
 
     fn tcp_state(&mut self, code: u32) -> String {
-        self.context.names.tcp_state(code)
+        self.shared.names.tcp_state(code)
     }
 
     fn congestion_state(&mut self, code: u32) -> String {
-        self.context.names.congestion_state(code)
+        self.shared.names.congestion_state(code)
     }
 }
 
 impl wit::sources::Host for State {
     fn columns(&mut self, source: String) -> Result<Vec<String>, wit::types::Error> {
         self.declared(&source)?;
-        let columns = self.context.columns.get(&source);
+        let columns = self.shared.columns.get(&source);
         columns
             .map(|columns| columns.to_vec())
             .ok_or_else(|| error("not-found", format!("source {source:?} cannot be read on this node")))
@@ -218,104 +206,5 @@ impl wit::sources::Host for State {
         let table = self.snapshot.get(entity, &source);
         let table = table.ok_or_else(|| error("not-found", format!("no {source:?} of entity {entity}")))?;
         Ok(wit::sources::Table { numbers: table.numbers.clone(), strings: table.strings.clone() })
-    }
-}
-
-// WASI: what is printed is logged, time is the argument of the current call, randomness is a fixed
-// sequence.
-
-impl State {
-    fn log_stream(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
-        let stream: DynOutputStream = Box::new(LogPipe::new(self.log.clone()));
-        Ok(self.table.push(stream)?)
-    }
-}
-
-impl wasi::cli::stdout::Host for State {
-    fn get_stdout(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
-        self.log_stream()
-    }
-}
-
-impl wasi::cli::stderr::Host for State {
-    fn get_stderr(&mut self) -> wasmtime::Result<Resource<DynOutputStream>> {
-        self.log_stream()
-    }
-}
-
-impl wasi::clocks::wall_clock::Host for State {
-    fn now(&mut self) -> wasmtime::Result<wasi::clocks::wall_clock::Datetime> {
-        let (seconds, nanoseconds) = (self.now_ns / 1_000_000_000, (self.now_ns % 1_000_000_000) as u32);
-        Ok(wasi::clocks::wall_clock::Datetime { seconds, nanoseconds })
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<wasi::clocks::wall_clock::Datetime> {
-        Ok(wasi::clocks::wall_clock::Datetime { seconds: 0, nanoseconds: 1 })
-    }
-}
-
-impl wasi::clocks::monotonic_clock::Host for State {
-    fn now(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.now_ns)
-    }
-
-    fn resolution(&mut self) -> wasmtime::Result<u64> {
-        Ok(1)
-    }
-
-    fn subscribe_instant(&mut self, _when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        // Waiting inside a host call could not be interrupted.
-        wasmtime::bail!("analyzers cannot sleep: use tick")
-    }
-
-    fn subscribe_duration(&mut self, _when: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        wasmtime::bail!("analyzers cannot sleep: use tick")
-    }
-}
-
-impl State {
-    /// SplitMix64: enough for hash seeds, and the same in every run.
-    fn next_random(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.random ^ (self.random >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
-        let length = usize::try_from(length).ok().filter(|n| *n <= HOSTCALL_BYTES);
-        let Some(length) = length else { wasmtime::bail!("too many random bytes asked for") };
-        let mut bytes = Vec::with_capacity(length + 8);
-        while bytes.len() < length {
-            bytes.extend_from_slice(&self.next_random().to_le_bytes());
-        }
-        bytes.truncate(length);
-        Ok(bytes)
-    }
-}
-
-impl wasi::random::random::Host for State {
-    fn get_random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
-        self.random_bytes(length)
-    }
-
-    fn get_random_u64(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.next_random())
-    }
-}
-
-impl wasi::random::insecure::Host for State {
-    fn get_insecure_random_bytes(&mut self, length: u64) -> wasmtime::Result<Vec<u8>> {
-        self.random_bytes(length)
-    }
-
-    fn get_insecure_random_u64(&mut self) -> wasmtime::Result<u64> {
-        Ok(self.next_random())
-    }
-}
-
-impl wasi::random::insecure_seed::Host for State {
-    fn insecure_seed(&mut self) -> wasmtime::Result<(u64, u64)> {
-        Ok((self.next_random(), self.next_random()))
     }
 }

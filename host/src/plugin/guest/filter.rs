@@ -35,8 +35,8 @@ struct Branch {
 
 /// All subscriptions of a plugin to one probe.
 #[derive(Debug, Clone)]
-pub(super) struct Selection {
-    pub(super) probe: &'static Probe,
+pub(crate) struct Selection {
+    pub(crate) probe: &'static Probe,
     branches: Vec<Branch>,
 }
 
@@ -61,7 +61,7 @@ impl Selection {
     }
 
     /// The records of `batch` that the plugin asked for; `scratch` holds them if not all pass.
-    pub(super) fn select<'a>(&mut self, batch: &'a Batch, scratch: &'a mut Vec<u64>) -> &'a [u64] {
+    pub(crate) fn select<'a>(&mut self, batch: &'a Batch, scratch: &'a mut Vec<u64>) -> &'a [u64] {
         if self.branches.iter().any(|branch| branch.tests.is_empty() && branch.one_in == 1) {
             return &batch.words;
         }
