@@ -9,7 +9,7 @@
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
 //! - [`btf`], [`names`], [`kallsyms`]: what the kernel calls its types, numbers and addresses.
 //! - [`mod@doctor`]: what this kernel and these privileges allow, tried, and what is lost.
-//! - [`layout`]: where an object keeps the fields of its records.
+//! - [`layout`]: fields, constants and calls of a compiled object, for tests and for loading.
 //!
 //! Nothing here fails the agent: a kernel or a privilege that is missing becomes the state of the
 //! probes that need it.
@@ -52,7 +52,7 @@ use crate::privilege;
 use crate::status::Status;
 
 pub use self::doctor::{Check, doctor};
-pub use self::layout::struct_layout;
+pub use self::layout::{enumeration, helpers, struct_layout};
 pub use self::names::{kernel_names, kernel_reasons};
 
 /// The smallest ring that holds a batch and its threshold.

@@ -21,6 +21,7 @@ mod observer;
 mod plugins;
 mod pods;
 mod privileges;
+mod probes;
 mod prometheus;
 mod readme;
 mod replay;
