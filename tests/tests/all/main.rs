@@ -9,6 +9,7 @@ mod churn;
 mod clients;
 mod command_line;
 mod conclusions;
+mod dependencies;
 mod diagnose;
 mod entities;
 mod freshness;
