@@ -12,6 +12,7 @@ TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 # One folder below plugins/ is one package is one component; the SDK is what they import.
 PLUGINS := $(filter-out sdk,$(patsubst plugins/%/Cargo.toml,%,$(wildcard plugins/*/Cargo.toml)))
 C_FILES = $(wildcard ebpf/src/*.c ebpf/src/*.h)
+MIRRORS = $(patsubst %.bpf.c,%.rs,$(wildcard ebpf/src/*.bpf.c))
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 # A component is a twentieth of the size without its debug tables, and the agent holds it in memory.
@@ -54,7 +55,7 @@ endef
 
 # Targets build on each other in the order in which they are named.
 .NOTPARALLEL:
-.PHONY: help setup build demo run test record-cases lab test-kernels lab-kernels bench bench-quick lint image coverage
+.PHONY: help setup build demo run test record-cases lab test-kernels lab-kernels bench bench-quick fmt lint image coverage
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -99,7 +100,7 @@ lab: build ## every fault of the lab and what the diagnosis concludes, as a tabl
 	@$(call install,$(LAB_PACKAGES))
 	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/lab $(ARGS)
 
-test-kernels: build ## the same binary on stock kernels in qemu: drop, reset, retransmission
+test-kernels: build ## the same binary on stock 6.1 and 6.12 kernels in qemu
 	@$(call install,$(LAB_PACKAGES) $(KERNEL_PACKAGES))
 	cargo run --release -p inspector-tests --bin kernels
 
@@ -111,7 +112,7 @@ coverage: build ## every metric of the contract, seen changing under a workload 
 	@$(call install,$(LAB_PACKAGES))
 	cargo run --release -p inspector-tests --bin coverage
 
-bench: build ## P1, P2, P3 and P5b of the performance goals, with their floors in the same run (root); ARGS='--only P5b' measures one
+bench: build ## what Inspector costs, beside hand-written floors in the same run (root); ARGS='--only counters' measures one part
 	@$(call install,$(LAB_PACKAGES) $(BENCH_PACKAGES))
 	cargo run --release -p inspector-tests --bin bench -- $(ARGS)
 
@@ -119,11 +120,20 @@ bench-quick: build ## the same table from fewer rounds, in under two minutes (ro
 	@$(call install,$(LAB_PACKAGES) $(BENCH_PACKAGES))
 	cargo run --release -p inspector-tests --bin bench -- --quick $(ARGS)
 
+fmt: ## write all Rust and C in the common format
+	@$(call install,$(LINT_PACKAGES))
+	@$(call rustup,component,rustfmt)
+	cargo fmt --all
+	rustfmt --edition 2024 $(MIRRORS)
+	clang-format -i $(C_FILES)
+
 lint: ## format, clippy, C format, documentation, import rules; warnings are errors
 	@$(call install,$(BUILD_PACKAGES) $(LINT_PACKAGES))
 	@$(call rustup,component,clippy)
 	@$(call rustup,component,rustfmt)
 	cargo fmt --all --check
+	@# The modules of the probes are declared by a macro, behind which rustfmt does not look.
+	rustfmt --edition 2024 --check $(MIRRORS)
 	cargo clippy --release --all-targets -- -D warnings
 	cargo clippy --release --target wasm32-wasip2 -p inspector-sdk $(addprefix -p ,$(PLUGINS)) -- -D warnings
 	clang-format --dry-run --Werror $(C_FILES)

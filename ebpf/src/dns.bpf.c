@@ -10,8 +10,11 @@
  */
 #include "cgroup.h"
 
-#define KIND_QUERY 1
-#define KIND_ANSWER 2
+enum dns_kind {
+	KIND_QUERY = 1,
+	KIND_ANSWER = 2,
+};
+CONSTANTS(dns_kind);
 
 #define DNS_PORT 53
 #define DNS_RESPONSE 0x8000

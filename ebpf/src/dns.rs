@@ -1,14 +1,37 @@
 //! Mirror of `dns.bpf.c`.
 
-use crate::record::record;
+use crate::catalog::{Class, Description};
+use crate::hook::{Direction, cgroup_skb};
+use crate::record::{constants, record};
 
-/// A query leaves its client's socket.
-pub const KIND_QUERY: u16 = 1;
-/// An answer reaches its client's socket.
-pub const KIND_ANSWER: u16 = 2;
+constants! {
+    enum dns_kind: u16 {
+        /// A query leaves its client's socket.
+        KIND_QUERY = 1,
+        /// An answer reaches its client's socket.
+        KIND_ANSWER = 2,
+    }
+}
 
 /// Bytes of a name that a record has room for; a whole one has up to 255.
 pub const NAME: usize = 128;
+
+/// What it hooks, what that costs, and which questions rest on it.
+pub const DESCRIPTION: Description = Description {
+    class: Class::Medium,
+    answers: &["dns"],
+    hooks: &[
+        cgroup_skb(Direction::Egress, "dns_query")
+            .gives("DNS queries")
+            .delivers("queries: name (128 bytes of it), type, id, server, tries")
+            .cost(85, 111_000),
+        cgroup_skb(Direction::Ingress, "dns_answer")
+            .gives("DNS answers")
+            .delivers("answers: response code, latency, number of records")
+            .cost(88, 41_000),
+    ],
+    append_sum: None,
+};
 
 record! {
     /// A DNS message at the client's side; `saddr` is the client and `daddr` the server, in queries

@@ -8,10 +8,12 @@
  */
 #include "cgroup.h"
 
-#define KIND_ICMP 1
-#define KIND_ICMPV6 2
+enum icmp_kind {
+	KIND_ICMP = 1,
+	KIND_ICMPV6 = 2,
+};
+CONSTANTS(icmp_kind);
 
-#define IPPROTO_ICMPV6 58
 #define ICMPV6_FIRST_THAT_IS_NO_ERROR 128
 
 struct icmp {

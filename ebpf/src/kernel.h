@@ -59,19 +59,30 @@ enum {
 #define ETH_P_ARP 0x0806
 #define ETH_P_IPV6 0x86dd
 
-#define IPPROTO_TCP 6
-#define IPPROTO_UDP 17
-#define IPPROTO_DCCP 33
-#define IPPROTO_SCTP 132
-#define IPPROTO_UDPLITE 136
+enum ip_protocol {
+	IPPROTO_TCP = 6,
+	IPPROTO_UDP = 17,
+	IPPROTO_DCCP = 33,
+	IPPROTO_ICMPV6 = 58,
+	IPPROTO_SCTP = 132,
+	IPPROTO_UDPLITE = 136,
+};
 
-#define TCP_ESTABLISHED 1
-#define TCP_SYN_SENT 2
-#define TCP_SYN_RECV 3
-#define TCP_TIME_WAIT 6
-#define TCP_CLOSE 7
-#define TCP_LISTEN 10
-#define TCP_NEW_SYN_RECV 12
+/* Of TCP, and of every socket that has a state. */
+enum socket_state {
+	TCP_ESTABLISHED = 1,
+	TCP_SYN_SENT = 2,
+	TCP_SYN_RECV = 3,
+	TCP_FIN_WAIT1 = 4,
+	TCP_FIN_WAIT2 = 5,
+	TCP_TIME_WAIT = 6,
+	TCP_CLOSE = 7,
+	TCP_CLOSE_WAIT = 8,
+	TCP_LAST_ACK = 9,
+	TCP_LISTEN = 10,
+	TCP_CLOSING = 11,
+	TCP_NEW_SYN_RECV = 12,
+};
 
 #define TCP_CA_RECOVERY 3
 #define TCP_CA_LOSS 4

@@ -9,16 +9,22 @@
  */
 #include "net.h"
 
-#define KIND_FAILED 1
-#define KIND_CHANGED 2
-#define KIND_CLAIMED 3
-#define KIND_TABLE_FULL 4
-#define KIND_DEAD 5
-#define KIND_UNANSWERED 6
+enum neighbour_kind {
+	KIND_FAILED = 1,
+	KIND_CHANGED = 2,
+	KIND_CLAIMED = 3,
+	KIND_TABLE_FULL = 4,
+	KIND_DEAD = 5,
+	KIND_UNANSWERED = 6,
+};
+CONSTANTS(neighbour_kind);
 
-#define NUD_INCOMPLETE 0x01
-#define NUD_PROBE 0x10
-#define NUD_FAILED 0x20
+enum neighbour_state {
+	NUD_INCOMPLETE = 0x01,
+	NUD_PROBE = 0x10,
+	NUD_FAILED = 0x20,
+};
+CONSTANTS(neighbour_state);
 /* NUD_VALID: its link-layer address may be used. */
 #define NUD_VALID 0xde
 

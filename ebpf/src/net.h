@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Whose is it: network namespaces and addresses, as devices and sockets tell them.
+ * Whose is it: network namespaces and addresses, taken from devices and sockets.
  *
  * Pointers that the verifier knows are read directly, which lockdown never refuses; only a
  * packet's route needs bpf_probe_read_kernel.

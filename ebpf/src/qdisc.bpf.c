@@ -2,19 +2,27 @@
 /*
  * qdisc: what goes through the queueing disciplines of each device.
  *
- * ENQUEUE and DEQUEUE are added up per namespace, device and bucket of the sojourn, at the device's
- * own (root) discipline. Sums only, no record of a single packet: tx-latency has those.
+ * ENQUEUE and DEQUEUE are added up per namespace, device and bucket of the time in the queue, at the
+ * device's own (root) discipline. Sums only, no record of a single packet: tx-latency has those.
  *
  * Left out: packets that an empty discipline lets through without queueing them, drops (skb-drop
- * has them, reason QDISC_DROP), and the sojourn of a packet that is dequeued in one call with
- * others before it, of which only the number is told.
+ * has them, reason QDISC_DROP), and the time of a packet that is dequeued in one call with others
+ * before it: those are only counted.
  */
 #include "net.h"
 #include "sums.h"
 
-#define OP_ENQUEUE 0
-#define OP_DEQUEUE 1
-#define OP_UNTIMED 2
+enum qdisc_kind {
+	KIND_SUM = 2, /* made by the host, of a sum */
+};
+CONSTANTS(qdisc_kind);
+
+enum qdisc_operation {
+	OP_ENQUEUE = 0,
+	OP_DEQUEUE = 1,
+	OP_UNTIMED = 2,
+};
+CONSTANTS(qdisc_operation);
 
 struct qdisc {
 	struct head head;

@@ -18,11 +18,24 @@ const volatile __u32 limit_burst = 4000;      /* records at once after a quiet t
 const volatile __u32 wake_bytes = 1 << 20;    /* fill of the ring that wakes a waking reader early */
 const volatile __u32 may_read_kernel = 1;     /* 0: lockdown forbids bpf_probe_read_kernel */
 
-/* FLAG_* of record.rs. */
-#define FLAG_PACKET 1
-#define FLAG_SOCKET 2
-#define FLAG_DEVICE 4
-#define FLAG_PORTS 8
+/*
+ * Puts what C and Rust share into the object's BTF, where the layout test reads it: a record, and
+ * an enum whose constants stand in the mirror as well.
+ */
+#define RECORD(type) struct type *const volatile type##_layout = NULL
+#define CONSTANTS(name) enum name *const volatile name##_constants = NULL
+
+CONSTANTS(ip_protocol);
+CONSTANTS(socket_state);
+
+/* What of a head is set, and by what. */
+enum head_flag {
+	FLAG_PACKET = 1,
+	FLAG_SOCKET = 2,
+	FLAG_DEVICE = 4,
+	FLAG_PORTS = 8,
+};
+CONSTANTS(head_flag);
 
 struct head {
 	__u64 ts_ns;
@@ -38,9 +51,6 @@ struct head {
 	__u8 tcp_state;
 	__u16 flags;
 };
-
-/* Puts a record's layout into the object's BTF, where the layout test reads it. */
-#define RECORD(type) struct type *const volatile type##_layout = NULL
 
 struct counters {
 	__u64 produced;

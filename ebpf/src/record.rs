@@ -3,6 +3,9 @@
 //! Records are little-endian, `#[repr(C)]`, explicitly padded, a multiple of 8 bytes long, without
 //! unions and without `bool`. Fields are only ever appended to a tail (schema number + 1); the
 //! stride travels with each batch, so an older mirror reads the front of a newer record.
+//!
+//! Layouts and constants stand here and in C. A test compares them with the types of the compiled
+//! objects, field by field and constant by constant.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -18,6 +21,29 @@ pub struct Field {
     /// Size in bytes: 1, 2, 4 or 8; 16 is an address and cannot be compared as an integer.
     pub size: u16,
 }
+
+/// Numbers that C programs and their readers share: one C enum, and its values in Rust.
+#[derive(Debug, Clone, Copy)]
+pub struct Constants {
+    /// Tag of the enum in C, for the layout test.
+    pub c_name: &'static str,
+    /// Every constant of it, by name.
+    pub values: &'static [(&'static str, u32)],
+}
+
+/// Declares the constants of one or more C enums, and the table of them as `CONSTANTS`.
+macro_rules! constants {
+    ($(enum $c_name:ident: $type:ty { $($(#[$meta:meta])* $name:ident = $value:literal,)* })*) => {
+        $($($(#[$meta])* pub const $name: $type = $value;)*)*
+
+        /// The constants of this module, by the C enum that has them as well.
+        pub const CONSTANTS: &[$crate::record::Constants] = &[$($crate::record::Constants {
+            c_name: stringify!($c_name),
+            values: &[$((stringify!($name), $value),)*],
+        },)*];
+    };
+}
+pub(crate) use constants;
 
 /// A mirror of one probe's C struct.
 pub trait Record: FromBytes + IntoBytes + Immutable + KnownLayout + Sized + 'static {
@@ -88,14 +114,18 @@ pub(crate) const fn concat<const N: usize>(a: &[Field], b: &[Field]) -> [Field; 
     all
 }
 
-/// The packet headers were readable: addresses and ports are those on the wire.
-pub const FLAG_PACKET: u16 = 1;
-/// Addresses and ports come from a socket.
-pub const FLAG_SOCKET: u16 = 2;
-/// The namespace was taken from a device (else from a socket or a destination).
-pub const FLAG_DEVICE: u16 = 4;
-/// `sport`/`dport` are meaningful (TCP, UDP and their like; not ICMP, not later fragments).
-pub const FLAG_PORTS: u16 = 8;
+constants! {
+    enum head_flag: u16 {
+        /// The packet headers were readable: addresses and ports are those on the wire.
+        FLAG_PACKET = 1,
+        /// Addresses and ports come from a socket.
+        FLAG_SOCKET = 2,
+        /// The namespace was taken from a device (else from a socket or a destination).
+        FLAG_DEVICE = 4,
+        /// `sport`/`dport` are meaningful (TCP, UDP and their like; not ICMP, not later fragments).
+        FLAG_PORTS = 8,
+    }
+}
 
 /// The first 64 bytes of every record.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -119,9 +149,9 @@ pub struct Head {
     pub sport: u16,
     /// Destination port, host byte order.
     pub dport: u16,
-    /// IP protocol number.
+    /// IP protocol number ([`crate::kernel::IPPROTO_TCP`] …).
     pub proto: u8,
-    /// TCP state (`TCP_ESTABLISHED` = 1 …), 0 = no socket.
+    /// TCP state ([`crate::kernel::TCP_ESTABLISHED`] …), 0 = no socket.
     pub tcp_state: u8,
     /// `FLAG_*`.
     pub flags: u16,

@@ -2,11 +2,11 @@
 /*
  * route: connects and sends of this node's programs that a route refuses, or that have no route.
  *
- * They end as an error of the system call before there is a packet, so nothing else tells of them.
- * The routing table tells, which answers more than programs: forwarded packets, the source of what
- * arrives (rp_filter, a firewall's `fib`), the kernel's own answers. What is told of is a lookup for
- * output and for a protocol, made by a program's task in its system call or with the flow that a
- * socket keeps. The rest is left out, also SYN-ACKs and resets that cannot be routed.
+ * They end as an error of the system call before there is a packet, so no other probe sees them.
+ * The hook is the lookup in a routing table, which serves more than programs: forwarded packets,
+ * the source of what arrives (rp_filter, a firewall's `fib`), the kernel's own answers. Reported is
+ * a lookup for output and for a protocol, made by a program's task in its system call or with the
+ * flow that a socket keeps. The rest is left out, also SYN-ACKs and resets without a route.
  *
  * An IPv4 lookup does not say in which namespace. The socket's is certain; without one (datagrams)
  * it is the task's, which is wrong if it sends on a socket that it made in, or was given from,
@@ -14,22 +14,28 @@
  */
 #include "packet.h"
 
-#define KIND_REFUSED 1
+enum route_kind {
+	KIND_REFUSED = 1,
+};
+CONSTANTS(route_kind);
 
 #define LOOPBACK_IFINDEX 1
 #define PF_KTHREAD 0x00200000
 
 /*
  * THREAD_SIZE of x86-64, and of arm64 with pages of 4 KiB. On a kernel with larger stacks system
- * calls run above this, so that datagrams are not told of; never is another stack taken for it.
+ * calls run above this, and datagrams are not reported; never is another stack taken for it.
  */
 #define STACK_BYTES 16384
 
 /* User ABI of rtnetlink. */
-#define RTN_UNSPEC 0
-#define RTN_BLACKHOLE 6
-#define RTN_UNREACHABLE 7
-#define RTN_PROHIBIT 8
+enum route_type {
+	RTN_UNSPEC = 0,
+	RTN_BLACKHOLE = 6,
+	RTN_UNREACHABLE = 7,
+	RTN_PROHIBIT = 8,
+};
+CONSTANTS(route_type);
 #define RT_TABLE_MAIN 254
 
 #define EAGAIN 11

@@ -2,19 +2,47 @@
 
 use std::net::IpAddr;
 
-use crate::record::{record, text};
+use crate::catalog::{Class, Description};
+use crate::hook::{args, tp_btf};
+use crate::kernel::IPPROTO_UDP;
+use crate::record::{constants, record, text};
 
-/// A route refuses what a program wants to connect or send to, or there is none.
-pub const KIND_REFUSED: u16 = 1;
+constants! {
+    enum route_kind: u16 {
+        /// A route refuses what a program wants to connect or send to, or there is none.
+        KIND_REFUSED = 1,
+    }
+    enum route_type: u8 {
+        /// No route matches (`RTN_*` of `linux/rtnetlink.h`, user ABI).
+        RTN_UNSPEC = 0,
+        /// Drops silently; the program is told `EINVAL`.
+        RTN_BLACKHOLE = 6,
+        /// The program is told `EHOSTUNREACH`.
+        RTN_UNREACHABLE = 7,
+        /// The program is told `EACCES`.
+        RTN_PROHIBIT = 8,
+    }
+}
 
-/// No route matches (`RTN_*` of `linux/rtnetlink.h`, user ABI).
-pub const RTN_UNSPEC: u8 = 0;
-/// Drops silently; the program is told `EINVAL`.
-pub const RTN_BLACKHOLE: u8 = 6;
-/// The program is told `EHOSTUNREACH`.
-pub const RTN_UNREACHABLE: u8 = 7;
-/// The program is told `EACCES`.
-pub const RTN_PROHIBIT: u8 = 8;
+/// What it hooks, what that costs, and which questions rest on it.
+pub const DESCRIPTION: Description = Description {
+    class: Class::Low,
+    answers: &[],
+    hooks: &[
+        tp_btf("fib_table_lookup", &[args(4, "fib_table_lookup")])
+            .gives("connects and sends that an IPv4 route refuses")
+            .delivers(
+                "connects and sends of programs that an IPv4 route refuses, or that have none: errno, type, \
+                 table, process, 5-tuple as far as it is chosen",
+            )
+            .cost(80, 100_000),
+        tp_btf("fib6_table_lookup", &[args(4, "fib6_table_lookup")])
+            .gives("connects and sends that an IPv6 route refuses")
+            .delivers("the same over IPv6")
+            .cost(58, 200_000),
+    ],
+    append_sum: None,
+};
 
 record! {
     /// A connect or a send of this node that a route refuses. The head has what the program asks for:
@@ -42,8 +70,6 @@ record! {
     } pad { pad: [u8; 6], }
 }
 
-/// IP protocol number of UDP.
-const UDP: u8 = 17;
 /// Port of name servers.
 const DNS: u16 = 53;
 
@@ -63,7 +89,7 @@ impl Route {
             IpAddr::V4(_) => false,
         };
         let is_connect = self.in_socket == 1 || self.head.destination().is_ipv6();
-        let may_choose = self.head.proto == UDP && is_connect && self.head.dport != DNS;
+        let may_choose = self.head.proto == IPPROTO_UDP && is_connect && self.head.dport != DNS;
         self.route_type == RTN_UNSPEC && (has_no_ipv6 || may_choose)
     }
 }

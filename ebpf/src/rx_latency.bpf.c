@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * rx-latency: how long a segment takes from a device's hands (the last device, for a packet that
+ * rx-latency: how long a segment takes from its device (the last one, for a packet that
  * comes through several) until TCP processes it for its established connection: netfilter, routing,
  * and waiting for a socket that is in use.
  *
@@ -13,7 +13,11 @@
 #include "packet.h"
 #include "sums.h"
 
-#define KIND_SLOW 1
+enum rx_kind {
+	KIND_SLOW = 1,
+	KIND_SUM = 2, /* made by the host, of a sum */
+};
+CONSTANTS(rx_kind);
 
 struct rx_latency {
 	struct head head;
@@ -26,8 +30,9 @@ struct rx_latency {
 RECORD(rx_latency);
 
 /*
- * An address is used again, and not everything that is received ends in our hook. So an entry is
- * believed only if the packet has the same sequence and acknowledgement numbers at both ends.
+ * The key is the address of the packet, which the kernel reuses, and not everything that is received
+ * ends in our hook. So an entry is believed only if the packet has the same sequence and
+ * acknowledgement numbers at both ends.
  */
 struct received {
 	__u64 at_ns;

@@ -11,7 +11,11 @@
 #include "packet.h"
 #include "sums.h"
 
-#define KIND_DROP 1
+enum drop_kind {
+	KIND_DROP = 1,
+	KIND_SUMMARY = 2, /* made by the host, of a sum */
+};
+CONSTANTS(drop_kind);
 
 struct skb_drop {
 	struct head head;

@@ -2,15 +2,35 @@
 
 use zerocopy::FromZeros;
 
-use crate::record::{Head, record};
-use crate::sum::{Key, Sum, Summed};
+use crate::catalog::{Class, Description};
+use crate::hook::{args, tp_btf};
+use crate::record::{Head, constants, record};
+use crate::sum::{self, Key, Sum, Summed};
 
-/// One dropped packet.
-pub const KIND_DROP: u16 = 1;
-/// Drops whose details were suppressed by the per-namespace limit, counted per
-/// (netns, reason, location) and delivered on a timer: only `head.netns`, `reason`, `location`,
-/// `ethertype` and `count` are set.
-pub const KIND_SUMMARY: u16 = 2;
+constants! {
+    enum drop_kind: u16 {
+        /// One dropped packet.
+        KIND_DROP = 1,
+        /// Drops whose details were suppressed by the per-namespace limit, counted per
+        /// (netns, reason, location) and delivered on a timer: only `head.netns`, `reason`, `location`,
+        /// `ethertype` and `count` are set.
+        KIND_SUMMARY = 2,
+    }
+}
+
+/// What it hooks, what that costs, and which questions rest on it.
+pub const DESCRIPTION: Description = Description {
+    class: Class::Medium,
+    answers: &["connect", "reset", "loss", "gateway"],
+    hooks: &[tp_btf("kfree_skb", &[args(4, "kfree_skb_4"), args(3, "kfree_skb_3"), args(2, "kfree_skb_2")])
+        .gives("dropped packets")
+        .delivers(
+            "packets that are freed without being delivered: reason, place in the kernel, 5-tuple, \
+                 device, length; beyond a limit per namespace, their number by reason and place",
+        )
+        .versions("reasons since 5.17, the receiving socket since 6.11")],
+    append_sum: Some(sum::append::<SkbDrop>),
+};
 
 record! {
     /// A packet that the kernel freed without delivering it.

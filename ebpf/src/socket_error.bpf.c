@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * socket-error: what a socket is told went wrong, and packets for which it had no room.
+ * socket-error: errors that the kernel reports to a socket, and packets for which it had no room.
  *
  * Internet sockets only. A report without an error (a timestamp or a zero-copy notice that waits in
  * the error queue) is left out.
  */
 #include "packet.h"
 
-#define KIND_REPORTED 1
-#define KIND_MEMORY 2
-#define KIND_QUEUE_FULL 3
-#define KIND_UDP_REFUSED 4
+enum error_kind {
+	KIND_REPORTED = 1,
+	KIND_MEMORY = 2,
+	KIND_QUEUE_FULL = 3,
+	KIND_UDP_REFUSED = 4,
+};
+CONSTANTS(error_kind);
 
 #define ENOMEM 12
 
@@ -28,7 +31,7 @@ struct socket_error {
 };
 RECORD(socket_error);
 
-/* A record with what the socket tells, or NULL. The packet, if any, is one that it received. */
+/* A record filled from the socket, or NULL. The packet, if any, is one that it received. */
 static __always_inline struct socket_error *begin(const struct sock *sk, const struct sk_buff *skb,
 						  __u16 kind, __u32 error)
 {

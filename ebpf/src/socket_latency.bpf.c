@@ -13,8 +13,13 @@
 #include "net.h"
 #include "sums.h"
 
-#define KIND_READ 1
-#define KIND_SEND 2
+enum latency_kind {
+	KIND_READ = 1,
+	KIND_SEND = 2,
+	KIND_READS = 3, /* these two are made by the host, of sums */
+	KIND_SENDS = 4,
+};
+CONSTANTS(latency_kind);
 
 #define MSG_PEEK 0x2
 #define MSG_ERRQUEUE 0x2000

@@ -2,19 +2,60 @@
 
 use zerocopy::FromZeros;
 
-use crate::record::{Head, record, text};
-use crate::sum::{Key, Sum, Summed};
+use crate::catalog::{Class, Description};
+use crate::hook::{args, tp_btf};
+use crate::record::{Head, constants, record, text};
+use crate::sum::{self, Key, Sum, Summed};
 
-/// Data waited unread; `latency_ns` is from data ready, or from a read that left some, to this read.
-pub const KIND_READ: u16 = 1;
-/// A send took long: TCP's send buffer was full.
-pub const KIND_SEND: u16 = 2;
+constants! {
+    enum latency_kind: u16 {
+        /// Data waited unread; `latency_ns` is from data ready, or from a read that left some, to this read.
+        KIND_READ = 1,
+        /// A send took long: TCP's send buffer was full.
+        KIND_SEND = 2,
+        /// Reads of one namespace, second and bucket: only `head.netns`, `count`, `latency_ns` (their sum)
+        /// and `bucket` are set. Those that have records of their own are among them.
+        KIND_READS = 3,
+        /// Sends of one namespace, second and bucket, as [`KIND_READS`].
+        KIND_SENDS = 4,
+    }
+}
 
-/// Reads of one namespace, second and bucket: only `head.netns`, `count`, `latency_ns` (their sum)
-/// and `bucket` are set. Those that have records of their own are among them.
-pub const KIND_READS: u16 = 3;
-/// Sends of one namespace, second and bucket, as [`KIND_READS`].
-pub const KIND_SENDS: u16 = 4;
+/// What it hooks, what that costs, and which questions rest on it.
+pub const DESCRIPTION: Description = Description {
+    class: Class::High,
+    answers: &[],
+    hooks: &[
+        tp_btf("sk_data_ready", &[args(1, "sk_data_ready")])
+            .gives("slow reads")
+            .delivers("the start of waits")
+            .since(6, 3)
+            .cost(132, 48_000)
+            .detail(),
+        tp_btf("sock_recv_length", &[args(3, "sock_recv_length")])
+            .gives("slow reads")
+            .delivers(
+                "time from data ready to read, added up per namespace and bucket; details above 100 ms with \
+                 process",
+            )
+            .since(6, 3)
+            .cost(254, 48_000)
+            .detail(),
+        tp_btf("sock_send_length", &[args(3, "sock_send_length")])
+            .gives("slow sends")
+            .delivers("time of TCP sends, as reads")
+            .since(6, 3)
+            .cost(121, 114_000)
+            .detail(),
+        tp_btf("tcp_sendmsg_locked", &[args(4, "tcp_sendmsg_locked")])
+            .gives("slow sends")
+            .delivers("the start of sends")
+            .since(6, 16)
+            .cost(135, 42_000)
+            .detail(),
+    ],
+    append_sum: Some(sum::append::<SocketLatency>),
+};
 
 record! {
     /// A read or send that took more than 100 ms, whose `saddr` is the local side; or many, added up.

@@ -1,24 +1,34 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * softirq: how long the network's soft interrupts wait for their turn and how long they run.
+ * softirq: how long the network's soft interrupts wait to be run, and how long they run.
  *
  * Every wait (first raise to entry) and run (entry to exit) of NET_TX and NET_RX is added up per
  * vector, CPU and bucket; one above SLOW_NS is a record as well, with the task that was on the CPU
  * at the raise and the one at the end of the wait. They belong to the node: netns is 0.
  *
  * Left out: the other vectors. A raise that comes between an entry and the reading of its wait is
- * taken for part of it, and the next entry then has no wait to tell.
+ * taken for part of it, and the next entry then has no start of a wait.
  */
 #include "sums.h"
 
-#define KIND_SLOW 1
+enum softirq_kind {
+	KIND_SLOW = 1,
+	KIND_SUM = 2, /* made by the host, of a sum */
+};
+CONSTANTS(softirq_kind);
 
 /* Numbers that user space sees in /proc/softirqs by order, unchanged since 2.6. */
-#define NET_TX 2
-#define NET_RX 3
+enum softirq_vector {
+	NET_TX = 2,
+	NET_RX = 3,
+};
+CONSTANTS(softirq_vector);
 
-#define PHASE_WAIT 0
-#define PHASE_RUN 1
+enum softirq_phase {
+	PHASE_WAIT = 0,
+	PHASE_RUN = 1,
+};
+CONSTANTS(softirq_phase);
 
 struct softirq {
 	struct head head;
@@ -88,7 +98,7 @@ int BPF_PROG(softirq_raise, unsigned int vector)
 {
 	struct last *mine = last_of(vector);
 
-	/* Raised again before its turn: it has been waiting since the first time. */
+	/* Raised once more before it ran: it has been waiting since the first time. */
 	if (!mine || mine->raised_ns)
 		return 0;
 	mine->raised_pid = bpf_get_current_pid_tgid();

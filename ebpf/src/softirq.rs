@@ -2,24 +2,53 @@
 
 use zerocopy::FromZeros;
 
-use crate::record::{Head, record};
-use crate::sum::{Key, Sum, Summed};
+use crate::catalog::{Class, Description};
+use crate::hook::{args, tp_btf};
+use crate::record::{Head, constants, record};
+use crate::sum::{self, Key, Sum, Summed};
 
-/// One wait or run of more than 10 ms.
-pub const KIND_SLOW: u16 = 1;
-/// All waits or runs of one vector, CPU and bucket in a second, the slow ones among them: only
-/// `head.cpu`, `count`, `duration_ns`, `bucket`, `vector` and `phase` are set.
-pub const KIND_SUM: u16 = 2;
+constants! {
+    enum softirq_kind: u16 {
+        /// One wait or run of more than 10 ms.
+        KIND_SLOW = 1,
+        /// All waits or runs of one vector, CPU and bucket in a second, the slow ones among them: only
+        /// `head.cpu`, `count`, `duration_ns`, `bucket`, `vector` and `phase` are set.
+        KIND_SUM = 2,
+    }
+    enum softirq_vector: u8 {
+        /// `NET_TX_SOFTIRQ`: transmission goes on.
+        NET_TX = 2,
+        /// `NET_RX_SOFTIRQ`: packets are received.
+        NET_RX = 3,
+    }
+    enum softirq_phase: u8 {
+        /// From the first raise to the entry.
+        PHASE_WAIT = 0,
+        /// From the entry to the exit.
+        PHASE_RUN = 1,
+    }
+}
 
-/// `NET_TX_SOFTIRQ`: transmission goes on.
-pub const NET_TX: u8 = 2;
-/// `NET_RX_SOFTIRQ`: packets are received.
-pub const NET_RX: u8 = 3;
-
-/// From the first raise to the entry.
-pub const PHASE_WAIT: u8 = 0;
-/// From the entry to the exit.
-pub const PHASE_RUN: u8 = 1;
+/// What it hooks, what that costs, and which questions rest on it.
+pub const DESCRIPTION: Description = Description {
+    class: Class::Medium,
+    answers: &["latency"],
+    hooks: &[
+        tp_btf("softirq_raise", &[args(1, "softirq_raise")])
+            .gives("time that soft interrupts wait")
+            .delivers("the start of waits of NET_RX and NET_TX, with the task on the CPU")
+            .cost(152, 131_000),
+        tp_btf("softirq_entry", &[args(1, "softirq_entry")])
+            .gives("time that soft interrupts wait or run")
+            .delivers("waits, added up per vector, CPU and bucket; details above 10 ms with both tasks")
+            .cost(175, 131_000),
+        tp_btf("softirq_exit", &[args(1, "softirq_exit")])
+            .gives("time that soft interrupts run")
+            .delivers("runs, as waits")
+            .cost(167, 131_000),
+    ],
+    append_sum: Some(sum::append::<Softirq>),
+};
 
 record! {
     /// Soft interrupts of the network; `head.netns` is 0, they belong to the node.

@@ -1,13 +1,13 @@
 //! What programs add up in the kernel (`sums.h`) instead of delivering it one by one.
 //!
-//! A probe that adds up says in [`Summed`] what a key means, as one of its own records; the host
-//! makes that record once a second and knows no probe.
+//! A probe that adds up defines in [`Summed`] what a key means, as one of its own records. The host makes
+//! that record once a second, and need not know the probe for it.
 
 use zerocopy::FromZeros;
 
 use crate::record::{FromBytes, Head, Immutable, IntoBytes, KnownLayout, Record};
 
-/// Which sum: `struct sum_key`. What the fields mean is the probe's own affair.
+/// Which sum: `struct sum_key`. What the fields mean is defined by each probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Key {

@@ -7,8 +7,11 @@
  */
 #include "packet.h"
 
-#define KIND_SENT 1
-#define KIND_RECEIVED 2
+enum reset_kind {
+	KIND_SENT = 1,
+	KIND_RECEIVED = 2,
+};
+CONSTANTS(reset_kind);
 
 struct tcp_reset {
 	struct head head;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 /*
- * tcp-retransmit: what TCP sends again, why, and how its congestion state moves.
+ * tcp-retransmit: what TCP retransmits, why, and how its congestion state changes.
  *
  * One record is one call, which may carry several segments (RetransSegs counts those). A
  * retransmission that the host itself could not send is left out, as the kernels before 6.16,
@@ -8,15 +8,21 @@
  */
 #include "net.h"
 
-#define KIND_SEGMENT 1
-#define KIND_SYNACK 2
-#define KIND_CONG_STATE 3
+enum retransmit_kind {
+	KIND_SEGMENT = 1,
+	KIND_SYNACK = 2,
+	KIND_CONG_STATE = 3,
+};
+CONSTANTS(retransmit_kind);
 
-#define WHY_SYN 1
-#define WHY_RTO 2
-#define WHY_FAST 3
-#define WHY_TLP 4
-#define WHY_LOSS 5
+enum retransmit_why {
+	WHY_SYN = 1,
+	WHY_RTO = 2,
+	WHY_FAST = 3,
+	WHY_TLP = 4,
+	WHY_LOSS = 5,
+};
+CONSTANTS(retransmit_why);
 
 struct tcp_retransmit {
 	struct head head;
@@ -50,7 +56,7 @@ static __always_inline __u8 classify(__u8 state, __u8 ca_state, __u8 pending)
 	return 0;
 }
 
-/* A record with what the socket tells, or NULL. */
+/* A record filled from the socket, or NULL if there is no room for it. */
 static __always_inline struct tcp_retransmit *begin(const struct sock *sk, const struct tcp_sock *tp,
 						    __u16 kind)
 {
@@ -122,7 +128,7 @@ int BPF_PROG(tcp_retransmit_synack, const struct sock *sk, const struct request_
 	return 0;
 }
 
-/* Runs before the change; setting the state that already is, is no news. */
+/* Runs before the change. A state that is set although it already holds makes no record. */
 SEC("tp_btf/tcp_cong_state_set")
 int BPF_PROG(tcp_cong_state_set, const struct sock *sk, const __u8 ca_state)
 {

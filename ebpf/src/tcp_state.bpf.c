@@ -2,16 +2,19 @@
 /*
  * tcp-state: connections opened, accepted, failed and closed, with what they were like.
  *
- * One record per turn: a connection that closes through FIN_WAIT1, FIN_WAIT2 and TIME_WAIT is
- * reported once, when its socket reaches CLOSE. An accepted connection that never was established
- * is not reported. TCP only: MPTCP, SCTP and DCCP share the tracepoint.
+ * One record per transition that matters: a connection that closes through FIN_WAIT1, FIN_WAIT2 and
+ * TIME_WAIT is reported once, when its socket reaches CLOSE. An accepted connection that never was
+ * established is not reported. TCP only: MPTCP, SCTP and DCCP share the tracepoint.
  */
 #include "net.h"
 
-#define KIND_CONNECTED 1
-#define KIND_ACCEPTED 2
-#define KIND_FAILED 3
-#define KIND_CLOSED 4
+enum transition_kind {
+	KIND_CONNECTED = 1,
+	KIND_ACCEPTED = 2,
+	KIND_FAILED = 3,
+	KIND_CLOSED = 4,
+};
+CONSTANTS(transition_kind);
 
 struct tcp_state {
 	struct head head;

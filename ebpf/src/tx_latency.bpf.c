@@ -13,14 +13,21 @@
 #include "packet.h"
 #include "sums.h"
 
-#define KIND_SLOW 1
-#define KIND_ERROR 3
+enum tx_kind {
+	KIND_SLOW = 1,
+	KIND_SUM = 2, /* made by the host, of a sum */
+	KIND_ERROR = 3,
+};
+CONSTANTS(tx_kind);
 
-#define STAGE_QDISC 0
-#define STAGE_DRIVER 1
-#define STAGE_KERNEL 2
-#define STAGE_UNSEEN 3
-#define STAGE_ERROR 4
+enum tx_stage {
+	STAGE_QDISC = 0,
+	STAGE_DRIVER = 1,
+	STAGE_KERNEL = 2,
+	STAGE_UNSEEN = 3,
+	STAGE_ERROR = 4,
+};
+CONSTANTS(tx_stage);
 
 #define NETDEV_TX_BUSY 16
 #define CLOCK_MONOTONIC_STAMP 1
@@ -46,9 +53,10 @@ struct packet {
 };
 
 /*
- * An address is used again. Every packet is written here when it is queued, but for a segment that
- * was made behind the queue; it is told from what had its address before by buffer and length:
- * a dropped packet is forgotten at once, one that was cut into segments is longer than any of them.
+ * The key is the address of the packet, which the kernel reuses. Every packet is written here when
+ * it is queued, but for a segment that was made behind the queue; buffer and length tell it from the
+ * packet that had its address before: a dropped packet is forgotten at once, one that was cut into
+ * segments is longer than any of them.
  */
 struct queued {
 	__u64 at_ns;
@@ -66,7 +74,7 @@ struct {
 	__type(value, struct queued);
 } queued SEC(".maps");
 
-/* When TCP sent it (CLOCK_MONOTONIC), 0 = not told. It lies ahead of a packet that is paced. */
+/* When TCP sent it (CLOCK_MONOTONIC), else now. For a paced packet the stamp lies in the future. */
 static __always_inline __u64 sent_at(const struct sk_buff *skb, __u64 now)
 {
 	__u64 at = 0;
@@ -149,7 +157,7 @@ int BPF_PROG(net_dev_start_xmit, const struct sk_buff *skb, const struct net_dev
 
 	__u64 now = bpf_ktime_get_ns();
 
-	/* Told once: a driver that was busy is called again with the same packet. */
+	/* Observed once: a driver that was busy is called once more with the same packet. */
 	if (!value->started_ns) {
 		observe(skb, dev, STAGE_QDISC, now - value->at_ns, skb->len);
 		observe(skb, dev, STAGE_KERNEL, now - value->sent_ns, skb->len);

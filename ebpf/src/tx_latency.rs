@@ -2,27 +2,63 @@
 
 use zerocopy::FromZeros;
 
-use crate::record::{Head, record};
-use crate::sum::{Key, Sum, Summed};
+use crate::catalog::{Class, Description};
+use crate::hook::{ANY_KFREE_SKB, args, tp_btf};
+use crate::record::{Head, constants, record};
+use crate::sum::{self, Key, Sum, Summed};
 
-/// One packet that took more than 10 ms in a stage.
-pub const KIND_SLOW: u16 = 1;
-/// All packets of one namespace, stage and bucket in a second, the slow ones among them: only
-/// `head.netns`, `count`, `duration_ns`, `ifindex` (errors), `bucket` and `stage` are set.
-pub const KIND_SUM: u16 = 2;
-/// A packet that the driver did not take; `code` says why.
-pub const KIND_ERROR: u16 = 3;
+constants! {
+    enum tx_kind: u16 {
+        /// One packet that took more than 10 ms in a stage.
+        KIND_SLOW = 1,
+        /// All packets of one namespace, stage and bucket in a second, the slow ones among them: only
+        /// `head.netns`, `count`, `duration_ns`, `ifindex` (errors), `bucket` and `stage` are set.
+        KIND_SUM = 2,
+        /// A packet that the driver did not take; `code` says why.
+        KIND_ERROR = 3,
+    }
+    enum tx_stage: u8 {
+        /// From the device's queue to its driver.
+        STAGE_QDISC = 0,
+        /// In the driver; of a veth device, up to the peer's backlog.
+        STAGE_DRIVER = 1,
+        /// From TCP's sending (5.18 and later; other packets: from the queue) until the driver is called.
+        STAGE_KERNEL = 2,
+        /// Sums only: given to a driver without having been seen in its queue, so without a duration.
+        STAGE_UNSEEN = 3,
+        /// Sums only: not taken by the driver, without a duration.
+        STAGE_ERROR = 4,
+    }
+}
 
-/// From the device's queue to its driver.
-pub const STAGE_QDISC: u8 = 0;
-/// In the driver; of a veth device, up to the peer's backlog.
-pub const STAGE_DRIVER: u8 = 1;
-/// From TCP's sending (5.18 and later; other packets: from the queue) until the driver is called.
-pub const STAGE_KERNEL: u8 = 2;
-/// Sums only: given to a driver without having been seen in its queue, so without a duration.
-pub const STAGE_UNSEEN: u8 = 3;
-/// Sums only: not taken by the driver, without a duration.
-pub const STAGE_ERROR: u8 = 4;
+/// What it hooks, what that costs, and which questions rest on it.
+pub const DESCRIPTION: Description = Description {
+    class: Class::High,
+    answers: &[],
+    hooks: &[
+        tp_btf("net_dev_queue", &[args(1, "net_dev_queue")])
+            .gives("time of packets on their way out")
+            .delivers("the start of a packet's way through a device")
+            .cost(256, 110_000),
+        tp_btf("net_dev_start_xmit", &[args(2, "net_dev_start_xmit")])
+            .gives("time of packets in queues and drivers")
+            .delivers(
+                "time in the queue and since TCP sent it, added up per namespace and bucket; details above \
+                 10 ms with 5-tuple and device",
+            )
+            .versions("TCP's own start since 5.18")
+            .cost(309, 110_000),
+        tp_btf("net_dev_xmit", &[args(4, "net_dev_xmit")])
+            .gives("time of packets in drivers, and what drivers refuse")
+            .delivers("time in the driver, as above; packets that it did not take, with its code")
+            .cost(321, 110_000),
+        tp_btf("kfree_skb", ANY_KFREE_SKB)
+            .gives("certainty that a time is not that of a dropped packet")
+            .delivers("forgets dropped packets")
+            .cost(103, 70_000),
+    ],
+    append_sum: Some(sum::append::<TxLatency>),
+};
 
 record! {
     /// Packets on their way out of a device.

@@ -8,7 +8,10 @@
  */
 #include "record.h"
 
-#define KIND_COMMAND 1
+enum command_kind {
+	KIND_COMMAND = 1,
+};
+CONSTANTS(command_kind);
 
 struct virtio_command {
 	struct head head;

@@ -1,9 +1,34 @@
 //! Mirror of `virtio_command.bpf.c`.
 
-use crate::record::record;
+use crate::catalog::{Class, Description};
+use crate::hook::{Point, kprobe};
+use crate::record::{constants, record};
 
-/// A command that the hypervisor has answered.
-pub const KIND_COMMAND: u16 = 1;
+constants! {
+    enum command_kind: u16 {
+        /// A command that the hypervisor has answered.
+        KIND_COMMAND = 1,
+    }
+}
+
+/// Functions of module virtio_net; the second is the name before 6.10.
+const SEND_COMMAND: &[&str] = &["virtnet_send_command_reply", "virtnet_send_command"];
+
+/// What it hooks, what that costs, and which questions rest on it.
+pub const DESCRIPTION: Description = Description {
+    class: Class::Low,
+    answers: &[],
+    hooks: &[
+        kprobe(SEND_COMMAND, Point::Entry, "command_start")
+            .gives("time of commands to the hypervisor")
+            .delivers("the start of a command of virtio_net's control queue, with its class")
+            .versions("the second name before 6.10"),
+        kprobe(SEND_COMMAND, Point::Return, "command_end")
+            .gives("time of commands to the hypervisor")
+            .delivers("each command: duration, class, task"),
+    ],
+    append_sum: None,
+};
 
 record! {
     /// A command of a virtio network device's control queue; `head.netns` is 0.

@@ -10,57 +10,23 @@
 
 use std::collections::BTreeSet;
 
+use inspector_ebpf::{PROBES, Probe};
+
 use crate::status::{HookState, HookStatus, PluginStatus, ProbeState, ProbeStatus};
 
-/// A question and what it rests on.
-struct Known {
-    scenario: &'static str,
-    probes: &'static [&'static str],
-    sources: &'static [&'static str],
-}
+/// The question that rests on all that any other rests on.
+const NODE: &str = "node";
 
-/// The questions that the product promises to answer.
-const KNOWN: &[Known] = &[
-    Known {
-        scenario: "connect",
-        probes: &["skb-drop", "tcp-state", "tcp-retransmit"],
-        sources: &["snmp", "netstat"],
-    },
-    Known { scenario: "reset", probes: &["skb-drop", "tcp-reset"], sources: &["snmp"] },
-    Known {
-        scenario: "loss",
-        probes: &["skb-drop", "tcp-retransmit"],
-        sources: &["snmp", "netstat", "netdev", "qdisc"],
-    },
-    Known {
-        scenario: "latency",
-        probes: &["tcp-retransmit", "softirq"],
-        sources: &["snmp", "netstat", "qdisc"],
-    },
-    Known { scenario: "dns", probes: &["dns"], sources: &["snmp"] },
-    Known {
-        scenario: "gateway",
-        probes: &["skb-drop", "tcp-state", "tcp-reset", "tcp-retransmit"],
-        sources: &["snmp", "netstat"],
-    },
-    Known {
-        scenario: "node",
-        probes: &["skb-drop", "tcp-state", "tcp-reset", "tcp-retransmit", "dns", "softirq"],
-        sources: &["snmp", "netstat", "netdev", "qdisc"],
-    },
-];
-
-/// Hooks that kernels lack on which the rest of their probe is worth as much without them: most
-/// came after the oldest kernel that is supported.
-const DETAILS: &[&str] = &[
-    "tp_btf/tcp_cong_state_set",
-    "tp_btf/inet_sk_error_report",
-    "tp_btf/icmp_send",
-    "tp_btf/qdisc_enqueue",
-    "tp_btf/sk_data_ready",
-    "tp_btf/sock_recv_length",
-    "tp_btf/sock_send_length",
-    "tp_btf/tcp_sendmsg_locked",
+/// The questions that the product promises to answer, and the sources that each rests on. Which
+/// probes, the probes say themselves ([`Probe::answers`]).
+const KNOWN: &[(&str, &[&str])] = &[
+    ("connect", &["snmp", "netstat"]),
+    ("reset", &["snmp"]),
+    ("loss", &["snmp", "netstat", "netdev", "qdisc"]),
+    ("latency", &["snmp", "netstat", "qdisc"]),
+    ("dns", &["snmp"]),
+    ("gateway", &["snmp", "netstat"]),
+    (NODE, &["snmp", "netstat", "netdev", "qdisc"]),
 ];
 
 /// What some analyzers must see, so that finding nothing means that nothing is there.
@@ -86,9 +52,10 @@ impl<'a> Needs<'a> {
 }
 
 fn of_analyzer<'a>(scenario: &str, analyzer: &'a PluginStatus) -> (Vec<&'a str>, Vec<&'a str>) {
-    if let Some(known) = KNOWN.iter().find(|known| known.scenario == scenario) {
-        let probes = among(&analyzer.probes, known.probes);
-        let sources = among(&analyzer.sources, known.sources);
+    if let Some((_, sources)) = KNOWN.iter().find(|(known, _)| *known == scenario) {
+        let probes = names(&analyzer.probes);
+        let probes: Vec<_> = probes.into_iter().filter(|name| rests_on(scenario, name)).collect();
+        let sources = among(&analyzer.sources, sources);
         if !probes.is_empty() || !sources.is_empty() {
             return (probes, sources);
         }
@@ -104,14 +71,25 @@ fn names(declared: &[String]) -> Vec<&str> {
     declared.iter().map(String::as_str).collect()
 }
 
+fn probe(name: &str) -> Option<&'static Probe> {
+    PROBES.iter().find(|probe| probe.name == name)
+}
+
+fn rests_on(scenario: &str, name: &str) -> bool {
+    match scenario {
+        NODE => matters(name),
+        _ => probe(name).is_some_and(|probe| probe.answers.contains(&scenario)),
+    }
+}
+
 /// Whether any question that is known rests on a probe.
-pub fn matters(probe: &str) -> bool {
-    KNOWN.iter().any(|known| known.probes.contains(&probe))
+pub fn matters(name: &str) -> bool {
+    probe(name).is_some_and(|probe| !probe.answers.is_empty())
 }
 
 /// Whether a hook shows no more than a detail.
 pub fn is_detail(hook: &str) -> bool {
-    DETAILS.contains(&hook)
+    PROBES.iter().flat_map(|probe| probe.hooks).any(|known| known.is_detail && known.name() == hook)
 }
 
 /// Whether a probe shows too little for a question that rests on it.
@@ -126,7 +104,7 @@ pub fn is_blind(probe: &ProbeStatus) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use inspector_ebpf::PROBES;
+    use inspector_ebpf::Kernel;
 
     use super::*;
 
@@ -140,23 +118,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_named_here_exists() {
-        let probes = KNOWN.iter().flat_map(|known| known.probes);
-        for name in probes {
-            assert!(PROBES.iter().any(|probe| probe.name == *name), "{name}");
+    fn every_question_that_rests_on_a_probe_is_known_here() {
+        for scenario in PROBES.iter().flat_map(|probe| probe.answers) {
+            assert!(*scenario != NODE && KNOWN.iter().any(|(known, _)| known == scenario), "{scenario}");
         }
-        let hooks: Vec<_> = PROBES.iter().flat_map(|probe| probe.hooks).map(|hook| hook.name()).collect();
-        for detail in DETAILS {
-            assert!(hooks.iter().any(|hook| hook == detail), "{detail}");
+        for (scenario, _) in KNOWN {
+            assert!(PROBES.iter().any(|probe| rests_on(scenario, probe.name)), "{scenario}");
         }
     }
 
     #[test]
-    fn whether_a_node_is_healthy_rests_on_all_that_any_question_rests_on() {
-        let node = KNOWN.iter().find(|known| known.scenario == "node").expect("the usual question");
-        for known in KNOWN {
-            assert!(known.probes.iter().all(|probe| node.probes.contains(probe)), "{}", known.scenario);
-            assert!(known.sources.iter().all(|source| node.sources.contains(source)), "{}", known.scenario);
+    fn whether_a_node_is_healthy_rests_on_all_sources_that_any_question_rests_on() {
+        let (_, node) = KNOWN.iter().find(|(known, _)| *known == NODE).expect("the usual question");
+        for (scenario, sources) in KNOWN {
+            assert!(sources.iter().all(|source| node.contains(source)), "{scenario}");
+        }
+    }
+
+    #[test]
+    fn what_questions_rest_on_is_there_on_the_oldest_kernel_that_users_are_told_of() {
+        for probe in PROBES.iter().filter(|probe| matters(probe.name)) {
+            for hook in probe.hooks.iter().filter(|hook| !hook.is_detail) {
+                assert!(hook.since <= Kernel::MINIMUM, "{}: {}", probe.name, hook.name());
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use inspector_ebpf::Kernel;
 use serde_json::json;
 
 use super::serve;
@@ -101,16 +102,15 @@ fn remedies(checks: &[Check]) -> Vec<String> {
 fn kernel() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let release = if release.is_empty() { "unknown" } else { release.trim() };
-    match at_least(release, (5, 8)) {
-        true => Check::good("kernel", release),
-        false => Check::bad("kernel", release, "all probes: ring buffers came with 5.8", "a newer kernel"),
+    let all = format!("all probes: ring buffers came with {}", Kernel::FLOOR);
+    let remedy = format!("Linux {} or later", Kernel::MINIMUM);
+    match Kernel::of_release(release) {
+        Some(kernel) if kernel >= Kernel::MINIMUM => Check::good("kernel", release),
+        Some(kernel) if kernel >= Kernel::FLOOR => {
+            Check::bad("kernel", release, "most events of TCP", &remedy)
+        }
+        _ => Check::bad("kernel", release, &all, &remedy),
     }
-}
-
-/// Whether a release such as `6.12.9-amd64` is a version or a later one.
-fn at_least(release: &str, wanted: (u32, u32)) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse().ok());
-    numbers.next().zip(numbers.next()).is_some_and(|version: (u32, u32)| version >= wanted)
 }
 
 fn procfs(path: &Path) -> Check {
@@ -140,16 +140,6 @@ fn plugin_dir(path: &Path) -> Check {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_kernel_release_is_compared_by_its_numbers() {
-        assert!(at_least("5.8.0", (5, 8)));
-        assert!(at_least("6.1.0-18-amd64", (5, 8)));
-        assert!(at_least("10.0", (5, 8)));
-        assert!(!at_least("5.7.19", (5, 8)));
-        assert!(!at_least("4.19", (5, 8)));
-        assert!(!at_least("", (5, 8)));
-    }
 
     #[test]
     fn a_folder_that_is_not_there_is_named_with_the_reason() {

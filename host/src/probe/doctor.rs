@@ -7,7 +7,7 @@ use std::fs;
 
 use aya::maps::MapType;
 use aya::sys::is_map_supported;
-use inspector_ebpf::{PROBES, Probe};
+use inspector_ebpf::{Attach, Hook, Kernel, PROBES, Probe};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::btf::{self, Btf};
@@ -104,7 +104,8 @@ fn ring_buffers() -> Check {
     match is_map_supported(MapType::RingBuf) {
         Ok(true) => Check::good(what, "allowed"),
         Ok(false) => {
-            Check::bad(what, "this kernel has no ring buffers (they came with 5.8)", EVERY_EVENT, "")
+            let found = format!("this kernel has no ring buffers (they came with {})", Kernel::FLOOR);
+            Check::bad(what, &found, EVERY_EVENT, "")
         }
         Err(error) => Check::bad(what, &super::with_causes(&error), EVERY_EVENT, &bpf().remedy()),
     }
@@ -168,13 +169,22 @@ fn hooks_of(probe: &'static Probe, kernel: &Btf<'_>, loaded: Result<Loaded, Erro
     probe.hooks.iter().zip(states).map(|(hook, state)| of_hook(probe, hook, &state)).collect()
 }
 
-fn of_hook(probe: &Probe, hook: &inspector_ebpf::Hook, state: &HookStatus) -> Check {
+fn of_hook(probe: &Probe, hook: &Hook, state: &HookStatus) -> Check {
     let what = format!("{}: {}", probe.name, state.hook);
     let why = hooks::cause(state);
     match state.state {
         HookState::Attached => Check::good(&what, &format!("attached {}", state.program)),
         HookState::Failed => Check::bad(&what, why, hook.gives, &hooks::obstacle(hook).remedy()),
-        _ => Check::bad(&what, why, hook.gives, ""),
+        _ => Check::bad(&what, why, hook.gives, &newer_kernel(hook)),
+    }
+}
+
+/// How to get a hook that this kernel lacks. A tracepoint comes with a newer kernel; a cgroup v2 tree or
+/// kprobes are a matter of how the machine is set up.
+fn newer_kernel(hook: &Hook) -> String {
+    match hook.attach {
+        Attach::TpBtf { .. } => format!("Linux {} or later", hook.since),
+        Attach::CgroupSkb { .. } | Attach::KProbe { .. } => String::new(),
     }
 }
 

@@ -21,30 +21,38 @@ use crate::kernel::batch::Batch;
 use crate::loss::{Loss, Lost, Stage};
 use crate::status::{HookState, HookStatus, ProbeState, ProbeStatus, Status};
 
-/// At most so many records in one batch.
+/// Most records that one batch holds.
 pub const MAX_BATCH: usize = 4096;
 /// Word 1 of a record is `head.netns`, word 2 begins with `head.entity`.
 const NETNS_WORD: usize = 1;
 const ENTITY_WORD: usize = 2;
 
-/// A probe's side of the reader; it lives as long as the reader, loaded or not.
+/// A probe's side of the reader; it lives as long as the reader, loaded or not, since its counts go on.
 pub struct Feed {
     probe: &'static Probe,
     /// Present while the probe is loaded.
     pub loaded: Option<Loaded>,
+    /// Number of the next record since start, by which a plugin sees that records are missing; so it is
+    /// also how many were delivered.
     next_seq: u64,
-    /// What the last look at the counters showed, of the present load.
+    /// The programs' counters at the last reading. They begin at 0 with each load, and only what has
+    /// come since is added to the losses.
     counted: Counters,
-    /// What was added up, per epoch, when the sums of that epoch were taken last; of the present load.
+    /// What was added up, per epoch, when the sums of that epoch were taken last, of the present load:
+    /// what is added up counts as produced only once it is delivered.
     settled: [u64; 2],
-    /// Produced before the present load.
+    /// Produced before the present load, since the programs' counters go with them.
     produced_before: u64,
-    /// Delivered within the record of another one, since start.
+    /// How many were delivered within the record of another one, since start: the difference between
+    /// what was produced and the number of records.
     folded: u64,
-    /// Lost since the last batch, to be told with the next one.
-    untold: u64,
+    /// Lost since the last batch; the next batch carries the number to the plugins.
+    unreported: u64,
+    /// Lost since start, for the status.
     lost: u64,
+    /// Where losses for want of room are counted for the metrics and reports.
     ring: Lost,
+    /// … and losses to the limit per namespace.
     limit: Lost,
     /// How many records came last time, so that a batch is allocated once.
     expected: usize,
@@ -61,7 +69,7 @@ impl Feed {
             settled: [0; 2],
             produced_before: 0,
             folded: 0,
-            untold: 0,
+            unreported: 0,
             lost: 0,
             ring: loss.cell(Stage::Ring, probe.name),
             limit: loss.cell(Stage::Limit, probe.name),
@@ -75,11 +83,11 @@ impl Feed {
         self.settled = [0; 2];
         let hooks = loaded.hooks.clone();
         self.loaded = Some(loaded);
-        show_hooks(self.probe, hooks, status);
+        report_hooks(self.probe, hooks, status);
     }
 
     /// Everything that waits in the ring, at most [`MAX_BATCH`] records.
-    pub fn drain(&mut self, clock: &Clock, stamps: &mut Stamps) -> Option<Batch> {
+    pub fn drain(&mut self, clock: &Clock, cache: &mut EntityCache) -> Option<Batch> {
         let ring = &mut self.loaded.as_mut()?.ring;
         let stride = usize::from(self.probe.stride) / 8;
         let mut words: Vec<u64> = Vec::new();
@@ -96,12 +104,12 @@ impl Feed {
             count += 1;
         }
         self.expected = count;
-        (count > 0).then(|| self.batch(words, clock, stamps))
+        (count > 0).then(|| self.batch(words, clock, cache))
     }
 
     /// What the programs added up in the epoch that ended with the last call; `all` of it when
     /// none runs any more.
-    pub fn sums(&mut self, all: bool, clock: &Clock, stamps: &mut Stamps) -> Option<Batch> {
+    pub fn sums(&mut self, all: bool, clock: &Clock, cache: &mut EntityCache) -> Option<Batch> {
         let loaded = self.loaded.as_mut()?;
         let sums = loaded.sums.as_mut()?;
         let current = (!all).then(|| loaded.control.epoch());
@@ -112,30 +120,37 @@ impl Feed {
             ended.for_each(|(epoch, added)| self.settled[usize::from(epoch)] = added);
         }
         loaded.control.flip_epoch();
-        (!words.is_empty()).then(|| self.batch(words, clock, stamps))
+        (!words.is_empty()).then(|| self.batch(words, clock, cache))
     }
 
-    /// A batch without records, if something was lost and no record has come since that could tell it:
-    /// whoever waits for an answer must know that it may be among what was lost.
-    pub fn losses(&mut self, clock: &Clock, stamps: &mut Stamps) -> Option<Batch> {
-        (self.untold > 0).then(|| self.batch(Vec::new(), clock, stamps))
+    /// A batch without records, if something was lost and no record has come since to carry the number:
+    /// an analyzer that waits for an answer must know that it may be among what was lost.
+    pub fn losses(&mut self, clock: &Clock, cache: &mut EntityCache) -> Option<Batch> {
+        (self.unreported > 0).then(|| self.batch(Vec::new(), clock, cache))
     }
 
-    fn batch(&mut self, mut words: Vec<u64>, clock: &Clock, stamps: &mut Stamps) -> Batch {
+    fn batch(&mut self, mut words: Vec<u64>, clock: &Clock, cache: &mut EntityCache) -> Batch {
         let now_ns = clock.wall_ns();
         let stride = usize::from(self.probe.stride) / 8;
         for record in words.chunks_exact_mut(stride) {
             record[0] = record[0].wrapping_add(clock.offset_ns());
-            let entity = stamps.entity(record[NETNS_WORD], now_ns);
+            let entity = cache.entity(record[NETNS_WORD], now_ns);
             record[ENTITY_WORD] = record[ENTITY_WORD] & !0xffff_ffff | u64::from(entity);
         }
         let count = (words.len() / stride) as u32;
         let first_seq = self.next_seq;
         self.next_seq += u64::from(count);
-        Batch { probe: self.probe, count, first_seq, lost: std::mem::take(&mut self.untold), now_ns, words }
+        Batch {
+            probe: self.probe,
+            count,
+            first_seq,
+            lost: std::mem::take(&mut self.unreported),
+            now_ns,
+            words,
+        }
     }
 
-    /// Reads the programs' counters and spreads the news.
+    /// Reads the programs' counters, and adds what is new to the losses and to the status.
     pub fn count(&mut self, status: &Status) {
         let Some(loaded) = &self.loaded else { return };
         let Some(now) = loaded.counted() else { return };
@@ -145,7 +160,7 @@ impl Feed {
         self.limit.add(limit);
         self.lost += ring + limit;
         // Where sums are kept, the limit costs details only: the sums have the number.
-        self.untold += if loaded.sums.is_some() { ring } else { ring + limit };
+        self.unreported += if loaded.sums.is_some() { ring } else { ring + limit };
         self.counted = now;
         if let Some(shown) = status.update().probes.get_mut(self.probe.name) {
             shown.events = self.next_seq;
@@ -160,13 +175,13 @@ impl Feed {
         self.produced_before + self.counted.produced + self.settled.iter().sum::<u64>()
     }
 
-    /// Shows what the programs cost, where the kernel measures it, and the runs that it skipped.
-    pub fn show_runs(&self, status: &Status) {
+    /// Reports what the programs cost, where the kernel measures it, and the runs that it skipped.
+    pub fn report_runs(&self, status: &Status) {
         let Some(loaded) = &self.loaded else { return };
         let of = |hook: &HookStatus| loaded.programs.program(&hook.program).and_then(runs::of);
         let runs: Vec<_> = loaded.hooks.iter().map(of).collect();
-        let mut board = status.update();
-        let Some(shown) = board.probes.get_mut(self.probe.name) else { return };
+        let mut status = status.update();
+        let Some(shown) = status.probes.get_mut(self.probe.name) else { return };
         for (hook, runs) in shown.hooks.iter_mut().zip(runs) {
             if let Some(runs) = runs {
                 hook.run_count = runs.count;
@@ -176,13 +191,13 @@ impl Feed {
         }
     }
 
-    /// Lets go of a probe whose last records are drained.
+    /// Ends a probe whose last records are drained.
     pub fn detach(&mut self, status: &Status) {
         self.produced_before = self.produced();
         (self.counted, self.settled) = (Counters::default(), [0; 2]);
         self.loaded = None;
-        let mut board = status.update();
-        let Some(shown) = board.probes.get_mut(self.probe.name) else { return };
+        let mut status = status.update();
+        let Some(shown) = status.probes.get_mut(self.probe.name) else { return };
         shown.state = ProbeState::Idle;
         "no plugin subscribes to it".clone_into(&mut shown.reason);
         for hook in shown.hooks.iter_mut().filter(|hook| hook.state == HookState::Attached) {
@@ -191,8 +206,8 @@ impl Feed {
     }
 }
 
-/// Puts a probe's hooks on the board, and sums them up.
-pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status) {
+/// Sets the state of a probe's hooks, and its own from theirs.
+pub fn report_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status) {
     let attached = hooks.iter().filter(|hook| hook.state == HookState::Attached).count();
     let state = match attached {
         0 => ProbeState::Down,
@@ -208,19 +223,19 @@ pub fn show_hooks(probe: &'static Probe, hooks: Vec<HookStatus>, status: &Status
         }
     }
     let reason = reasons.join("; ");
-    show(probe, state, reason, hooks, status);
+    report(probe, state, reason, hooks, status);
 }
 
-/// Puts a probe on the board; what it has delivered and lost so far stays.
-pub fn show(
+/// Sets the state of a probe; what it has delivered and lost so far stays.
+pub fn report(
     probe: &'static Probe,
     state: ProbeState,
     reason: String,
     hooks: Vec<HookStatus>,
     status: &Status,
 ) {
-    let mut board = status.update();
-    let shown = board.probes.entry(probe.name.to_owned()).or_insert_with(|| ProbeStatus {
+    let mut status = status.update();
+    let shown = status.probes.entry(probe.name.to_owned()).or_insert_with(|| ProbeStatus {
         name: probe.name.to_owned(),
         state: ProbeState::default(),
         reason: String::new(),
@@ -236,17 +251,18 @@ pub fn show(
     shown.hooks = hooks;
 }
 
-/// Entity ids of the namespaces seen last, so that a record seldom costs a lookup.
-pub struct Stamps {
+/// Entity ids of the namespaces seen last, so that a record seldom costs a lookup under a lock.
+pub struct EntityCache {
+    /// Asked for a namespace that is not here.
     entities: Arc<Entities>,
     /// Cookie and id, at the cookie modulo the number of slots.
     slots: [(u64, EntityId); 64],
 }
 
-impl Stamps {
+impl EntityCache {
     /// Nothing seen yet.
-    pub fn new(entities: Arc<Entities>) -> Stamps {
-        Stamps { entities, slots: [(0, 0); 64] }
+    pub fn new(entities: Arc<Entities>) -> EntityCache {
+        EntityCache { entities, slots: [(0, 0); 64] }
     }
 
     /// Forgets all, since the table may have forgotten some.

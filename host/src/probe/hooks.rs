@@ -72,7 +72,7 @@ pub fn obstacle(hook: &Hook) -> Obstacle {
     privilege::obstacle(Capability::Perfmon, &[&[Capability::Bpf], beside].concat())
 }
 
-/// A hook's line on the board.
+/// The state of a hook, before it has run.
 pub fn status(hook: &Hook, program: &str, state: HookState, reason: &str) -> HookStatus {
     HookStatus {
         hook: hook.name(),

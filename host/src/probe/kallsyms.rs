@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_secs(30);
 /// Two looks at the modules are at least so far apart.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Where the kernel tells it.
+/// The files that list the symbols and the modules.
 #[derive(Debug, Clone)]
 pub struct Files {
     pub kallsyms: PathBuf,

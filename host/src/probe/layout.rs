@@ -1,5 +1,6 @@
-//! What a compiled object says of its own types: where it keeps the fields of its records, so that
-//! a test can compare the mirrors, and which of the kernel's structs it reads.
+//! What a compiled object says of itself: where it keeps the fields of its records and what its
+//! constants are, so that a test can compare the mirrors; which of the kernel's structs it reads; and
+//! which functions of the kernel its programs call.
 
 use std::collections::BTreeSet;
 
@@ -24,12 +25,35 @@ pub fn struct_layout(object: &[u8], c_name: &str) -> Option<Vec<(String, u32, u3
     Some(fields.into_iter().map(|(name, offset, size)| (name.to_owned(), offset, size)).collect())
 }
 
+/// Names and values of an enum in a compiled object, in order; `None` if it is no object, or has no
+/// BTF, or no such enum.
+pub fn enumeration(object: &[u8], c_name: &str) -> Option<Vec<(String, u32)>> {
+    let blob = types(object)?;
+    let values = Btf::parse(&blob)?.enumeration(c_name);
+    let values: Vec<_> = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    (!values.is_empty()).then_some(values)
+}
+
 /// Names of the structs that an object knows, the kernel's among them, without CO-RE flavours.
 pub fn struct_names(object: &[u8]) -> BTreeSet<String> {
     let blob = types(object).unwrap_or_default();
     let Some(btf) = Btf::parse(&blob) else { return BTreeSet::new() };
     let plain = |name: &str| name.split_once("___").map_or(name, |(plain, _)| plain).to_owned();
     btf.struct_names().map(plain).collect()
+}
+
+/// Numbers of the kernel's functions (`enum bpf_func_id`) that a program of an object calls; empty if
+/// it is no object or has no such program.
+pub fn helpers(object: &[u8], program: &str) -> BTreeSet<i32> {
+    const CALL: u8 = 0x85;
+    /// The call of a helper; other sources are functions of the object or of the kernel by BTF.
+    const HELPER: u8 = 0;
+    let Ok(object) = Object::parse(object) else { return BTreeSet::new() };
+    let programs = object.programs.iter().filter(|(name, _)| *name == program);
+    let functions = programs.filter_map(|(_, program)| object.functions.get(&program.function_key()));
+    let calls = functions.flat_map(|function| &function.instructions);
+    let calls = calls.filter(|call| call.code == CALL && call.src_reg() == HELPER);
+    calls.map(|call| call.imm).collect()
 }
 
 /// Its BTF section.

@@ -48,7 +48,7 @@ unsafe impl aya::Pod for Counters {}
 
 /// A loaded probe.
 pub struct Loaded {
-    /// Its catalog line.
+    /// Which probe it is.
     pub probe: &'static Probe,
     /// Its programs and their links, for what they cost.
     pub programs: Ebpf,
@@ -102,6 +102,7 @@ impl Loaded {
 
 /// Gets probes into this kernel; made once for several, since it parses the kernel's types.
 pub struct Loader<'a> {
+    /// Holds the options that every object gets.
     aya: EbpfLoader<'a>,
     /// For relocation and for the ids of hooks.
     types: &'a aya::Btf,
@@ -166,7 +167,7 @@ fn attach(programs: &mut Ebpf, hook: &'static Hook, kernel: &Btf<'_>, types: &ay
     }
 }
 
-/// Loads and attaches one program; an error is told in one line.
+/// Loads and attaches one program; an error is one line of text.
 fn attach_program(
     programs: &mut Ebpf,
     name: &str,

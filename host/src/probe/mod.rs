@@ -9,7 +9,7 @@
 //! - [`control`], [`clock`]: what programs and reader share; the kernel's time in ours.
 //! - [`btf`], [`names`], [`kallsyms`]: what the kernel calls its types, numbers and addresses.
 //! - [`mod@doctor`]: what this kernel and these privileges allow, tried, and what is lost.
-//! - [`layout`]: where an object keeps the fields of its records.
+//! - [`layout`]: fields, constants and calls of a compiled object, for tests and for loading.
 //!
 //! Nothing here fails the agent: a kernel or a privilege that is missing becomes the state of the
 //! probes that need it.
@@ -52,7 +52,7 @@ use crate::status::{HookState, ProbeState, Status};
 use crate::text::cause::chain as with_causes;
 
 pub use self::doctor::{Check, doctor};
-pub use self::layout::struct_layout;
+pub use self::layout::{enumeration, helpers, struct_layout};
 pub use self::names::{kernel_names, kernel_reasons};
 
 /// The smallest ring that holds a batch and its threshold.
@@ -126,25 +126,29 @@ pub enum Error {
     },
 }
 
-/// What was loaded so far, and what the log says of the rest.
+/// What was loaded so far, and what was logged of the rest.
 #[derive(Debug, Default)]
 struct Loaded {
     /// Ids of what is loaded.
     ids: BTreeSet<u16>,
-    /// Why a probe is not all there, by its name, as the log was told last.
-    told: BTreeMap<&'static str, String>,
+    /// By a probe's name, why it or some of its hooks are missing, as last logged: a cause is logged once.
+    logged: BTreeMap<&'static str, String>,
 }
 
 /// The running kernel side. Dropping it detaches everything and delivers the last records.
 #[derive(Debug)]
 pub struct Probes {
+    /// Sizes and limits that each load sets in the object.
     options: Options,
+    /// Where the state of every probe is reported.
     status: Arc<Status>,
     /// Held while loading, so that two calls do not load a probe twice.
     loaded: Mutex<Loaded>,
+    /// To the reader, which alone touches what is loaded.
     commands: Sender<Command>,
     /// Wakes the reader for a command.
-    bell: Arc<EventFd>,
+    notify: Arc<EventFd>,
+    /// Waited for on drop, so that the last records are delivered; `None` only while dropping.
     reader: Option<JoinHandle<()>>,
 }
 
@@ -163,23 +167,23 @@ impl Probes {
         status: Arc<Status>,
         sink: impl FnMut(Arc<Batch>) + Send + 'static,
     ) -> Result<Probes, Error> {
-        let bell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
-        let bell = Arc::new(bell.map_err(|errno| Error::Reader(errno.into()))?);
+        let notify = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let notify = Arc::new(notify.map_err(|errno| Error::Reader(errno.into()))?);
         let (commands, inbox) = channel();
-        let reader = Reader::new(inbox, Arc::clone(&bell), entities, &loss, Arc::clone(&status), sink)
+        let reader = Reader::new(inbox, Arc::clone(&notify), entities, &loss, Arc::clone(&status), sink)
             .map_err(Error::Reader)?;
-        let loaded = Mutex::new(show_unloaded(&status));
+        let loaded = Mutex::new(report_unloaded(&status));
         // Before 5.11 maps count against it. May fail: it needs a capability of its own.
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
         let thread = thread::Builder::new().name("probe-reader".to_owned());
         let reader = Some(thread.spawn(move || reader.run()).map_err(Error::Reader)?);
         let ring_bytes = options.ring_bytes.clamp(LEAST_RING, LARGEST_RING).next_power_of_two();
         let options = Options { ring_bytes, ..options };
-        Ok(Probes { options, status, loaded, commands, bell, reader })
+        Ok(Probes { options, status, loaded, commands, notify, reader })
     }
 
     /// Loads and attaches what is newly wanted, unloads what no plugin wants any more, and puts
-    /// the outcome on the board. A probe that could not be loaded is tried again at each call.
+    /// the outcome into the status. A probe that could not be loaded is tried again at each call.
     ///
     /// Blocks for some 100 ms per probe to load: not for async threads.
     pub fn set_wanted(&self, names: &BTreeSet<String>) {
@@ -188,7 +192,7 @@ impl Probes {
             PROBES.iter().partition(|probe| names.contains(probe.name));
         for probe in unwanted {
             if loaded.ids.remove(&probe.id) {
-                self.tell(Command::Unload(probe.id));
+                self.send(Command::Unload(probe.id));
             }
         }
         let missing: Vec<_> = wanted.into_iter().filter(|probe| !loaded.ids.contains(&probe.id)).collect();
@@ -196,9 +200,9 @@ impl Probes {
             return;
         }
         if let Err(error) = self.load(&missing, &mut loaded.ids) {
-            missing.iter().for_each(|probe| self.show_down(probe, &error, None));
+            missing.iter().for_each(|probe| self.report_down(probe, &error, None));
         }
-        self.tell_missing(&missing, &mut loaded.told);
+        self.log_missing(&missing, &mut loaded.logged);
     }
 
     /// Fails only if nothing at all can be loaded.
@@ -207,39 +211,40 @@ impl Probes {
             Ok(new) if new.hooks.iter().any(|hook| hook.state == HookState::Attached) => {
                 tracing::info!(probe = probe.name, "loaded");
                 loaded.insert(probe.id);
-                // Before the reader does: who asked for the probe looks at the board at once.
-                feed::show_hooks(probe, new.hooks.clone(), &self.status);
-                self.tell(Command::Load(Box::new(new)));
+                // Before the reader does: who asked for the probe looks at the status at once.
+                feed::report_hooks(probe, new.hooks.clone(), &self.status);
+                self.send(Command::Load(Box::new(new)));
             }
-            Ok(new) => feed::show_hooks(probe, new.hooks, &self.status),
-            Err(error) => self.show_down(probe, &error, Some(kernel)),
+            Ok(new) => feed::report_hooks(probe, new.hooks, &self.status),
+            Err(error) => self.report_down(probe, &error, Some(kernel)),
         })
     }
 
-    fn show_down(&self, probe: &'static Probe, error: &Error, kernel: Option<&Btf<'_>>) {
+    fn report_down(&self, probe: &'static Probe, error: &Error, kernel: Option<&Btf<'_>>) {
         tracing::debug!(probe = probe.name, error = %error, "not loaded");
         let reason = reason(error);
         let hooks = hooks::unloaded(probe, kernel, Some(&reason));
-        feed::show(probe, ProbeState::Down, reason, hooks, &self.status);
+        feed::report(probe, ProbeState::Down, reason, hooks, &self.status);
     }
 
-    /// Logs what is not all there: a line for each cause, and only what was not told before.
-    fn tell_missing(&self, probes: &[&'static Probe], told: &mut BTreeMap<&'static str, String>) {
-        let board = self.status.snapshot();
+    /// Logs which probes or hooks are missing: a line for each cause, and only causes that are new.
+    fn log_missing(&self, probes: &[&'static Probe], logged: &mut BTreeMap<&'static str, String>) {
+        let status = self.status.snapshot();
         let mut causes: BTreeMap<(&str, String), Vec<&str>> = BTreeMap::new();
         for probe in probes {
-            let Some(status) = board.probes.get(probe.name).filter(|status| !status.reason.is_empty()) else {
-                told.remove(probe.name);
+            let Some(status) = status.probes.get(probe.name).filter(|status| !status.reason.is_empty())
+            else {
+                logged.remove(probe.name);
                 continue;
             };
             let cause = status.cause();
-            if told.insert(probe.name, cause.clone()).as_ref() != Some(&cause) {
+            if logged.insert(probe.name, cause.clone()).as_ref() != Some(&cause) {
                 causes.entry((status.state.as_str(), cause)).or_default().push(probe.name);
             }
         }
         for ((state, reason), probes) in causes {
             // Hardly any kernel has everything: only what a question rests on is worth a warning.
-            let matters = board.probes.values().any(|probe| {
+            let matters = status.probes.values().any(|probe| {
                 probes.contains(&probe.name.as_str()) && needs::matters(&probe.name) && needs::is_blind(probe)
             });
             let probes = probes.join(", ");
@@ -251,15 +256,15 @@ impl Probes {
     }
 
     /// The reader ends only after the stop command, so it always listens.
-    fn tell(&self, command: Command) {
+    fn send(&self, command: Command) {
         let _ = self.commands.send(command);
-        let _ = self.bell.write(1);
+        let _ = self.notify.write(1);
     }
 }
 
 impl Drop for Probes {
     fn drop(&mut self) {
-        self.tell(Command::Stop);
+        self.send(Command::Stop);
         if let Some(reader) = self.reader.take()
             && reader.join().is_err()
         {
@@ -310,9 +315,9 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The board before anything is loaded: what could not be loaded if it were wanted is down, which is
+/// The status before anything is loaded: what could not be loaded if it were wanted is down, which is
 /// logged once for all.
-fn show_unloaded(status: &Status) -> Loaded {
+fn report_unloaded(status: &Status) -> Loaded {
     let bytes = btf::read_vmlinux();
     let kernel = bytes.as_ref().ok().and_then(|bytes| Btf::parse(bytes));
     let missing = privilege::missing_for_probes();
@@ -325,9 +330,9 @@ fn show_unloaded(status: &Status) -> Loaded {
     for probe in PROBES {
         let hooks = hooks::unloaded(probe, kernel.as_ref(), obstacle.as_deref());
         match &obstacle {
-            Some(obstacle) => feed::show(probe, ProbeState::Down, obstacle.clone(), hooks, status),
+            Some(obstacle) => feed::report(probe, ProbeState::Down, obstacle.clone(), hooks, status),
             None => {
-                feed::show(probe, ProbeState::Idle, "no plugin subscribes to it".to_owned(), hooks, status)
+                feed::report(probe, ProbeState::Idle, "no plugin subscribes to it".to_owned(), hooks, status)
             }
         }
     }
@@ -338,8 +343,8 @@ fn show_unloaded(status: &Status) -> Loaded {
         }
         None => tracing::warn!(reason, "the kernel's events are not seen, only its counters"),
     }
-    let told = PROBES.iter().map(|probe| (probe.name, reason.clone())).collect();
-    Loaded { ids: BTreeSet::new(), told }
+    let logged = PROBES.iter().map(|probe| (probe.name, reason.clone())).collect();
+    Loaded { ids: BTreeSet::new(), logged }
 }
 
 /// Returns once every program that was running has finished: they run inside RCU read sections,

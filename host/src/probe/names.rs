@@ -20,7 +20,7 @@ pub fn kernel_names() -> KernelNames {
     KernelNames { reasons: kernel_reasons(), symbols }
 }
 
-/// What this kernel calls reasons and states; empty where it does not tell.
+/// What this kernel calls reasons and states; empty where it does not say.
 pub fn kernel_reasons() -> Reasons {
     let bytes = btf::read_vmlinux().unwrap_or_default();
     Btf::parse(&bytes).map(|kernel| of(&kernel)).unwrap_or_default()

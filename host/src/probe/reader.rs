@@ -18,7 +18,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::EventFd;
 
 use super::clock::Clock;
-use super::feed::{Feed, MAX_BATCH, Stamps};
+use super::feed::{EntityCache, Feed, MAX_BATCH};
 use super::load::Loaded;
 use crate::entities::Entities;
 use crate::kernel::batch::Batch;
@@ -27,17 +27,17 @@ use crate::status::Status;
 
 /// Looks in vain before the reader goes to sleep.
 const IDLE_ROUNDS: u32 = 3;
-/// Between two looks while awake.
+/// Milliseconds between two looks while awake.
 const ROUND_MS: u8 = 2;
 /// Between two looks at the counters while awake.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 /// Between two rounds of everything that is done by the clock; also bounds a missed wake-up.
 const TICK: Duration = Duration::from_secs(1);
 /// What an epoll event is about; which ring does not matter, as all are looked at.
-const BELL: u64 = 0;
+const NOTIFY: u64 = 0;
 const RING: u64 = 1;
 
-/// What the loading thread tells the reader.
+/// What the loading thread asks of the reader.
 pub enum Command {
     /// Read this probe too.
     Load(Box<Loaded>),
@@ -49,19 +49,27 @@ pub enum Command {
 
 /// See the module.
 pub struct Reader<S> {
-    /// By probe id.
+    /// One for each probe, by its id, so that a command finds its probe without a search.
     feeds: Vec<Feed>,
+    /// What the loading thread asks for: only this thread touches a loaded probe.
     commands: Receiver<Command>,
-    /// Rung with every command.
-    bell: Arc<EventFd>,
+    /// Written to with every command, because a thread in `epoll_wait` does not see the channel.
+    notify: Arc<EventFd>,
+    /// Waits for all rings and for `notify` at once.
     epoll: Epoll,
+    /// Turns the kernel's timestamps into wall time.
     clock: Clock,
-    stamps: Stamps,
+    /// Entities of the namespaces seen last; emptied once a second.
+    cache: EntityCache,
+    /// Where counts of events and losses are reported.
     status: Arc<Status>,
+    /// Called with every batch, on this thread; no lock is held meanwhile.
     sink: S,
-    /// Looks in vain so far.
+    /// Looks in a row that found nothing; decides when to sleep.
     idle: u32,
+    /// When the programs' counters were read last, which is due every [`COUNT_EVERY`].
     counted: Instant,
+    /// When the work of each second was done last ([`TICK`]).
     ticked: Instant,
 }
 
@@ -82,22 +90,22 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
     /// If the system has no descriptors left.
     pub fn new(
         commands: Receiver<Command>,
-        bell: Arc<EventFd>,
+        notify: Arc<EventFd>,
         entities: Arc<Entities>,
         loss: &Loss,
         status: Arc<Status>,
         sink: S,
     ) -> io::Result<Reader<S>> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(&*bell, EpollEvent::new(EpollFlags::EPOLLIN, BELL))?;
+        epoll.add(&*notify, EpollEvent::new(EpollFlags::EPOLLIN, NOTIFY))?;
         let now = Instant::now();
         Ok(Reader {
             feeds: inspector_ebpf::PROBES.iter().map(|probe| Feed::new(probe, loss)).collect(),
             commands,
-            bell,
+            notify,
             epoll,
             clock: Clock::new(),
-            stamps: Stamps::new(entities),
+            cache: EntityCache::new(entities),
             status,
             sink,
             idle: 0,
@@ -108,7 +116,7 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
 
     /// Runs until [`Command::Stop`].
     pub fn run(mut self) {
-        while !self.obey() {
+        while !self.apply_commands() {
             let found = self.drain_all();
             let now = Instant::now();
             self.by_the_clock(now);
@@ -118,13 +126,13 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
                     self.wake_up();
                     self.wait(ROUND_MS.into());
                 }
-                Found::Nothing => self.doze(),
+                Found::Nothing => self.go_idle(),
             }
         }
     }
 
-    /// Follows the commands; true if it is over.
-    fn obey(&mut self) -> bool {
+    /// Carries out what the loading thread has sent; true if it was [`Command::Stop`].
+    fn apply_commands(&mut self) -> bool {
         let commands: Vec<Command> = self.commands.try_iter().collect();
         for command in commands {
             match command {
@@ -153,15 +161,15 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
     /// Detaches first, then waits until no program runs any more: what is drained then is all.
     fn unload(&mut self, id: usize) {
         // Their counts are gone with the programs.
-        self.feeds[id].show_runs(&self.status);
+        self.feeds[id].report_runs(&self.status);
         let Some(loaded) = self.feeds[id].loaded.as_mut() else { return };
         loaded.detach();
         super::wait_for_running_programs();
-        while let Some(batch) = self.feeds[id].drain(&self.clock, &mut self.stamps) {
+        while let Some(batch) = self.feeds[id].drain(&self.clock, &mut self.cache) {
             (self.sink)(Arc::new(batch));
         }
         self.feeds[id].count(&self.status);
-        if let Some(batch) = self.feeds[id].sums(true, &self.clock, &mut self.stamps) {
+        if let Some(batch) = self.feeds[id].sums(true, &self.clock, &mut self.cache) {
             (self.sink)(Arc::new(batch));
         }
         self.feeds[id].count(&self.status);
@@ -171,7 +179,7 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
     fn drain_all(&mut self) -> Found {
         let mut found = Found::Nothing;
         for feed in &mut self.feeds {
-            let Some(batch) = feed.drain(&self.clock, &mut self.stamps) else { continue };
+            let Some(batch) = feed.drain(&self.clock, &mut self.cache) else { continue };
             let full = batch.count as usize == MAX_BATCH;
             found = found.max(if full { Found::More } else { Found::Records });
             (self.sink)(Arc::new(batch));
@@ -188,16 +196,16 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
         }
         self.ticked = now;
         self.clock.refresh(now);
-        self.stamps.clear();
+        self.cache.clear();
         for feed in &mut self.feeds {
-            if let Some(batch) = feed.sums(false, &self.clock, &mut self.stamps) {
+            if let Some(batch) = feed.sums(false, &self.clock, &mut self.cache) {
                 (self.sink)(Arc::new(batch));
             }
-            feed.show_runs(&self.status);
+            feed.report_runs(&self.status);
         }
         self.count_all(now);
         for feed in &mut self.feeds {
-            if let Some(batch) = feed.losses(&self.clock, &mut self.stamps) {
+            if let Some(batch) = feed.losses(&self.clock, &mut self.cache) {
                 (self.sink)(Arc::new(batch));
             }
         }
@@ -210,8 +218,8 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
         }
     }
 
-    /// One more look in vain.
-    fn doze(&mut self) {
+    /// After a look that found nothing: looks again soon, and in the end sleeps until a record comes.
+    fn go_idle(&mut self) {
         self.idle = self.idle.saturating_add(1);
         if self.idle < IDLE_ROUNDS {
             return self.wait(ROUND_MS.into());
@@ -243,9 +251,9 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
         let mut ready = [EpollEvent::empty(); 8];
         // An interrupted wait is a short one.
         let ready = self.epoll.wait(&mut ready, timeout).map_or(&[][..], |n| &ready[..n]);
-        if ready.iter().any(|event| event.data() == BELL) {
+        if ready.iter().any(|event| event.data() == NOTIFY) {
             // Only resets it: the commands are in the channel.
-            let _ = self.bell.read();
+            let _ = self.notify.read();
         }
     }
 }

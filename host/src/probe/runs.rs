@@ -17,7 +17,7 @@ pub struct Runs {
     pub count: u64,
     /// Nanoseconds that they took; only while `kernel.bpf_stats_enabled` is 1.
     pub time_ns: u64,
-    /// Runs that were skipped; 0 before Linux 5.12, which does not tell.
+    /// Runs that were skipped; 0 before Linux 5.12, which does not count them.
     pub missed: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Promise: the architecture is what ARCHITECTURE.md says (design.md, section 1).
+//! Promise: the architecture is what ARCHITECTURE.md says, section "Invariants".
 
 use anyhow::Result;
 use inspector_tests::imports::{circles, circles_in, violations, violations_in};

@@ -3,10 +3,10 @@
 //! - [`producer`]: real drops at a given rate, in a namespace of our own.
 //! - [`contender`]: whom they are shown to: nobody, Inspector, two C programs, bpftrace.
 //! - [`cost`]: what that cost, as the kernel counts it.
-//! - [`session`]: rounds of A B A B over all contenders and rates: P1 and P3.
-//! - [`sandbox`]: one analyzer as a component and compiled in: P2.
-//! - [`scraping`]: reading and showing the counters of 110 namespaces, and node_exporter: P5b.
-//! - [`goals`]: the comparisons and their limits.
+//! - [`session`]: rounds of A B A B over all contenders and rates.
+//! - [`sandbox`]: one analyzer as a component and compiled in.
+//! - [`scraping`]: reading and showing the counters of 110 namespaces, and node_exporter.
+//! - [`goals`]: the goals: what is compared with what, and the limit of each comparison.
 //! - [`spread`], [`table`]: medians with minimum and maximum; the table, and its JSON in `bench/`.
 //!
 //! Nothing here fails on a time: the figures are for people, and for comparison with the previous
@@ -43,7 +43,7 @@ const FULL: Plan = Plan { rounds: 7, window: Duration::from_millis(1500) };
 const QUICK: Plan = Plan { rounds: 3, window: Duration::from_millis(700) };
 
 /// What is measured by itself.
-const SECTIONS: [&str; 3] = ["P1,P3", "P2", "P5b"];
+const SECTIONS: [&str; 3] = ["events", "sandbox", "counters"];
 
 fn known(sections: &[&str]) -> bool {
     !sections.is_empty() && sections.iter().all(|section| SECTIONS.contains(section))
@@ -66,8 +66,8 @@ fn main() -> Result<()> {
     let mut rows = Vec::new();
     for section in sections {
         match *section {
-            "P1,P3" => goals::event_rows(&session::measure(plan)?, &mut rows),
-            "P2" => goals::sandbox_rows(&sandbox::measure(plan)?, &mut rows),
+            "events" => goals::event_rows(&session::measure(plan)?, &mut rows),
+            "sandbox" => goals::sandbox_rows(&sandbox::measure(plan)?, &mut rows),
             _ => goals::scraping_rows(&scraping::measure(plan)?, &mut rows),
         }
     }

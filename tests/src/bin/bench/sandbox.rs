@@ -1,4 +1,4 @@
-//! P2: one analyzer as a component in the host's real path, and compiled into this program.
+//! One analyzer as a component in the host's real path, and compiled into this program.
 //!
 //! Both get the same packed batches, made on one CPU and digested by a thread on the other, and
 //! both are told by the CPU time of the calls. The component's is what the agent shows as the
@@ -65,7 +65,7 @@ pub fn measure(plan: Plan) -> Result<Sandbox> {
     pin(PRODUCER_CPU)?;
     let mut sandbox = Sandbox::new();
     for round in 1..=plan.rounds {
-        eprintln!("P2: round {round} of {}", plan.rounds);
+        eprintln!("sandbox: round {round} of {}", plan.rounds);
         for size in SIZES {
             let words = batch(size);
             let measured = sandbox.entry(size).or_default();

@@ -1,5 +1,5 @@
 //! What it costs to read and to show the counters of 110 namespaces, beside node_exporter, which
-//! reads and shows those of one: P5b.
+//! reads and shows those of one.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -49,7 +49,7 @@ pub fn measure(plan: Plan) -> Result<Vec<Sample>> {
     let exporter = Exporter::start()?;
     let mut samples = Vec::new();
     for round in 1..=plan.rounds {
-        eprintln!("P5b: round {round} of {}", plan.rounds);
+        eprintln!("counters: round {round} of {}", plan.rounds);
         let (interval, scrape) = (interval(&agent, plan.window * 3)?, scrapes(agent.pid(), agent.web)?);
         let floor = scrapes(exporter.child.id(), exporter.at)?;
         samples.push(Sample {

@@ -75,7 +75,7 @@ pub fn measure(plan: Plan) -> Result<Session> {
             if session.absent.contains_key(&contender) {
                 continue;
             }
-            eprintln!("P1, P3: round {round} of {}: {contender:?}", plan.rounds);
+            eprintln!("events: round {round} of {}: {contender:?}", plan.rounds);
             let running = match stage.start(contender) {
                 Ok(running) => running,
                 Err(error) if contender == Contender::Bpftrace => {

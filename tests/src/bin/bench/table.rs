@@ -53,7 +53,7 @@ pub fn save(plan: Plan, rows: &[Row]) -> Result<PathBuf> {
 fn line(cells: &[String; 8], widths: &[usize], note: &str) {
     let [goal, what, ours, floor, name, ratio, limit, verdict] = cells;
     let text = format!(
-        "{goal:2}  {what:w1$}  {ours:>w2$}  {floor:>w3$}  {name:w4$}  {ratio:>w5$}  {limit:>w6$}  {verdict:w7$}  {note}",
+        "{goal:10}  {what:w1$}  {ours:>w2$}  {floor:>w3$}  {name:w4$}  {ratio:>w5$}  {limit:>w6$}  {verdict:w7$}  {note}",
         w1 = widths[1],
         w2 = widths[2],
         w3 = widths[3],
