@@ -200,8 +200,8 @@ impl<'a> Place<'a> {
     }
 }
 
-/// All paths in `code` from their root: `crate::…`, or the name of an outside crate. `super` is
-/// resolved against the module of the file; modules inside of the file are not told apart.
+/// All paths in `code` from their root: `crate::…`, or the name of an outside crate. `super` and `self`
+/// are resolved against the module of the file; modules inside of the file are not told apart.
 fn paths(code: &str, module: &[&str]) -> Vec<String> {
     let tokens = tokens(code);
     let mut found = Vec::new();
@@ -252,11 +252,12 @@ fn tree(tokens: &[&str], mut at: usize, prefix: &str, found: &mut Vec<String>) -
 fn resolved(path: &str, module: &[&str]) -> String {
     let mut parts: Vec<&str> = path.split("::").collect();
     let supers = parts.iter().take_while(|part| **part == "super").count();
-    if supers == 0 {
+    let own = usize::from(parts.first() == Some(&"self") && parts.len() > 1);
+    if supers + own == 0 {
         return path.to_owned();
     }
     let kept = &module[..module.len().saturating_sub(supers)];
-    parts.splice(..supers, ["crate"].into_iter().chain(kept.iter().copied()));
+    parts.splice(..supers + own, ["crate"].into_iter().chain(kept.iter().copied()));
     parts.join("::")
 }
 

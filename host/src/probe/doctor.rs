@@ -11,10 +11,13 @@ use inspector_ebpf::{Attach, Hook, Kernel, PROBES, Probe};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 
 use super::btf::{self, Btf};
-use super::load::Loaded;
-use super::{Error, LEAST_RING, Options, hooks, kallsyms};
+use super::error::{Error, reason};
+use super::load::{Loaded, load_each};
+use super::options::{LEAST_RING, Options};
+use super::{hooks, kallsyms};
 use crate::privilege::{self, Capability, Obstacle};
 use crate::status::{HookState, HookStatus};
+use crate::text::cause::chain as with_causes;
 
 /// One thing that was tried.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -107,7 +110,7 @@ fn ring_buffers() -> Check {
             let found = format!("this kernel has no ring buffers (they came with {})", Kernel::FLOOR);
             Check::bad(what, &found, EVERY_EVENT, "")
         }
-        Err(error) => Check::bad(what, &super::with_causes(&error), EVERY_EVENT, &bpf().remedy()),
+        Err(error) => Check::bad(what, &with_causes(&error), EVERY_EVENT, &bpf().remedy()),
     }
 }
 
@@ -153,9 +156,9 @@ fn statistics() -> Check {
 fn all_hooks() -> Vec<Check> {
     let mut checks = Vec::new();
     let probes: Vec<&'static Probe> = PROBES.iter().collect();
-    let tunables = super::tunables(Options { ring_bytes: LEAST_RING, ..Options::default() });
+    let tunables = Options { ring_bytes: LEAST_RING, ..Options::default() }.tunables();
     // Without the kernel's types nothing can be tried, which its own check says.
-    let _ = super::load_each(&probes, &tunables, |probe, kernel, loaded| {
+    let _ = load_each(&probes, &tunables, |probe, kernel, loaded| {
         checks.extend(hooks_of(probe, kernel, loaded));
     });
     checks
@@ -164,7 +167,7 @@ fn all_hooks() -> Vec<Check> {
 fn hooks_of(probe: &'static Probe, kernel: &Btf<'_>, loaded: Result<Loaded, Error>) -> Vec<Check> {
     let states = match loaded {
         Ok(loaded) => loaded.hooks,
-        Err(error) => hooks::unloaded(probe, Some(kernel), Some(&super::reason(&error))),
+        Err(error) => hooks::unloaded(probe, Some(kernel), Some(&reason(&error))),
     };
     probe.hooks.iter().zip(states).map(|(hook, state)| of_hook(probe, hook, &state)).collect()
 }

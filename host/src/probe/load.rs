@@ -2,6 +2,7 @@
 //! which fails costs its own signal and nothing else.
 
 use std::fs::File;
+use std::io;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{
@@ -10,11 +11,13 @@ use aya::programs::{
 use aya::{Ebpf, EbpfLoader};
 use inspector_ebpf::{Attach, Direction, Hook, Probe};
 
-use super::btf::Btf;
+use super::btf::{self, Btf};
 use super::control::Control;
+use super::error::Error;
 use super::summary::Sums;
-use super::{Error, cgroup, hooks, kprobe};
+use super::{cgroup, hooks, kprobe, layout};
 use crate::status::{HookState, HookStatus};
+use crate::text::cause::chain as with_causes;
 
 /// Per-CPU counters of one object: `struct counters` of record.h.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -207,7 +210,7 @@ fn attach_program(
 /// The verifier's log is pages long; its last words say what it refused.
 fn in_one_line(error: &ProgramError) -> String {
     let ProgramError::LoadError { io_error, verifier_log } = error else {
-        return super::with_causes(error);
+        return with_causes(error);
     };
     let log = verifier_log.to_string();
     let is_statistics =
@@ -225,4 +228,27 @@ fn take(programs: &mut Ebpf, probe: &'static Probe, map: &'static str) -> Result
 
 fn map_error(probe: &'static Probe, map: &'static str) -> impl FnOnce(aya::maps::MapError) -> Error {
     move |source| Error::Map { probe: probe.name, map, source: Box::new(source) }
+}
+
+/// Gets probes into this kernel, one after the other; the kernel's types are parsed once for all.
+///
+/// # Errors
+///
+/// The kernel does not describe its types: nothing can be loaded.
+pub fn load_each(
+    probes: &[&'static Probe],
+    tunables: &Tunables,
+    mut done: impl FnMut(&'static Probe, &Btf<'_>, Result<Loaded, Error>),
+) -> Result<(), Error> {
+    let bytes = btf::read_vmlinux().map_err(|source| Error::KernelTypes { source })?;
+    let malformed = || Error::KernelTypes { source: io::ErrorKind::InvalidData.into() };
+    let kernel = Btf::parse(&bytes).ok_or_else(malformed)?;
+    let structs = probes.iter().flat_map(|probe| layout::struct_names(probe.object)).collect();
+    let types = kernel.thinned(&structs);
+    let types = aya::Btf::parse(&types, aya::Endianness::default()).map_err(|_| malformed())?;
+    let mut loader = Loader::new(&kernel, &types, tunables);
+    for probe in probes {
+        done(probe, &kernel, loader.load(probe));
+    }
+    Ok(())
 }

@@ -164,7 +164,7 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
         self.feeds[id].report_runs(&self.status);
         let Some(loaded) = self.feeds[id].loaded.as_mut() else { return };
         loaded.detach();
-        super::wait_for_running_programs();
+        wait_for_running_programs();
         while let Some(batch) = self.feeds[id].drain(&self.clock, &mut self.cache) {
             (self.sink)(Arc::new(batch));
         }
@@ -256,4 +256,12 @@ impl<S: FnMut(Arc<Batch>)> Reader<S> {
             let _ = self.notify.read();
         }
     }
+}
+
+/// Returns once every program that was running has finished: they run inside RCU read sections,
+/// and this call of `membarrier` waits for those.
+fn wait_for_running_programs() {
+    const MEMBARRIER_CMD_GLOBAL: i32 = 1;
+    // SAFETY: the call takes three integers and touches no memory of ours.
+    unsafe { nix::libc::syscall(nix::libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
