@@ -4,7 +4,7 @@
 //! - [`Exam`]: one case in one family, asked about when it has happened, or while it lasts.
 //! - [`Examiner`]: an agent that is asked about cases, one after the other.
 //! - [`score`]: what an answer is worth.
-//! - `marker`: that the agent has heard of all that happened.
+//! - `marker`: by which it is known that the agent has heard of all that happened.
 //! - `ongoing`: how a case lasts.
 
 mod marker;

@@ -9,7 +9,7 @@ use anyhow::Result;
 use inspector_tests::lab::sockets::{
     fill, keep_alive, one_packet_per_segment, reset_on_close, send_and_read, set_option,
 };
-use inspector_tests::lab::{Connection, Family, Global, Held, Namespace, Pair};
+use inspector_tests::lab::{Connection, Family, Global, Held, Namespace, Pair, faults};
 use nix::libc;
 
 use crate::{Made, Workload};
@@ -71,6 +71,19 @@ pub const WORKLOADS: &[Workload] = &[
         name: "every 20th segment lost",
         moves: &["tcpexttcpfastretrans"],
         made: Made::AsCase("nft_random_loss"),
+    },
+    Workload {
+        name: "the sender's own firewall",
+        moves: &["tcpexttcpretransfail"],
+        made: Made::By(|pair| {
+            let mut connection = Connection::open(pair, V4)?;
+            connection.exchange(1, 1)?;
+            faults::drop_incoming(&pair.server, "tcp", connection.server_at.port())?;
+            connection.client.write_all(b"sent once, and never again")?;
+            sleep(Duration::from_millis(50));
+            drop_outgoing(&pair.client)?;
+            Ok(Box::new(connection))
+        }),
     },
     Workload {
         name: "a reset that cannot be sent",

@@ -2,6 +2,9 @@
 
 use inspector_tests::lab::cases::Place;
 
+/// A label and its value.
+type Label = (&'static str, &'static str);
+
 /// A fault, live as a case of the lab or from a recorded trace.
 pub struct Fault {
     /// The case that makes it.
@@ -13,7 +16,7 @@ pub struct Fault {
     /// Events that are shown: type, where, and a word that is in it.
     pub events: &'static [(&'static str, Place, &'static str)],
     /// Metrics that rise: name, where, and a label.
-    pub metrics: &'static [(&'static str, Place, &'static [(&'static str, &'static str)])],
+    pub metrics: &'static [(&'static str, Place, &'static [Label])],
     /// The finding that the diagnosis begins with, where it is shown.
     pub concluded: Option<&'static str>,
 }

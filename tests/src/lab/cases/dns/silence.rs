@@ -1,7 +1,7 @@
 //! Name servers that are silent.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::thread;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -16,11 +16,10 @@ use crate::lab::{Held, Scene, faults};
 
 /// Bits of the third byte of an answer: it is one, and it was cut short.
 const ANSWER: u8 = 0x80;
+const TRUNCATED: u8 = 0x02;
 
 /// The server is at fault, and its clients feel it; a report may name either first.
 const TIMEOUT: &[Expected] = &[server("dns-timeout"), client("dns-timeout")];
-
-const TRUNCATED: u8 = 0x02;
 
 /// The record type of IPv6 addresses.
 const AAAA: u8 = 28;
@@ -175,6 +174,8 @@ fn silence(scene: &Scene) -> Result<Held> {
     for n in 0..5 {
         resolver.ask_without_answer(scene.family, &format!("host{n}.silent.example"), 2)?;
     }
+    // Nobody calls it silence before a second has passed.
+    sleep(Duration::from_millis(1100));
     Ok(Box::new(()))
 }
 
