@@ -60,8 +60,8 @@ fn a_wrong_path_or_target_is_found_and_a_right_one_is_not() {
         "sources/",
         "ebpf/src/*.rs",
         "{host,deploy}/src",
-        "b.md",
         "gone",
+        "b.md",
         "absent",
     ];
     assert_eq!(missing, wrong);
@@ -188,8 +188,8 @@ impl Tree {
 
 /// The targets that `make` lists.
 pub fn targets(makefile: &str) -> BTreeSet<String> {
-    let lines = makefile.lines().filter(|line| line.contains(":") && line.contains("## "));
-    lines.filter_map(|line| line.split_once(':')).map(|(target, _)| target.to_owned()).collect()
+    let listed = makefile.lines().filter(|line| line.contains(" ## ") && !line.starts_with('\t'));
+    listed.filter_map(|line| line.split_once(':')).map(|(target, _)| target.to_owned()).collect()
 }
 
 fn documents(tree: &Tree) -> Result<Vec<String>> {
