@@ -15,6 +15,10 @@ C_FILES = $(wildcard ebpf/src/*.c ebpf/src/*.h)
 MIRRORS = $(patsubst %.bpf.c,%.rs,$(wildcard ebpf/src/*.bpf.c))
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
+# Programs that were built beside the agent, and what they take as the product.
+PROGRAM = $(CARGO_DIR)/$(TRIPLE)/release
+AS_BUILT = env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector
+
 # A component is a twentieth of the size without its debug tables, and the agent holds it in memory.
 COMPONENT_PROFILE := CARGO_PROFILE_RELEASE_LTO=fat CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1 CARGO_PROFILE_RELEASE_DEBUG=false
 
@@ -23,13 +27,13 @@ BUILD_PACKAGES := clang libbpf-dev
 # What faults are made with: those of the demo, and those of the lab.
 DEMO_PACKAGES := iproute2 nftables
 LAB_PACKAGES := $(DEMO_PACKAGES) iptables conntrack ethtool
-# What else the tests use, or are checked against; among it a container runtime for real pods, unless
-# there is one: Debian's would replace it.
-TEST_PACKAGES := $(LAB_PACKAGES) bpftool curl prometheus containernetworking-plugins busybox-static
-TEST_PACKAGES += $(if $(shell command -v containerd),,containerd runc)
-LINT_PACKAGES := clang-format
 # What `make bench` compares with.
 BENCH_PACKAGES := prometheus-node-exporter
+# What else the tests use, or are checked against; among it a container runtime for real pods, unless
+# there is one: Debian's would replace it.
+TEST_PACKAGES := $(LAB_PACKAGES) $(BENCH_PACKAGES) bpftool curl prometheus containernetworking-plugins busybox-static
+TEST_PACKAGES += $(if $(shell command -v containerd),,containerd runc)
+LINT_PACKAGES := clang-format
 # What `make test-kernels` boots stock kernels with.
 KERNEL_PACKAGES := qemu-system-x86 cpio
 # Installs what is missing of a list of packages; fetches nothing when all is there.
@@ -82,7 +86,7 @@ DEMO_AS = $(if $(SUDO),$(shell sudo -n true 2>/dev/null && echo sudo))
 
 demo: build ## three real faults and what Inspector says of them: live with root, else from recorded traces
 	@$(if $(DEMO_AS)$(filter 0,$(shell id -u)),$(call install,$(DEMO_PACKAGES)))
-	@$(DEMO_AS) env INSPECTOR_PLUGINS=$(CURDIR)/target/plugins INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/demo
+	@$(DEMO_AS) $(AS_BUILT) $(PROGRAM)/demo
 
 run: build ## run the agent on this machine with the built analyzers (root); ARGS=... adds flags
 	$(SUDO) target/release/inspector serve --plugin-dir target/plugins $(ARGS)
@@ -94,31 +98,31 @@ test: build ## every test, with real packets in network namespaces (root)
 
 record-cases: build ## record the faults of the replay tests anew (root); CASES=... names some
 	@$(call install,$(LAB_PACKAGES))
-	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/record-cases $(CASES)
+	$(SUDO) $(AS_BUILT) $(PROGRAM)/record-cases $(CASES)
 
-lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs some, ARGS='--ongoing dns' asks while they last
+lab: build ## every fault of the lab and what the diagnosis concludes, as a table (root); ARGS='firewall' runs a theme, ARGS='unseen' an exam, ARGS='--ongoing dns' asks while they last
 	@$(call install,$(LAB_PACKAGES))
-	$(SUDO) env INSPECTOR_BIN=$(CURDIR)/target/release/inspector $(CARGO_DIR)/$(TRIPLE)/release/lab $(ARGS)
+	$(SUDO) $(AS_BUILT) $(PROGRAM)/lab $(ARGS)
 
 test-kernels: build ## the same binary on stock 6.1 and 6.12 kernels in qemu
 	@$(call install,$(LAB_PACKAGES) $(KERNEL_PACKAGES))
-	cargo run --release -p inspector-tests --bin kernels
+	$(AS_BUILT) $(PROGRAM)/kernels
 
 lab-kernels: build ## the cases of the lab that need only what a guest has, on the same stock kernels
 	@$(call install,$(LAB_PACKAGES) $(KERNEL_PACKAGES))
-	cargo run --release -p inspector-tests --bin kernels -- --lab
+	$(AS_BUILT) $(PROGRAM)/kernels --lab
 
-coverage: build ## every metric of the contract, seen changing under a workload (root)
+coverage: build ## every metric of the contract, seen changing under a workload (root); ARGS='a closed port' runs one
 	@$(call install,$(LAB_PACKAGES))
-	cargo run --release -p inspector-tests --bin coverage
+	$(SUDO) $(AS_BUILT) $(PROGRAM)/coverage $(ARGS)
 
 bench: build ## what Inspector costs, beside hand-written floors in the same run (root); ARGS='--only counters' measures one part
 	@$(call install,$(LAB_PACKAGES) $(BENCH_PACKAGES))
-	cargo run --release -p inspector-tests --bin bench -- $(ARGS)
+	$(SUDO) $(AS_BUILT) $(PROGRAM)/bench $(ARGS)
 
 bench-quick: build ## the same table from fewer rounds, in under two minutes (root)
 	@$(call install,$(LAB_PACKAGES) $(BENCH_PACKAGES))
-	cargo run --release -p inspector-tests --bin bench -- --quick $(ARGS)
+	$(SUDO) $(AS_BUILT) $(PROGRAM)/bench --quick $(ARGS)
 
 fmt: ## write all Rust and C in the common format
 	@$(call install,$(LINT_PACKAGES))

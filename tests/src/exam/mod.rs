@@ -4,25 +4,32 @@
 //! - [`Exam`]: one case in one family, asked about when it has happened, or while it lasts.
 //! - [`Examiner`]: an agent that is asked about cases, one after the other.
 //! - [`score`]: what an answer is worth.
+//! - `marker`: by which it is known that the agent has heard of all that happened.
 //! - `ongoing`: how a case lasts.
 
+mod marker;
 mod ongoing;
 pub mod score;
 
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 
+use self::marker::Marker;
 use self::score::{Concluded, Mark};
 use crate::agent::{Agent, Settings};
 use crate::http::post;
-use crate::lab::cases::{Case, GROUPS, Ongoing, Place};
+use crate::lab::cases::{Case, Ongoing, Place, THEMES};
 use crate::lab::{Family, Namespace, Pace, Scene};
 use crate::wait;
 
 /// Sources are read once a second.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks at a scrape, which costs the agent more than the usual look at a condition.
+const LOOK: Duration = Duration::from_millis(40);
 
 /// The window reaches back so far before the fault.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -33,8 +40,8 @@ const HOST: &str = "host";
 /// One case in one family, in one form.
 #[derive(Debug, Clone, Copy)]
 pub struct Exam {
-    /// Name of its group.
-    pub group: &'static str,
+    /// What fails: the name of its theme.
+    pub theme: &'static str,
     /// What is made.
     pub case: &'static Case,
     /// In which family.
@@ -46,10 +53,18 @@ pub struct Exam {
 impl Exam {
     /// Every case in each of its families.
     pub fn all() -> impl Iterator<Item = Self> {
-        let all = GROUPS.iter().flat_map(|(group, cases)| cases.iter().map(move |case| (*group, case)));
-        all.flat_map(|(group, case)| {
-            case.families.iter().map(move |family| Self { group, case, family: *family, ongoing: None })
+        let all = THEMES.iter().flat_map(|(theme, cases)| cases.iter().map(move |case| (*theme, case)));
+        all.flat_map(|(theme, case)| {
+            case.families.iter().map(move |family| Self { theme, case, family: *family, ongoing: None })
         })
+    }
+
+    /// The one that has this name, made once.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn named(name: &str) -> Result<Self> {
+        Self::all().find(|exam| exam.name() == name).with_context(|| format!("no case is called {name}"))
     }
 
     /// The ongoing form of every fault that has one, with clients of this patience.
@@ -64,8 +79,12 @@ impl Exam {
     /// # Errors
     /// If it did not happen.
     pub fn make(&self) -> Result<()> {
-        let scene = self.scene()?;
-        self.amid(&scene, Duration::ZERO, || Ok(()))
+        self.amid(&self.scene()?, || Ok(()))
+    }
+
+    /// Whether a word of the command line is for it: its theme, its origin, or a part of its name.
+    pub fn is_called(&self, word: &str) -> bool {
+        self.theme == word || self.case.origin.word() == word || self.name().contains(word)
     }
 
     /// Its name in tables and on the command line; `/6` says IPv6, `~` the ongoing form, with the
@@ -83,7 +102,16 @@ impl Exam {
         format!("{}{family}{form}", self.case.name)
     }
 
-    fn scene(&self) -> Result<Scene> {
+    /// While somebody asks, not before.
+    fn is_made_again(&self) -> bool {
+        self.ongoing.is_some() && self.case.ongoing == Ongoing::Again
+    }
+
+    /// Its hosts, joined.
+    ///
+    /// # Errors
+    /// Without root, or if `ip` fails.
+    pub fn scene(&self) -> Result<Scene> {
         let pace = match (self.ongoing, self.case.ongoing) {
             (Some(patience), Ongoing::Clients) => Pace::Again(patience),
             _ => Pace::Once,
@@ -114,13 +142,13 @@ pub struct Row {
 pub struct Manner {
     /// Which one.
     pub scenario: String,
-    /// How long after the fault: one reading of the counters, and their delivery.
-    pub settle: Duration,
+    /// How long after the fault; without it, once the agent has heard of all that happened until then.
+    pub settle: Option<Duration>,
 }
 
 impl Default for Manner {
     fn default() -> Self {
-        Self { scenario: "node".to_owned(), settle: Duration::from_millis(1500) }
+        Self { scenario: "node".to_owned(), settle: None }
     }
 }
 
@@ -129,6 +157,7 @@ impl Default for Manner {
 pub struct Examiner {
     agent: Agent,
     manner: Manner,
+    marker: Option<Marker>,
 }
 
 impl Examiner {
@@ -146,30 +175,53 @@ impl Examiner {
             let all = !plugins.is_empty() && plugins.iter().all(|plugin| plugin["state"] == "running");
             all.then_some(())
         })?;
-        Ok(Self { agent, manner })
+        let marker = if manner.settle.is_none() { Some(Marker::new()?) } else { None };
+        Ok(Self { agent, manner, marker })
     }
 
-    /// Makes a case and asks about it. What fails is in the row.
-    pub fn examine(&self, exam: Exam) -> Row {
-        self.ask(exam).unwrap_or_else(|error| Row {
-            exam,
-            mark: Mark::Broken,
-            findings: Vec::new(),
-            took: Duration::ZERO,
-            answer: Value::Null,
-            error: format!("{error:#}"),
-        })
+    /// Makes one case after the other and asks about each. What fails is in its row. The hosts of the
+    /// next case come up while this one is asked about, so that the agent knows them by then.
+    pub fn examine(&self, exams: impl Iterator<Item = Exam>, mut each: impl FnMut(Row)) {
+        let (mut exams, mut hosts) = (exams.peekable(), None);
+        while let Some(exam) = exams.next() {
+            let next = exams.peek().copied();
+            let scene = hosts.take().unwrap_or_else(|| exam.scene());
+            let row = thread::scope(|scope| {
+                let mut coming_up = None;
+                let made = || coming_up = next.map(|next| scope.spawn(move || next.scene()));
+                let row = scene.and_then(|scene| self.ask(exam, &scene, made));
+                hosts = coming_up.map(|hosts| hosts.join().expect("hosts come up without a panic"));
+                row
+            });
+            each(row.unwrap_or_else(|error| Row {
+                exam,
+                mark: Mark::Broken,
+                findings: Vec::new(),
+                took: Duration::ZERO,
+                answer: Value::Null,
+                error: format!("{error:#}"),
+            }));
+        }
     }
 
-    fn ask(&self, exam: Exam) -> Result<Row> {
-        let scene = exam.scene()?;
+    /// `made` is called once the case has happened, unless it is made again and again.
+    fn ask(&self, exam: Exam, scene: &Scene, made: impl FnOnce()) -> Result<Row> {
         wait::within(PATIENCE, "the agent to know the hosts", || {
+            sleep(LOOK);
             scene.hosts().all(|host| self.is_read(host)).then_some(())
         })?;
         let begun = Instant::now();
-        let (answer, took) =
-            exam.amid(&scene, self.manner.settle, || self.question(exam.case, &scene, begun))?;
-        let findings = score::findings(&answer, &scene);
+        let (answer, took) = exam.amid(scene, || {
+            if !exam.is_made_again() {
+                made();
+            }
+            match (&self.marker, self.manner.settle) {
+                (Some(marker), _) => marker.is_heard(&self.agent)?,
+                (None, settle) => sleep(settle.unwrap_or_default()),
+            }
+            self.question(exam.case, scene, begun)
+        })?;
+        let findings = score::findings(&answer, scene);
         let mark = score::mark(exam.case, &findings, took);
         Ok(Row { exam, mark, findings, took, answer, error: String::new() })
     }

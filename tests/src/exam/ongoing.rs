@@ -8,11 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Exam;
 use crate::lab::cases::Ongoing;
-use crate::lab::{Held, Scene};
+use crate::lab::{Held, SEEN, Scene};
 use crate::wait;
-
-/// Who asks what is wrong has seen it for so long.
-const AMID: Duration = Duration::from_secs(3);
 
 /// What is made again is held for so long before.
 const HELD: Duration = Duration::from_millis(300);
@@ -21,24 +18,18 @@ const HELD: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_secs(120);
 
 impl Exam {
-    /// Makes the case, asks once its traces have had the time to `settle`, and ends it.
+    /// Makes the case, asks, and ends it; in its ongoing form it has been seen for a while before.
     ///
     /// # Errors
     /// If the case did not happen, or did not go on in its ongoing form, and those of `ask`.
-    pub(super) fn amid<T>(
-        &self,
-        scene: &Scene,
-        settle: Duration,
-        ask: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        let make = || (self.case.run)(scene).context("the case did not happen");
+    pub(super) fn amid<T>(&self, scene: &Scene, ask: impl FnOnce() -> Result<T>) -> Result<T> {
+        let make = || self.case.make(scene);
         let form = self.ongoing.map(|_| self.case.ongoing);
-        let settle = if form.is_some() { settle.max(AMID) } else { settle };
         let ask = || {
-            sleep(settle);
+            sleep(if form.is_some() { SEEN } else { Duration::ZERO });
             ask()
         };
-        if form == Some(Ongoing::Again) {
+        if self.is_made_again() {
             return while_made_again(make, ask);
         }
         let held = make()?;

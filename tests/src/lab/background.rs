@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
-use super::sockets::listener;
-use super::{Namespace, Scene};
+use super::sockets::PATIENCE;
+use super::{Actor, Namespace, Scene, service};
+use crate::wait;
 
 /// Connections, one after the other at an even rate, until it is dropped.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ impl Background {
     /// If no server can be started.
     pub fn start(scene: &Scene, per_minute: u32) -> Result<Self> {
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let listener = listener(scene.server(), scene.server_ip())?;
+        let listener = scene.listener()?;
         let at = listener.local_addr()?;
         // Threads are in the namespace of the thread that starts them.
         let client = scene.client().run(|| {
@@ -60,6 +61,42 @@ impl Drop for Background {
             // One that panicked has stopped as well.
             drop(thread.join());
         }
+    }
+}
+
+/// Requests from a host to a server process, one after the other, until it is dropped.
+#[derive(Debug)]
+pub struct Load {
+    served: Arc<AtomicU64>,
+    _asking: Repeated,
+    _server: Actor,
+}
+
+impl Load {
+    /// Starts the process, and asks it from a host.
+    ///
+    /// # Errors
+    /// If it cannot serve.
+    pub fn start(from: &Namespace, scene: &Scene) -> Result<Self> {
+        let at = scene.listener()?.local_addr()?;
+        let server = Actor::start(scene.server(), &[], &format!("echo {at} 128"))?;
+        let served = Arc::new(AtomicU64::new(0));
+        let counting = Arc::clone(&served);
+        let asking = Repeated::start(from, Duration::from_millis(2), move || {
+            if service::ask(at, PATIENCE).is_ok() {
+                counting.fetch_add(1, Ordering::Relaxed);
+            }
+        })?;
+        Ok(Self { served, _asking: asking, _server: server })
+    }
+
+    /// Waits until so many have been served.
+    ///
+    /// # Errors
+    /// If they are not.
+    pub fn carries(&self, requests: u64) -> Result<()> {
+        let enough = || (self.served.load(Ordering::Relaxed) >= requests).then_some(());
+        wait::within(PATIENCE, "healthy requests", enough)
     }
 }
 

@@ -7,7 +7,8 @@
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -18,6 +19,9 @@ use crate::wait;
 
 /// A client comes back so long after it has given up.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who asks what is wrong has seen it for so long.
+pub const SEEN: Duration = Duration::from_secs(3);
 
 /// Far beyond what a few attempts of the most patient clients take.
 const ENOUGH: Duration = Duration::from_secs(60);
@@ -76,11 +80,7 @@ impl Scene {
     pub fn connect(&self, from: &Namespace, to: SocketAddr) -> Result<Held> {
         match self.pace {
             Pace::Once => Ok(Box::new(faults::start_connect(from, to)?)),
-            Pace::Again(patience) => self.go_on(from, PAUSE, move || {
-                let outcome = TcpStream::connect_timeout(&to, patience);
-                ensure!(outcome.is_err(), "{to} took a connection");
-                Ok(())
-            }),
+            Pace::Again(patience) => self.connect_in_vain(from, to, patience, PAUSE),
         }
     }
 
@@ -151,5 +151,45 @@ impl Scene {
             }
         })?;
         Ok(Box::new(client))
+    }
+
+    /// Waits until what goes on has been seen for a few seconds, and so many attempts have ended as the
+    /// case says.
+    ///
+    /// # Errors
+    /// If they do not.
+    pub fn seen(&self, attempts: u64) -> Result<()> {
+        let begun = Instant::now();
+        self.attempts.go_on(attempts)?;
+        sleep(SEEN.saturating_sub(begun.elapsed()));
+        Ok(())
+    }
+
+    /// [`Scene::seen`], and not one attempt has failed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn seen_well(&self, attempts: u64) -> Result<()> {
+        self.seen(attempts)?;
+        let failed = self.attempts.failed();
+        ensure!(failed == 0, "{failed} attempts failed");
+        Ok(())
+    }
+
+    /// Lets clients connect in vain every `pause`, each time for so long.
+    ///
+    /// # Errors
+    /// If the namespace is gone.
+    pub fn connect_in_vain(
+        &self,
+        from: &Namespace,
+        to: SocketAddr,
+        patience: Duration,
+        pause: Duration,
+    ) -> Result<Held> {
+        self.go_on(from, pause, move || {
+            ensure!(TcpStream::connect_timeout(&to, patience).is_err(), "{to} took a connection");
+            Ok(())
+        })
     }
 }

@@ -3,11 +3,8 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use super::{Family, Namespace, Pair};
 use anyhow::{Context, Result};
-use nix::libc::linger;
-use nix::sys::socket::{setsockopt, sockopt};
-
-use super::{Family, Pair};
 
 /// Both ends; each lives in its own namespace and may be used from any thread.
 #[derive(Debug)]
@@ -28,10 +25,16 @@ impl Connection {
     /// # Errors
     /// If the network refuses any of it.
     pub fn open(pair: &Pair, family: Family) -> Result<Self> {
-        let ip = pair.server_ip(family);
-        let listener = pair.server.run(|| Ok(TcpListener::bind((ip, 0))?))?;
+        Self::to(&pair.client, &pair.server.listen((pair.server_ip(family), 0))?)
+    }
+
+    /// Connects from any host to a listener of any other, and accepts.
+    ///
+    /// # Errors
+    /// If the network refuses it.
+    pub fn to(from: &Namespace, listener: &TcpListener) -> Result<Self> {
         let server_at = listener.local_addr()?;
-        let client = pair.client.run(|| Ok(TcpStream::connect(server_at)?))?;
+        let client = from.connect(server_at)?;
         let (server, client_at) = listener.accept()?;
         Ok(Self { client, server, client_at, server_at })
     }
@@ -43,14 +46,6 @@ impl Connection {
     pub fn exchange(&mut self, up: usize, down: usize) -> Result<()> {
         carry(&mut self.client, &mut self.server, up).context("client to server")?;
         carry(&mut self.server, &mut self.client, down).context("server to client")
-    }
-
-    /// Makes the client's `close` send a reset instead of a FIN (`SO_LINGER` with time 0).
-    ///
-    /// # Errors
-    /// If the kernel refuses the option.
-    pub fn reset_on_client_close(&self) -> Result<()> {
-        Ok(setsockopt(&self.client, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?)
     }
 
     /// Closes in order: the client first, then the server once it has seen the end.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use super::Namespace;
+use super::{Namespace, run};
 use crate::wait;
 
 /// Far beyond what any fault of the lab takes to show in a counter.
@@ -43,6 +43,55 @@ pub fn counted(at: &Namespace, name: &str, at_least: u64) -> Result<()> {
         (last >= at_least).then_some(())
     });
     reached.with_context(|| format!("{name} is {last}, not {at_least}, in {}", at.name()))
+}
+
+/// Waits until the host has given up a neighbour: three requests in vain, three seconds.
+///
+/// # Errors
+/// If it gives up none.
+pub fn neighbour_failed(at: &Namespace) -> Result<()> {
+    wait::within(PATIENCE, "the neighbour to fail", || {
+        at.ip("neigh show").ok()?.contains("FAILED").then_some(())
+    })
+}
+
+/// Packets that match the one rule of the host's nft that counts.
+///
+/// # Errors
+/// If there is none.
+pub fn matched(at: &Namespace) -> Result<u64> {
+    behind("counter packets ", &at.run(|| run("nft", "list ruleset"))?)
+}
+
+/// Packets that the first queue of a link has dropped.
+///
+/// # Errors
+/// If there is no such link, or nothing counts there.
+pub fn queue_dropped(at: &Namespace, link: &str) -> Result<u64> {
+    behind("dropped ", &run("tc", &format!("-s -n {} qdisc show dev {link}", at.name()))?)
+}
+
+/// The number behind a word in what a tool shows.
+///
+/// # Errors
+/// If there is none.
+pub fn behind(word: &str, shown: &str) -> Result<u64> {
+    let rest = shown.split_once(word).map(|(_, rest)| rest);
+    let digits = rest.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    digits.and_then(|digits| digits.parse().ok()).with_context(|| format!("no {word:?} in {shown}"))
+}
+
+/// Waits until a number that a tool shows is `at_least` so high.
+///
+/// # Errors
+/// If it does not get there.
+pub fn reaches(at_least: u64, what: impl Fn() -> Result<u64>) -> Result<()> {
+    let mut last = None;
+    let reached = wait::within(PATIENCE, "a number to rise", || {
+        last = what().ok();
+        (last? >= at_least).then_some(())
+    });
+    reached.with_context(|| format!("{last:?} instead of {at_least}"))
 }
 
 /// A line of names above one of values, both beginning with the protocol.

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
-use std::net::UdpSocket;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -65,8 +64,8 @@ pub fn busy_soft_interrupt(pair: &Pair, family: Family) -> Result<Held> {
     slower_firewall(&pair.server, "input", &format!("udp dport {SLOW}"), 5)?;
     throttle(&throttled.client)?;
     // Somebody listens, so that nothing but the delay is wrong.
-    let slow = pair.server.run(|| Ok(UdpSocket::bind(pair.server_at(family, SLOW))?))?;
-    let fast = throttled.server.run(|| Ok(UdpSocket::bind(throttled.server_at(family, FAST))?))?;
+    let slow = pair.server.udp(pair.server_at(family, SLOW))?;
+    let fast = throttled.server.udp(throttled.server_at(family, FAST))?;
     std::thread::scope(|scope| {
         let sender = scope.spawn(|| -> Result<()> {
             stay_on_this_cpu()?;

@@ -18,6 +18,12 @@ use super::{Family, Pair};
 pub const A: u16 = 1;
 /// An IPv6 address.
 pub const AAAA: u16 = 28;
+/// What [`ask_once`] returns: the name is found,
+pub const FOUND: Option<u8> = Some(0);
+/// the server fails (SERVFAIL),
+pub const FAILED: Option<u8> = Some(2);
+/// the name does not exist (NXDOMAIN).
+pub const UNKNOWN: Option<u8> = Some(3);
 /// How long a late answer takes.
 pub const LATE: Duration = Duration::from_millis(300);
 
@@ -99,7 +105,7 @@ impl<'a> Resolver<'a> {
                 answer
             }
             Transport::Tcp => {
-                let mut stream = self.pair.client.run(|| Ok(TcpStream::connect(asked.server)?))?;
+                let mut stream = self.pair.client.connect(asked.server)?;
                 asked.client = stream.local_addr()?;
                 stream.write_all(&with_length(&query))?;
                 read_message(&mut stream).context("waiting for the answer")?
@@ -125,7 +131,7 @@ impl<'a> Resolver<'a> {
     }
 
     fn socket(&self, family: Family) -> Result<UdpSocket> {
-        let socket = self.pair.client.run(|| Ok(UdpSocket::bind((self.pair.client_ip(family), 0))?))?;
+        let socket = self.pair.client.udp((self.pair.client_ip(family), 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(30)))?;
         Ok(socket)
     }
@@ -158,7 +164,7 @@ pub fn ask_once(server: SocketAddr, name: &str, patience: Duration) -> Result<Op
 }
 
 /// A recursive query with one question.
-fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
+pub fn query(id: u16, name: &str, qtype: u16) -> Vec<u8> {
     let mut message = Vec::new();
     for word in [id, 0x0100, 1, 0, 0, 0] {
         message.extend(word.to_be_bytes());
@@ -214,11 +220,16 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     Some(answer)
 }
 
-fn with_length(message: &[u8]) -> Vec<u8> {
+/// A message as it goes over TCP.
+pub fn with_length(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes(), message].concat()
 }
 
-fn read_message(stream: &mut TcpStream) -> Result<Vec<u8>> {
+/// Reads one message from a connection.
+///
+/// # Errors
+/// If the connection ends before.
+pub fn read_message(stream: &mut TcpStream) -> Result<Vec<u8>> {
     let mut length = [0; 2];
     stream.read_exact(&mut length)?;
     let mut message = vec![0; usize::from(u16::from_be_bytes(length))];

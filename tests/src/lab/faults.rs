@@ -1,20 +1,20 @@
 //! What goes wrong in the tests. Each function makes one real fault and returns what it takes to
-//! recognise it: the addresses and ports on the wire.
+//! recognise it: the addresses and ports on the link.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket,
-    sockopt,
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
 };
 use std::os::fd::AsRawFd;
 
-use super::{Connection, Family, Namespace, Pair};
+use super::sockets::{expect_reset, reset_on_close};
+use super::{Connection, Family, Global, Namespace, Pair, stream_socket};
 
 /// Nobody listens here in a namespace of the lab.
 pub const CLOSED_PORT: u16 = 9;
@@ -155,15 +155,30 @@ pub fn send_udp_evenly(
     })
 }
 
+/// Lets the table of neighbours hold two (a setting of the machine, for a moment), and sends to twenty.
+/// Returns how many of the datagrams the kernel refused at once.
+///
+/// # Errors
+/// If the setting cannot be changed.
+pub fn fill_neighbour_table(pair: &Pair, family: Family) -> Result<usize> {
+    let _limit = Global::set(
+        match family {
+            Family::V4 => "/proc/sys/net/ipv4/neigh/default/gc_thresh3",
+            Family::V6 => "/proc/sys/net/ipv6/neigh/default/gc_thresh3",
+        },
+        "2",
+    )?;
+    let socket = pair.client.udp((pair.client_ip(family), 0))?;
+    let refused = |host: &u8| socket.send_to(b"x", (pair.neighbour(family, *host), 4242)).is_err();
+    Ok((100..120).filter(refused).count())
+}
+
 /// Lets nft drop what comes in for a port.
 ///
 /// # Errors
 /// If `nft` refuses the rule.
 pub fn drop_incoming(at: &Namespace, protocol: &str, port: u16) -> Result<()> {
-    at.nft(&format!(
-        "add table inet lab; add chain inet lab in {{ type filter hook input priority 0; }}; \
-         add rule inet lab in {protocol} dport {port} drop"
-    ))
+    at.filter("input", &format!("{protocol} dport {port} drop"))
 }
 
 /// Lets nft drop every `n`th incoming TCP segment that carries data.
@@ -171,10 +186,7 @@ pub fn drop_incoming(at: &Namespace, protocol: &str, port: u16) -> Result<()> {
 /// # Errors
 /// If `nft` refuses the rule.
 pub fn drop_every_nth_segment(at: &Namespace, n: u32) -> Result<()> {
-    at.nft(&format!(
-        "add table inet lab; add chain inet lab in {{ type filter hook input priority 0; }}; \
-         add rule inet lab in tcp flags & psh == psh numgen inc mod {n} 0 drop"
-    ))
+    at.filter("input", &format!("tcp flags & psh == psh numgen inc mod {n} 0 drop"))
 }
 
 /// Removes what the functions above made nft do.
@@ -191,7 +203,7 @@ pub fn stop_dropping(at: &Namespace) -> Result<()> {
 pub struct FullAcceptQueue {
     /// Where it listens.
     pub at: SocketAddr,
-    _listener: OwnedFd,
+    _listener: TcpListener,
     _clients: Vec<OwnedFd>,
 }
 
@@ -200,12 +212,8 @@ pub struct FullAcceptQueue {
 /// # Errors
 /// If the sockets cannot be made.
 pub fn fill_accept_queue(pair: &Pair, family: Family) -> Result<FullAcceptQueue> {
-    let ip = pair.server_ip(family);
-    let (listener, at) = pair.server.run(|| {
-        let (socket, at) = bound_socket_at(ip)?;
-        listen(&socket, Backlog::new(1)?)?;
-        Ok((socket, at))
-    })?;
+    let listener = pair.server.listen_with((pair.server_ip(family), 0), 1)?;
+    let at = listener.local_addr()?;
     let clients = (0..6).map(|_| start_connect(&pair.client, at).map(|(socket, _)| socket));
     Ok(FullAcceptQueue { at, _clients: clients.collect::<Result<_>>()?, _listener: listener })
 }
@@ -218,7 +226,7 @@ pub fn fill_accept_queue(pair: &Pair, family: Family) -> Result<FullAcceptQueue>
 pub fn reset_by_linger(pair: &Pair, family: Family) -> Result<(SocketAddr, SocketAddr)> {
     let mut connection = Connection::open(pair, family)?;
     connection.exchange(1, 1)?;
-    connection.reset_on_client_close()?;
+    reset_on_close(&connection.client)?;
     let Connection { client, server, client_at, server_at } = connection;
     drop(client);
     expect_reset(&server)?;
@@ -233,7 +241,7 @@ pub fn reset_by_linger(pair: &Pair, family: Family) -> Result<(SocketAddr, Socke
 pub fn reset_by_server(pair: &Pair, family: Family) -> Result<(SocketAddr, SocketAddr)> {
     let mut connection = Connection::open(pair, family)?;
     connection.exchange(1, 1)?;
-    setsockopt(&connection.server, sockopt::Linger, &nix::libc::linger { l_onoff: 1, l_linger: 0 })?;
+    reset_on_close(&connection.server)?;
     let Connection { client, server, client_at, server_at } = connection;
     drop(server);
     expect_reset(&client)?;
@@ -256,13 +264,6 @@ pub fn reset_by_unread_data(pair: &Pair, family: Family) -> Result<(SocketAddr, 
     Ok((client_at, server_at))
 }
 
-fn expect_reset(stream: &TcpStream) -> Result<()> {
-    match stream.peek(&mut [0]) {
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(()),
-        other => bail!("expected a reset, got {other:?}"),
-    }
-}
-
 /// A TCP socket that knows its address before it connects.
 fn bound_socket(peer: IpAddr) -> Result<(OwnedFd, SocketAddr)> {
     // The source address that the route to the peer gives; learnt without sending anything.
@@ -281,8 +282,7 @@ pub fn tcp_socket(ip: IpAddr) -> Result<OwnedFd> {
 }
 
 fn bound_socket_at(ip: IpAddr) -> Result<(OwnedFd, SocketAddr)> {
-    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let socket = stream_socket(ip)?;
     bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, 0)))?;
     let bound = TcpListener::from(socket);
     let local = bound.local_addr()?;

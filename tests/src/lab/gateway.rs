@@ -8,11 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use nix::libc::linger;
-use nix::sys::socket::{setsockopt, sockopt};
 
 use super::Namespace;
-use super::sockets::listener;
+use super::sockets::reset_on_close;
 
 const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: lab\r\n\r\n";
 const FINE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
@@ -23,7 +21,7 @@ const BAD_GATEWAY: &[u8] = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r
 /// # Errors
 /// If the namespace does not have the address.
 pub fn upstream(at: &Namespace, ip: IpAddr, idle: Duration) -> Result<SocketAddr> {
-    serve(listener(at, ip)?, move |mut stream| {
+    serve(at.listen((ip, 0))?, move |mut stream| {
         stream.set_read_timeout(Some(idle))?;
         loop {
             match head(&mut stream) {
@@ -33,7 +31,7 @@ pub fn upstream(at: &Namespace, ip: IpAddr, idle: Duration) -> Result<SocketAddr
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(setsockopt(&stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?)
+        reset_on_close(&stream)
     })
 }
 
@@ -43,7 +41,7 @@ pub fn upstream(at: &Namespace, ip: IpAddr, idle: Duration) -> Result<SocketAddr
 /// # Errors
 /// If the namespace does not have the address.
 pub fn gateway(at: &Namespace, ip: IpAddr, upstream: SocketAddr) -> Result<SocketAddr> {
-    let listener = listener(at, ip)?;
+    let listener = at.listen((ip, 0))?;
     // Threads are in the namespace of the thread that starts them.
     at.run(|| {
         serve(listener, move |mut client| {

@@ -7,13 +7,13 @@ use etherparse::{
     EtherType, Ethernet2Header, IpHeaders, IpNumber, Ipv4Header, PacketBuilder, PacketBuilderStep, TcpHeader,
 };
 
-use super::wire::{Mac, Wire};
+use super::raw_socket::{Mac, RawSocket};
 use super::{Family, Pair};
 
 /// A way to put frames on the link between two hosts.
 #[derive(Debug)]
 pub struct Injector {
-    wire: Wire,
+    raw: RawSocket,
     source: Mac,
     /// Ethernet address of the server.
     pub server: Mac,
@@ -26,16 +26,17 @@ impl Injector {
     /// # Errors
     /// Without root.
     pub fn new(pair: &Pair) -> Result<Self> {
-        let (wire, server) = (Wire::open(&pair.client, "eth0")?, Wire::open(&pair.server, "eth0")?.mac);
-        Ok(Self { source: wire.mac, server, server_ip: server_ip(pair)?, wire })
+        let (raw, server) =
+            (RawSocket::open(&pair.client, "eth0")?, RawSocket::open(&pair.server, "eth0")?.mac);
+        Ok(Self { source: raw.mac, server, server_ip: server_ip(pair)?, raw })
     }
 
-    /// At the server's end of a cable, as a host with this Ethernet address.
+    /// At the server's end of a link, as a host with this Ethernet address.
     ///
     /// # Errors
     /// If the pair has no IPv4.
-    pub fn behind(cable: Wire, pair: &Pair, source: Mac) -> Result<Self> {
-        Ok(Self { source, server: cable.mac, server_ip: server_ip(pair)?, wire: cable })
+    pub fn behind(link: RawSocket, pair: &Pair, source: Mac) -> Result<Self> {
+        Ok(Self { source, server: link.mac, server_ip: server_ip(pair)?, raw: link })
     }
 
     /// Sends a frame of any type to any Ethernet address.
@@ -44,7 +45,7 @@ impl Injector {
     /// If the link refuses it.
     pub fn frame(&self, to: Mac, ether_type: EtherType, payload: &[u8]) -> Result<()> {
         let header = Ethernet2Header { source: self.source, destination: to, ether_type };
-        self.wire.send(&[&header.to_bytes()[..], payload].concat())
+        self.raw.send(&[&header.to_bytes()[..], payload].concat())
     }
 
     /// Sends an IPv4 packet to the server; `make` may spoil its header, and says what it holds. Its
@@ -95,12 +96,12 @@ impl Injector {
         if damaged && let Some(last) = frame.last_mut() {
             *last ^= 0xff;
         }
-        self.wire.send(&frame)
+        self.raw.send(&frame)
     }
 
-    /// The wire itself.
-    pub fn wire(&self) -> &Wire {
-        &self.wire
+    /// The socket itself.
+    pub fn raw(&self) -> &RawSocket {
+        &self.raw
     }
 }
 

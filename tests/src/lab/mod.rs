@@ -2,7 +2,7 @@
 //!
 //! - [`Namespace`]: one named namespace, and code run inside of it.
 //! - [`Pair`]: a client and a server with a veth link, IPv4 and IPv6.
-//! - [`Scene`]: a pair, also with a router, a bridge or a [`cable`] between its hosts.
+//! - [`Scene`]: a pair, also with a router, a bridge or a [`userspace_link`] between its hosts.
 //! - [`Pace`]: whether the clients of a scene try once, or go on while somebody asks.
 //! - [`cases`]: faults with the conclusion that they call for, and healthy traffic that calls for none.
 //! - [`faults`]: what goes wrong in the tests, one function per fault.
@@ -10,7 +10,7 @@
 //! - [`dns`]: a small DNS server and its client.
 //! - [`gateway`]: a small HTTP gateway and its upstream.
 //! - [`delays`]: what takes its time in the tests.
-//! - [`wire`], [`injector`], [`puppet`]: frames, and a TCP peer, that we write ourselves.
+//! - [`raw_socket`], [`injector`], [`scripted_peer`]: frames, and a TCP peer, that we write ourselves.
 //! - [`background`]: healthy traffic beside a fault.
 //! - [`sockets`]: what tests do with sockets again and again.
 //! - [`pods`]: real pods, from a containerd of our own.
@@ -25,7 +25,7 @@
 mod actor;
 pub mod background;
 pub mod bpf;
-pub mod cable;
+pub mod bridges;
 pub mod cases;
 mod cgroup;
 mod clients;
@@ -40,19 +40,21 @@ pub mod injector;
 mod namespace;
 mod pair;
 pub mod pods;
-pub mod puppet;
+pub mod raw_socket;
 mod record;
 mod scene;
+pub mod scripted_peer;
+pub mod service;
 pub mod sockets;
 mod tool;
-pub mod wire;
+pub mod userspace_link;
 
 pub use actor::Actor;
 pub use cgroup::Cgroup;
-pub use clients::Pace;
+pub use clients::{Pace, SEEN};
 pub use connection::Connection;
 pub use global::{Global, end_in_order};
-pub use namespace::{Namespace, cookie_here};
+pub use namespace::{Namespace, cookie_here, stream_socket};
 pub use pair::{Family, Pair};
 pub use record::record;
 pub use scene::{Held, Scene, Topology};

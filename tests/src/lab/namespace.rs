@@ -1,6 +1,8 @@
 //! One named network namespace.
 
+use std::fmt::Display;
 use std::fs::File;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::resume_unwind;
@@ -12,8 +14,11 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::libc::{self, c_int, socklen_t};
 use nix::sched::{CloneFlags, setns};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, listen, setsockopt, socket, sockopt,
+};
 
+use super::sockets::PATIENCE;
 use super::tool::{feed, run};
 
 /// All names begin so; the process id follows.
@@ -128,6 +133,89 @@ impl Namespace {
         self.run(|| feed("nft", "-f -", rules).map(drop))
     }
 
+    /// Connects over TCP from inside.
+    ///
+    /// # Errors
+    /// If it is refused or not answered.
+    pub fn connect(&self, to: impl Into<SocketAddr>) -> Result<TcpStream> {
+        let to = to.into();
+        self.run(|| Ok(TcpStream::connect(to)?))
+    }
+
+    /// A listener inside; the kernel chooses the port if it is 0.
+    ///
+    /// # Errors
+    /// If the namespace does not have the address, or the port is taken.
+    pub fn listen(&self, at: impl Into<SocketAddr>) -> Result<TcpListener> {
+        let at = at.into();
+        self.run(|| Ok(TcpListener::bind(at)?))
+    }
+
+    /// [`Namespace::listen`] with room for so many connections that wait to be accepted, on a port
+    /// that other listeners may share.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn listen_with(&self, at: impl Into<SocketAddr>, backlog: i32) -> Result<TcpListener> {
+        let at = at.into();
+        self.run(|| {
+            let socket = stream_socket(at.ip())?;
+            setsockopt(&socket, sockopt::ReusePort, &true)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
+            listen(&socket, Backlog::new(backlog)?)?;
+            Ok(TcpListener::from(socket))
+        })
+    }
+
+    /// A socket for datagrams inside, which waits for none longer than [`PATIENCE`]; the kernel
+    /// chooses the port if it is 0.
+    ///
+    /// # Errors
+    /// If the namespace does not have the address, or the port is taken.
+    pub fn udp(&self, at: impl Into<SocketAddr>) -> Result<UdpSocket> {
+        let at = at.into();
+        let socket = self.run(|| Ok(UdpSocket::bind(at)?))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    }
+
+    /// Adds a rule to the lab's own nft table at a hook: `input`, `output` or `forward`.
+    ///
+    /// # Errors
+    /// If `nft` refuses it.
+    pub fn filter(&self, hook: &str, rule: &str) -> Result<()> {
+        self.nft(&format!(
+            "add table inet lab; add chain inet lab {hook} {{ type filter hook {hook} priority 0; }}; \
+             add rule inet lab {hook} {rule}"
+        ))
+    }
+
+    /// Sends nobody an ICMP redirect over IPv4; that of IPv6 cannot be silenced.
+    ///
+    /// # Errors
+    /// If the kernel refuses a setting.
+    pub fn send_no_redirects(&self) -> Result<()> {
+        self.sysctl("net/ipv4/conf/all/send_redirects", "0")?;
+        self.sysctl("net/ipv4/conf/eth0/send_redirects", "0")
+    }
+
+    /// Forwards in both families.
+    ///
+    /// # Errors
+    /// If the kernel refuses a setting.
+    pub fn forward(&self) -> Result<()> {
+        self.sysctl("net/ipv4/ip_forward", "1")?;
+        self.sysctl("net/ipv6/conf/all/forwarding", "1")
+    }
+
+    /// Tells the host which Ethernet address a neighbour on `eth0` has; it never asks for it again.
+    ///
+    /// # Errors
+    /// If `ip` fails.
+    pub fn knows(&self, neighbour: impl Display, mac: &str) -> Result<()> {
+        self.ip(&format!("neigh replace {neighbour} lladdr {mac} dev eth0 nud permanent")).map(drop)
+    }
+
     /// Deletes the namespaces of runs that were killed: their process is gone.
     pub fn remove_leftovers() {
         remove(|pid| !Path::new("/proc").join(pid.to_string()).exists());
@@ -149,6 +237,15 @@ impl Drop for Namespace {
             eprintln!("namespace {} stays behind: {error:#}", self.name);
         }
     }
+}
+
+/// A TCP socket for addresses of this family, in the namespace of the calling thread.
+///
+/// # Errors
+/// If there are no descriptors left.
+pub fn stream_socket(ip: IpAddr) -> Result<OwnedFd> {
+    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    Ok(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
 }
 
 /// Cookie of the calling thread's namespace.

@@ -98,6 +98,11 @@ impl Pair {
         address(family, self.server_net, 2)
     }
 
+    /// An address on the client's link that nobody has unless a test gives it to somebody.
+    pub fn neighbour(&self, family: Family, host: u8) -> IpAddr {
+        address(family, 0, host)
+    }
+
     /// A port at the server.
     pub fn server_at(&self, family: Family, port: u16) -> SocketAddr {
         SocketAddr::new(self.server_ip(family), port)

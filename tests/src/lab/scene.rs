@@ -1,17 +1,18 @@
 //! The hosts of one fault and how they are joined.
 
 use std::any::Any;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 
 use etherparse::SlicedPacket;
 
-use super::cable::{Cable, Side, Working};
 use super::clients::{Attempts, Pace};
 use super::pair::{address, join, set_up};
-use super::{Family, Namespace, Pair};
+use super::userspace_link::{Side, UserspaceLink, Working};
+use super::{Family, Namespace, Pair, run};
 use crate::wait;
 
 /// What keeps a fault standing until it was seen.
@@ -26,8 +27,8 @@ pub enum Topology {
     Routed,
     /// Client, server and a third host on a bridge.
     Bridged,
-    /// Client and server on a [`Cable`] that the case puts to work.
-    Cabled,
+    /// Client and server on a [`UserspaceLink`] that the case puts to work.
+    UserspaceLink,
 }
 
 /// Hosts, joined; all are deleted with this value.
@@ -41,8 +42,8 @@ pub struct Scene {
     third: Option<Namespace>,
     /// Where the bridge is.
     _switch: Option<Namespace>,
-    cable: Mutex<Option<Cable>>,
-    /// The cable once [`Scene::carry`] has put it to work.
+    link: Mutex<Option<UserspaceLink>>,
+    /// The userspace link once [`Scene::carry`] has put it to work.
     working: Mutex<Option<Working>>,
     /// How its clients try.
     pub(super) pace: Pace,
@@ -56,7 +57,7 @@ impl Scene {
     /// # Errors
     /// Without root, or if `ip` fails.
     pub fn new(topology: Topology, family: Family) -> Result<Self> {
-        let (mut router, mut third, mut switch, mut cable) = (None, None, None, None);
+        let (mut router, mut third, mut switch, mut link) = (None, None, None, None);
         let pair = match topology {
             Topology::Direct => Pair::new()?,
             Topology::Routed => {
@@ -73,9 +74,9 @@ impl Scene {
                 (switch, third) = (Some(on), Some(host));
                 pair
             }
-            Topology::Cabled => {
+            Topology::UserspaceLink => {
                 let pair = Pair::apart(0)?;
-                cable = Some(Cable::new(&pair.client, &pair.server)?);
+                link = Some(UserspaceLink::new(&pair.client, &pair.server)?);
                 pair.give_addresses()?;
                 pair
             }
@@ -86,7 +87,7 @@ impl Scene {
             router,
             third,
             _switch: switch,
-            cable: Mutex::new(cable),
+            link: Mutex::new(link),
             working: Mutex::new(None),
             pace: Pace::Once,
             attempts: Arc::default(),
@@ -127,16 +128,16 @@ impl Scene {
         self.third.as_ref().context("this scene has no third host")
     }
 
-    /// The cable, which carries nothing yet; a case takes it once.
+    /// The userspace link, which carries nothing yet; a case takes it once.
     ///
     /// # Errors
     /// In another topology, and the second time.
-    pub fn cable(&self) -> Result<Cable> {
-        let mut cable = self.cable.lock().unwrap_or_else(PoisonError::into_inner);
-        cable.take().context("this scene has no cable left")
+    pub fn userspace_link(&self) -> Result<UserspaceLink> {
+        let mut link = self.link.lock().unwrap_or_else(PoisonError::into_inner);
+        link.take().context("this scene has no userspace link left")
     }
 
-    /// Puts the cable to work as long as the scene, as [`Cable::carry`] does. One that is at work
+    /// Puts the userspace link to work as long as the scene, as [`UserspaceLink::carry`] does. One that is at work
     /// goes on as it does, so a case that is made again needs no second one.
     ///
     /// # Errors
@@ -147,9 +148,20 @@ impl Scene {
     ) -> Result<()> {
         let mut working = self.working.lock().unwrap_or_else(PoisonError::into_inner);
         if working.is_none() {
-            *working = Some(self.cable()?.carry(passes));
+            *working = Some(self.userspace_link()?.carry(passes));
         }
         Ok(())
+    }
+
+    /// Puts the userspace link to work until the switch that is returned is set: it is cut then.
+    ///
+    /// # Errors
+    /// In another topology.
+    pub fn carry_until_cut(&self) -> Result<Arc<AtomicBool>> {
+        let cut = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&cut);
+        self.carry(move |_, _| !seen.load(Ordering::Relaxed))?;
+        Ok(cut)
     }
 
     /// Every host that a diagnosis may be asked about.
@@ -172,9 +184,49 @@ impl Scene {
         SocketAddr::new(self.server_ip(), port)
     }
 
+    /// A listener of the server, at a port that the kernel chooses.
+    ///
+    /// # Errors
+    /// If the server's address is gone.
+    pub fn listener(&self) -> Result<TcpListener> {
+        self.server().listen((self.server_ip(), 0))
+    }
+
+    /// A socket of the server for datagrams, at a port that the kernel chooses.
+    ///
+    /// # Errors
+    /// If the server's address is gone.
+    pub fn receiver(&self) -> Result<UdpSocket> {
+        self.server().udp((self.server_ip(), 0))
+    }
+
+    /// A socket of the client for datagrams.
+    ///
+    /// # Errors
+    /// If the client's address is gone.
+    pub fn sender(&self) -> Result<UdpSocket> {
+        self.client().udp((self.client_ip(), 0))
+    }
+
+    /// A port in a net that no host of the scene is in.
+    pub fn beyond(&self) -> SocketAddr {
+        let v6 = Ipv6Addr::new(0xfd00, 8, 0, 0, 0, 0, 0, 1);
+        (self.by_family(IpAddr::from(Ipv4Addr::new(10, 8, 0, 1)), v6.into()), 80).into()
+    }
+
+    /// The net of [`Scene::beyond`].
+    pub fn beyond_net(&self) -> &'static str {
+        self.by_family("10.8.0.0/24", "fd00:8::/64")
+    }
+
     /// An address on the client's link that nobody has unless the case gives it to somebody.
     pub fn neighbour(&self, host: u8) -> IpAddr {
-        address(self.family, 0, host)
+        self.pair.neighbour(self.family, host)
+    }
+
+    /// The address by which a host speaks to itself.
+    pub fn loopback(&self) -> IpAddr {
+        self.by_family(Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into())
     }
 
     /// What differs between the families.
@@ -183,6 +235,30 @@ impl Scene {
             Family::V4 => v4,
             Family::V6 => v6,
         }
+    }
+
+    /// Runs `iptables` or `ip6tables` of a kind, `nft` or `legacy`, in a namespace of the scene.
+    ///
+    /// # Errors
+    /// If it refuses the rule.
+    pub fn iptables(&self, at: &Namespace, kind: &str, rule: &str) -> Result<()> {
+        let program = format!("{}-{kind}", self.by_family("iptables", "ip6tables"));
+        at.run(|| run(&program, &format!("-w 5 {rule}")).map(drop))
+    }
+
+    /// Makes this the one rule by which a host translates addresses at a hook: `prerouting`, `output`
+    /// or `postrouting`.
+    ///
+    /// # Errors
+    /// If `nft` refuses it.
+    pub fn translate(&self, at: &Namespace, hook: &str, rule: &str) -> Result<()> {
+        let family = self.by_family("ip", "ip6");
+        let priority = if hook == "postrouting" { 100 } else { -100 };
+        at.nft(&format!(
+            "add table {family} lab; \
+             add chain {family} lab {hook} {{ type nat hook {hook} priority {priority}; }}; \
+             flush chain {family} lab {hook}; add rule {family} lab {hook} {rule}"
+        ))
     }
 
     /// `ip -4` or `ip -6` in a namespace of the scene.
@@ -216,8 +292,7 @@ fn route(pair: &Pair) -> Result<Namespace> {
             host.ip(&format!("route add default via {}", address(family, net, HOST)))?;
         }
     }
-    router.sysctl("net/ipv4/ip_forward", "1")?;
-    router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    router.forward()?;
     Ok(router)
 }
 

@@ -129,10 +129,7 @@ fn runs_that_the_kernel_skipped_are_told_beside_what_was_produced() -> Result<()
     let pair = Pair::new()?;
     let name = pair.server.name();
     feed("ip", &format!("netns exec {name} tee /sys/class/net/eth0/queues/rx-0/rps_cpus"), "1")?;
-    pair.server.nft(
-        "add table inet lab; add chain inet lab out { type filter hook output priority 0; }; \
-         add rule inet lab out udp dport 4242 drop",
-    )?;
+    pair.server.filter("output", "udp dport 4242 drop")?;
     let mut observer = Observer::of(&["skb-drop"], Options::default())?;
     let missed = |observer: &Observer| observer.status("skb-drop").hooks[0].missed;
     let end = Instant::now() + Duration::from_secs(20);
@@ -169,7 +166,7 @@ fn pin(cpu: usize) -> Result<()> {
 }
 
 fn udp(at: &Namespace) -> Result<UdpSocket> {
-    at.run(|| Ok(UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?))
+    at.udp((Ipv4Addr::UNSPECIFIED, 0))
 }
 
 /// What a probe produced and is neither delivered, nor folded, nor lost, by one scrape; none if it

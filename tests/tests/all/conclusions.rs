@@ -69,14 +69,15 @@ fn forms() -> impl Iterator<Item = Exam> {
 fn examine(names: &[&'static str]) -> Result<()> {
     let _turn = crate::heavy();
     let examiner = Examiner::start(&Settings::default(), wait::PATIENCE, Manner::default())?;
+    let named = |name: &&'static str| forms().find(|exam| exam.name() == *name).context(*name);
+    let exams = names.iter().map(named).collect::<Result<Vec<_>>>()?;
     let mut wrong = Vec::new();
-    for name in names {
-        let exam = forms().find(|exam| exam.name() == *name).context(*name)?;
-        let row = examiner.examine(exam);
+    examiner.examine(exams.into_iter(), |row| {
         if row.mark != Mark::Right {
+            let name = row.exam.name();
             wrong.push(format!("{name}: {:?} {} {:#?}", row.mark, row.error, row.findings));
         }
-    }
+    });
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

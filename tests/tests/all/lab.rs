@@ -68,7 +68,7 @@ fn clients_of_an_ongoing_form_go_on_until_they_end_and_wait_no_longer_than_they_
 
     let refused = scene.refused(scene.client(), open)?;
     scene.attempts.go_on(2)?;
-    let listener = scene.server().run(|| Ok(std::net::TcpListener::bind(open)?))?;
+    let listener = scene.server().listen(open)?;
     let failed = || (scene.attempts.failed() > 0).then_some(());
     wait::until("an attempt that is not refused", failed)?;
     scene.attempts.end();

@@ -1,7 +1,6 @@
 //! Promise: Prometheus understands every page, and users' queries give an answer.
 
 use std::io::Write;
-use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -25,7 +24,7 @@ fn agent() -> Result<Agent> {
 fn a_real_prometheus_sees_who_accepted_connections() -> Result<()> {
     let (pair, agent) = (Pair::new()?, agent()?);
     let prometheus = Prometheus::scraping(agent.web)?;
-    let listener = pair.server.run(|| Ok(TcpListener::bind((pair.server_ip(Family::V4), 0))?))?;
+    let listener = pair.server.listen((pair.server_ip(Family::V4), 0))?;
     let at = listener.local_addr()?;
     let rate = |pod: &str| -> Result<f64> {
         let query = format!("rate(inspector_pod_tcppassiveopens{{pod=\"{pod}\"}}[30s])");
@@ -36,7 +35,7 @@ fn a_real_prometheus_sees_who_accepted_connections() -> Result<()> {
     };
 
     let seen = wait::within(Duration::from_secs(60), "a rate of accepted connections", || {
-        let client = pair.client.run(|| Ok(TcpStream::connect(at)?)).ok()?;
+        let client = pair.client.connect(at).ok()?;
         drop((client, listener.accept().ok()?));
         rate(pair.server.name()).ok().filter(|rate| *rate > 0.0)
     })?;

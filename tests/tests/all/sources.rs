@@ -2,7 +2,6 @@
 //! thing that they count happens.
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -39,8 +38,8 @@ fn sockets_are_counted_by_state_and_their_queues_in_bytes() -> Result<()> {
     let mut v4 = Connection::open(&pair, Family::V4)?;
     let v6 = Connection::open(&pair, Family::V6)?;
     // A listening socket is none of them, and what waits to be accepted are no bytes.
-    let listener = pair.server.run(|| Ok(TcpListener::bind((pair.server_ip(Family::V4), 0))?))?;
-    let waiting = pair.client.run(|| Ok(TcpStream::connect(listener.local_addr()?)?))?;
+    let listener = pair.server.listen((pair.server_ip(Family::V4), 0))?;
+    let waiting = pair.client.connect(listener.local_addr()?)?;
     reaches(&agent, server, "tcpsummarytcpestablishedconn", |n| n == 3.0)?;
     v4.client.write_all(&[b'x'; 1000])?;
     reaches(&agent, server, "tcpsummarytcprxqueue", |n| n == 1000.0)?;
@@ -66,7 +65,7 @@ fn sockets_are_counted_by_state_and_their_queues_in_bytes() -> Result<()> {
 fn a_half_open_connection_is_counted_at_the_server() -> Result<()> {
     let agent = agent()?;
     let pair = Pair::new()?;
-    let listener = pair.server.run(|| Ok(TcpListener::bind((pair.server_ip(Family::V4), 0))?))?;
+    let listener = pair.server.listen((pair.server_ip(Family::V4), 0))?;
     // The client never sees the SYN-ACK.
     pair.client.nft(
         "table ip t { chain in { type filter hook input priority 0; tcp flags & (syn|ack) == syn|ack drop\n}\n}",

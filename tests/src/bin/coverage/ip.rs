@@ -3,15 +3,15 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use etherparse::{IpNumber, Ipv4Header, UdpHeader};
+use anyhow::Result;
+use etherparse::{IpNumber, Ipv4Header};
 use inspector_tests::lab::injector::Injector;
 use inspector_tests::lab::sockets::set_option;
-use inspector_tests::lab::{Family, Held, Namespace, Pair, faults, puppet};
+use inspector_tests::lab::{Family, Held, Namespace, Pair, faults, scripted_peer};
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::Workload;
+use crate::{Made, Workload};
 
 const V4: Family = Family::V4;
 
@@ -22,24 +22,19 @@ pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "datagrams that arrive, and one where nobody listens",
         moves: &["udpindatagrams", "udpoutdatagrams", "udpnoports"],
-        run: |pair| {
+        made: Made::By(|pair| {
             let server = receiver(pair)?;
             faults::send_udp(&pair.client, server.local_addr()?, 3, 10)?;
             // They count when they are read.
             server.recv(&mut [0; 10])?;
             faults::send_udp(&pair.client, pair.server_at(V4, faults::CLOSED_PORT), 1, 10)?;
             Ok(Box::new(server))
-        },
+        }),
     },
     Workload {
         name: "datagrams that nobody reads",
         moves: &["udpinerrors", "udprcvbuferrors"],
-        run: |pair| {
-            let server = receiver(pair)?;
-            setsockopt(&server, sockopt::RcvBuf, &2304)?;
-            faults::send_udp(&pair.client, server.local_addr()?, 50, 500)?;
-            Ok(Box::new(server))
-        },
+        made: Made::AsCase("udp_rcvbuf_overflow"),
     },
     Workload {
         name: "datagrams faster than the link",
@@ -52,37 +47,27 @@ pub const WORKLOADS: &[Workload] = &[
             "qdiscbacklog",
             "qdiscoverlimits",
         ],
-        run: |pair| {
+        made: Made::By(|pair| {
             pair.client.ip("link set eth0 txqueuelen 1000")?;
             pair.client.tc("qdisc replace dev eth0 root tbf rate 16kbit burst 2kb latency 20s")?;
             let to = pair.server_at(V4, faults::CLOSED_PORT);
             pair.client.run(|| flood(to, 8192))
-        },
+        }),
     },
     Workload {
         name: "a queueing discipline that is full",
         moves: &["qdiscdrops"],
-        run: |pair| {
-            pair.client.tc("qdisc replace dev eth0 root tbf rate 64kbit burst 2kb limit 4kb")?;
-            let to = pair.server_at(V4, faults::CLOSED_PORT);
-            pair.client.run(|| flood(to, 1 << 20))
-        },
+        made: Made::AsCase("tc_tbf"),
     },
     Workload {
         name: "crafted: a damaged datagram",
         moves: &["udpincsumerrors"],
-        run: |pair| {
-            let server = receiver(pair)?;
-            let mut udp = UdpHeader::without_ipv4_checksum(9, server.local_addr()?.port(), 4)?;
-            udp.checksum = 0xdead;
-            send(pair, |_| Ok((IpNumber::UDP, [&udp.to_bytes()[..], b"data"].concat())))?;
-            Ok(Box::new(server))
-        },
+        made: Made::AsCase("l2_garbage"),
     },
     Workload {
         name: "a broadcast that nobody wants",
         moves: &["udpignoredmulti"],
-        run: |pair| {
+        made: Made::By(|pair| {
             pair.client.run(|| {
                 let socket = UdpSocket::bind(("10.9.0.1", 0))?;
                 socket.set_broadcast(true)?;
@@ -90,109 +75,71 @@ pub const WORKLOADS: &[Workload] = &[
                 Ok(())
             })?;
             Ok(Box::new(()))
-        },
+        }),
     },
     Workload {
         name: "forwarding switched over",
         moves: &["ipforwarding"],
-        run: |pair| {
+        made: Made::By(|pair| {
             // A new namespace has the setting of the host.
             let path = "/proc/sys/net/ipv4/ip_forward";
             let now = pair.server.run(|| Ok(std::fs::read_to_string(path)?))?;
             pair.server.sysctl("net/ipv4/ip_forward", if now.trim() == "0" { "1" } else { "0" })?;
             Ok(Box::new(()))
-        },
+        }),
     },
     Workload {
         name: "a router without a route",
         moves: &["ipinnoroutes"],
-        run: |pair| {
-            pair.server.sysctl("net/ipv4/ip_forward", "1")?;
-            through_the_server(pair)?;
-            datagram(&pair.client, (BEYOND, 9).into(), 64, 10)
-        },
+        made: Made::AsCase("no_route_forward"),
     },
     Workload {
         name: "a router that does not forward",
         moves: &["ipinaddrerrors"],
-        run: |pair| {
-            pair.server.sysctl("net/ipv4/ip_forward", "0")?;
-            through_the_server(pair)?;
-            datagram(&pair.client, (BEYOND, 9).into(), 64, 10)
-        },
+        made: Made::AsCase("ip_forward_off"),
     },
     Workload {
         name: "a router that forwards, a packet at its last hop, and one too big",
         moves: &["ipforwdatagrams", "ipinhdrerrors", "ipfragfails"],
-        run: forward,
+        made: Made::By(forward),
     },
     Workload {
         name: "a large datagram",
         moves: &["ipfragoks", "ipfragcreates", "ipreasmreqds", "ipreasmoks"],
-        run: |pair| {
+        made: Made::By(|pair| {
             let server = receiver(pair)?;
             faults::send_udp(&pair.client, server.local_addr()?, 1, 4000)?;
             Ok(Box::new(server))
-        },
+        }),
     },
     Workload {
         name: "fragments that never arrive",
         moves: &["ipreasmtimeout", "ipreasmfails"],
-        run: |pair| {
-            pair.server.sysctl("net/ipv4/ipfrag_time", "1")?;
-            pair.server.nft(
-                "add table ip lab; add chain ip lab pre { type filter hook prerouting priority -500; }; \
-                 add rule ip lab pre ip frag-off & 0x1fff != 0 drop",
-            )?;
-            faults::send_udp(&pair.client, pair.server_at(V4, 9), 1, 4000)?;
-            Ok(Box::new(()))
-        },
+        made: Made::AsCase("frag_timeout"),
     },
     Workload {
         name: "crafted: a protocol that nobody knows",
         moves: &["ipinunknownprotos"],
-        run: |pair| {
-            send(pair, |_| Ok((IpNumber(253), b"what?".to_vec())))?;
-            Ok(Box::new(()))
-        },
+        made: Made::AsCase("l2_garbage"),
     },
     Workload {
         name: "crafted: a packet shorter than it says",
         moves: &["ipintruncatedpkts"],
-        run: |pair| {
-            send(pair, |ip| {
-                ip.total_len += 100;
-                Ok((IpNumber::UDP, b"short".to_vec()))
-            })?;
-            Ok(Box::new(()))
-        },
+        made: Made::AsCase("l2_garbage"),
     },
-    Workload {
-        name: "no route from here",
-        moves: &["ipoutnoroutes"],
-        run: |pair| {
-            pair.client.run(|| {
-                let socket = UdpSocket::bind(("0.0.0.0", 0))?;
-                match socket.send_to(b"x", ("203.0.113.1", 9)) {
-                    Err(error) if error.raw_os_error() == Some(libc::ENETUNREACH) => Ok(()),
-                    other => bail!("{other:?}"),
-                }
-            })?;
-            Ok(Box::new(()))
-        },
-    },
+    Workload { name: "no route from here", moves: &["ipoutnoroutes"], made: Made::AsCase("no_route_local") },
     Workload {
         name: "another default TTL",
         moves: &["ipdefaultttl"],
-        run: |pair| {
+        made: Made::By(|pair| {
             pair.client.sysctl("net/ipv4/ip_default_ttl", "65")?;
             Ok(Box::new(()))
-        },
+        }),
     },
 ];
 
 fn receiver(pair: &Pair) -> Result<UdpSocket> {
-    pair.server.run(|| Ok(UdpSocket::bind((pair.server_ip(V4), 0))?))
+    pair.server.udp((pair.server_ip(V4), 0))
 }
 
 /// Sends without waiting until the socket's buffer of `buffer` bytes or the queue is full.
@@ -244,5 +191,5 @@ pub fn damaged_ping(pair: &Pair) -> Result<()> {
 
 /// Puts one IPv4 packet on the client's link; `make` may spoil its header, and says what it holds.
 fn send(pair: &Pair, make: impl FnOnce(&mut Ipv4Header) -> Result<(IpNumber, Vec<u8>)>) -> Result<()> {
-    Injector::new(pair)?.ipv4(puppet::ADDRESS, make)
+    Injector::new(pair)?.ipv4(scripted_peer::ADDRESS, make)
 }

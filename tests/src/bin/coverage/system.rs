@@ -7,12 +7,11 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use inspector_tests::lab::sockets::{listener, set_option};
-use inspector_tests::lab::wire::Wire;
+use inspector_tests::lab::sockets::set_option;
 use inspector_tests::lab::{Connection, Family, Global, Held, Namespace, Pair, delays, faults, run};
 use nix::libc;
 
-use crate::Workload;
+use crate::{Made, Workload};
 
 const V4: Family = Family::V4;
 
@@ -20,63 +19,55 @@ pub const WORKLOADS: &[Workload] = &[
     Workload {
         name: "a frame of a protocol that nobody handles",
         moves: &["netdevrxdropped"],
-        run: |pair| {
-            let wire = Wire::open(&pair.client, "eth0")?;
-            let mut frame = [0u8; 64];
-            frame[..6].copy_from_slice(&[0xff; 6]);
-            frame[6..12].copy_from_slice(&wire.mac);
-            frame[12..14].copy_from_slice(&[0x88, 0xb5]); // for local experiments
-            wire.send(&frame)?;
-            Ok(Box::new(()))
-        },
+        made: Made::AsCase("l2_garbage"),
     },
     Workload {
         name: "the other end of the link takes smaller packets only",
         moves: &["netdevtxdropped"],
-        run: |pair| {
+        made: Made::By(|pair| {
             pair.server.ip("link set eth0 mtu 600")?;
             faults::send_udp(&pair.client, pair.server_at(V4, 9), 3, 1000)?;
             Ok(Box::new(()))
-        },
+        }),
     },
     Workload {
         name: "a tunnel without a route to its other end",
         moves: &["netdevtxerrors"],
-        run: |pair| {
+        made: Made::By(|pair| {
             tunnel(&pair.client, "203.0.113.1")?;
             let to = ("10.80.0.2", 9);
             pair.client.run(|| Ok(UdpSocket::bind(("10.80.0.1", 0))?.send_to(b"x", to)?))?;
             Ok(Box::new(()))
-        },
+        }),
     },
     Workload {
         name: "a tunnel packet marked for congestion around one that is not",
         moves: &["netdevrxerrors"],
-        run: |pair| {
+        made: Made::By(|pair| {
             tunnel(&pair.server, "10.9.0.1")?;
             pair.client.run(marked_tunnel_packet)?;
             Ok(Box::new(()))
-        },
+        }),
     },
     Workload {
         name: "traffic that the soft interrupts cannot take at once (limits lowered, global)",
         moves: &["softnetprocessed", "softnetdropped", "softnettime_squeeze"],
-        run: |pair| delays::no_backlog(pair, V4),
+        made: Made::AsCase("softnet_backlog"),
     },
     Workload {
         name: "tracked connections",
         moves: &["conntrackentries", "conntrackinsert", "conntrackinvalid", "conntrackerror"],
-        run: tracked,
+        made: Made::By(tracked),
     },
     Workload {
         name: "a full tracking table (its maximum lowered, global)",
         moves: &["conntrackmaxentries", "conntrackdrop", "conntrackearlydrop"],
-        run: full_table,
+        made: Made::By(full_table),
     },
     Workload {
         name: "translated connections that want one port",
         moves: &["conntrackfound"],
-        run: translated,
+        made: Made::By(translated),
     },
     Workload {
         name: "a process with files, sockets and disk traffic",
@@ -88,7 +79,7 @@ pub const WORKLOADS: &[Workload] = &[
             "ioioreadbytes",
             "ioiowritebytes",
         ],
-        run: busy_process,
+        made: Made::By(busy_process),
     },
     Workload {
         name: "a reader and a writer that let their sockets wait",
@@ -98,16 +89,12 @@ pub const WORKLOADS: &[Workload] = &[
             "socketlatencywrite1ms",
             "socketlatencywrite100ms",
         ],
-        run: slow_application,
+        made: Made::By(slow_application),
     },
     Workload {
         name: "packets that wait in a queueing discipline",
         moves: &["netiftxlat_qdiscslow100ms", "kernellatency_txslow", "kernellatency_txslow100ms"],
-        run: |pair| {
-            pair.client.tc("qdisc replace dev eth0 root tbf rate 64kbit burst 2kb latency 5s")?;
-            faults::send_udp(&pair.client, pair.server_at(V4, 9), 6, 1000)?;
-            Ok(Box::new(()))
-        },
+        made: Made::AsCase("queueing_delay"),
     },
     Workload {
         name: "a firewall that takes a quarter of a second for a packet",
@@ -117,23 +104,23 @@ pub const WORKLOADS: &[Workload] = &[
             "net_softirq_excuteslow",
             "net_softirq_excuteslow100ms",
         ],
-        run: |pair| {
+        made: Made::By(|pair| {
             let mut connection = Connection::open(pair, V4)?;
             let selector = format!("tcp dport {}", connection.server_at.port());
             delays::slower_firewall(&pair.server, "input", &selector, 5)?;
             connection.exchange(1, 1)?;
             Ok(Box::new(connection))
-        },
+        }),
     },
     Workload {
         name: "a soft interrupt that waits for another, which is busy with a slow firewall",
         moves: &["net_softirq_schedslow", "net_softirq_schedslow100ms"],
-        run: |pair| delays::busy_soft_interrupt(pair, V4),
+        made: Made::AsCase("softirq_delay"),
     },
     Workload {
         name: "the agent itself",
         moves: &["inspector_runtime_collectlatency"],
-        run: |_| Ok(Box::new(())),
+        made: Made::By(|_| Ok(Box::new(()))),
     },
 ];
 
@@ -167,8 +154,8 @@ fn tracked(pair: &Pair) -> Result<Held> {
     pair.server
         .run(|| run("conntrack", "-I -p udp -s 10.9.0.9 -d 10.9.0.2 --sport 1 --dport 2 --timeout 100"))?;
     pair.server.sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")?;
-    let listener = listener(&pair.server, pair.server_ip(V4))?;
-    let stray = inspector_tests::lab::puppet::Puppet::new(pair, listener.local_addr()?.port())?;
+    let listener = pair.server.listen((pair.server_ip(V4), 0))?;
+    let stray = inspector_tests::lab::scripted_peer::ScriptedPeer::new(pair, listener.local_addr()?.port())?;
     stray.send(&Default::default())?;
     crate::ip::damaged_ping(pair)?;
     Ok(Box::new((connection, listener, stray)))

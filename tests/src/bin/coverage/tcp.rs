@@ -6,12 +6,13 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
-use inspector_tests::lab::sockets::{fill, one_packet_per_segment, send_and_read, set_option};
+use inspector_tests::lab::sockets::{
+    fill, keep_alive, one_packet_per_segment, reset_on_close, send_and_read, set_option,
+};
 use inspector_tests::lab::{Connection, Family, Global, Held, Namespace, Pair, faults};
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::Workload;
+use crate::{Made, Workload};
 
 const V4: Family = Family::V4;
 
@@ -37,7 +38,7 @@ pub const WORKLOADS: &[Workload] = &[
             "ipindelivers",
             "ipoutrequests",
         ],
-        run: open_with_data,
+        made: Made::By(open_with_data),
     },
     Workload {
         name: "a closed port",
@@ -48,10 +49,7 @@ pub const WORKLOADS: &[Workload] = &[
             "packetloss_abnormal",
             "packetloss_tcprcv",
         ],
-        run: |pair| {
-            faults::connect_to_closed_port(&pair.client, pair.server_at(V4, faults::CLOSED_PORT))?;
-            Ok(Box::new(()))
-        },
+        made: Made::AsCase("tcp_closed_port"),
     },
     Workload {
         name: "SYNs that a firewall drops",
@@ -62,21 +60,22 @@ pub const WORKLOADS: &[Workload] = &[
             "tcpsummarytcpsynsentconn",
             "packetloss_netfilter",
         ],
-        run: |pair| {
-            faults::drop_incoming(&pair.server, "tcp", 80)?;
-            Ok(Box::new(faults::start_connect(&pair.client, pair.server_at(V4, 80))?))
-        },
+        made: Made::AsCase("nft_drop_in"),
     },
     Workload {
         name: "a full accept queue",
         moves: &["tcpextlistendrops", "tcpextlistenoverflows"],
-        run: |pair| Ok(Box::new(faults::fill_accept_queue(pair, V4)?)),
+        made: Made::AsCase("listen_overflow"),
     },
-    Workload { name: "every 20th segment lost", moves: &["tcpexttcpfastretrans"], run: lossy_transfer },
+    Workload {
+        name: "every 20th segment lost",
+        moves: &["tcpexttcpfastretrans"],
+        made: Made::AsCase("nft_random_loss"),
+    },
     Workload {
         name: "the sender's own firewall",
         moves: &["tcpexttcpretransfail"],
-        run: |pair| {
+        made: Made::By(|pair| {
             let mut connection = Connection::open(pair, V4)?;
             connection.exchange(1, 1)?;
             faults::drop_incoming(&pair.server, "tcp", connection.server_at.port())?;
@@ -84,69 +83,61 @@ pub const WORKLOADS: &[Workload] = &[
             sleep(Duration::from_millis(50));
             drop_outgoing(&pair.client)?;
             Ok(Box::new(connection))
-        },
+        }),
     },
     Workload {
         name: "a reset that cannot be sent",
         moves: &["tcpexttcpabortfailed"],
-        run: |pair| {
+        made: Made::By(|pair| {
             let connection = Connection::open(pair, V4)?;
-            connection.reset_on_client_close()?;
+            reset_on_close(&connection.client)?;
             drop_outgoing(&pair.client)?;
             let Connection { client, server, .. } = connection;
             drop(client);
             Ok(Box::new(server))
-        },
+        }),
     },
     Workload {
         name: "close with unread data",
         moves: &["tcpexttcpabortonclose"],
-        run: |pair| Ok(Box::new(faults::reset_by_unread_data(pair, V4)?)),
+        made: Made::AsCase("app_close_unread"),
     },
     Workload {
         name: "close with SO_LINGER 0",
         moves: &["tcpexttcpabortondata", "tcpestabresets"],
-        run: |pair| Ok(Box::new(faults::reset_by_linger(pair, V4)?)),
+        made: Made::AsCase("app_linger0"),
     },
     Workload {
         name: "close with TCP_LINGER2 below 0",
         moves: &["tcpexttcpabortonlinger"],
-        run: |pair| {
+        made: Made::By(|pair| {
             let Connection { client, server, .. } = Connection::open(pair, V4)?;
             set_option(&client, libc::IPPROTO_TCP, libc::TCP_LINGER2, &-1_i32)?;
             client.shutdown(Shutdown::Write)?;
             sleep(Duration::from_millis(50));
             drop(client);
             Ok(Box::new(server))
-        },
+        }),
     },
     Workload {
         name: "a peer that vanished: keepalive and user timeout",
         moves: &["tcpexttcpkeepalive", "tcpexttcpabortontimeout"],
-        run: |pair| {
+        made: Made::By(|pair| {
             let connection = Connection::open(pair, V4)?;
-            setsockopt(&connection.client, sockopt::KeepAlive, &true)?;
-            setsockopt(&connection.client, sockopt::TcpKeepIdle, &1)?;
-            setsockopt(&connection.client, sockopt::TcpKeepInterval, &1)?;
-            setsockopt(&connection.client, sockopt::TcpKeepCount, &1)?;
+            keep_alive(&connection.client, 1)?;
             pair.server.ip("link set eth0 down")?;
             Ok(Box::new(connection))
-        },
+        }),
     },
     Workload {
         name: "a receiver that does not read",
         moves: &["tcpexttcpwinprobe", "tcpsummarytcptxqueue"],
-        run: |pair| {
-            pair.server.sysctl("net/ipv4/tcp_rmem", "4096 4096 4096")?;
-            let connection = Connection::open(pair, V4)?;
-            fill(&connection.client)?;
-            Ok(Box::new(connection))
-        },
+        made: Made::AsCase("tcp_zero_window"),
     },
     Workload {
         name: "one end closes, the other does not",
         moves: &["tcpsummarytcpclosewaitconn", "sockorphan"],
-        run: |pair| {
+        made: Made::By(|pair| {
             let connection = Connection::open(pair, V4)?;
             // Its FIN cannot get through: closed for its process, alive in the kernel.
             let second = Connection::open(pair, V4)?;
@@ -157,30 +148,30 @@ pub const WORKLOADS: &[Workload] = &[
             let Connection { client: orphan, server: other, .. } = second;
             drop(orphan);
             Ok(Box::new((server, other)))
-        },
+        }),
     },
     Workload {
         name: "closed in order",
         moves: &["tcpsummarytcptimewaitconn", "socktw"],
-        run: |pair| {
+        made: Made::By(|pair| {
             Connection::open(pair, V4)?.close()?;
             Ok(Box::new(()))
-        },
+        }),
     },
     Workload {
         name: "path MTU probing on a good path",
         moves: &["tcpexttcpmtupsuccess"],
-        run: |pair| probe_mtu(pair, false),
+        made: Made::By(|pair| probe_mtu(pair, false)),
     },
     Workload {
         name: "path MTU probing where large packets vanish",
         moves: &["tcpexttcpmtupfail"],
-        run: |pair| probe_mtu(pair, true),
+        made: Made::By(|pair| probe_mtu(pair, true)),
     },
     Workload {
         name: "TCP memory limits lowered for a moment (global)",
         moves: &["tcpexttcpmemorypressures", "tcpexttcpmemorypressureschrono", "tcpexttcpabortonmemory"],
-        run: memory_pressure,
+        made: Made::By(memory_pressure),
     },
 ];
 
@@ -194,24 +185,9 @@ fn open_with_data(pair: &Pair) -> Result<Held> {
     Ok(Box::new(open))
 }
 
-fn lossy_transfer(pair: &Pair) -> Result<Held> {
-    let connection = Connection::open(pair, V4)?;
-    one_packet_per_segment(&pair.client)?;
-    // Not only those with PSH, which few segments of a long transfer have.
-    pair.server.nft(
-        "add table inet lab; add chain inet lab in { type filter hook input priority 0; }; \
-         add rule inet lab in meta l4proto tcp meta length > 1000 numgen inc mod 20 0 drop",
-    )?;
-    send_and_read(&connection, 100, Duration::ZERO)?;
-    Ok(Box::new(connection))
-}
-
 /// The sender's nft refuses everything that leaves but what the listener's side answers.
 fn drop_outgoing(at: &Namespace) -> Result<()> {
-    at.nft(
-        "add table inet lab; add chain inet lab out { type filter hook output priority 0; }; \
-         add rule inet lab out meta l4proto tcp drop",
-    )
+    at.filter("output", "meta l4proto tcp drop")
 }
 
 fn probe_mtu(pair: &Pair, hole: bool) -> Result<Held> {
@@ -221,10 +197,7 @@ fn probe_mtu(pair: &Pair, hole: bool) -> Result<Held> {
     }
     one_packet_per_segment(&pair.client)?;
     if hole {
-        pair.server.nft(
-            "add table inet lab; add chain inet lab in { type filter hook input priority 0; }; \
-             add rule inet lab in meta length > 700 drop",
-        )?;
+        pair.server.filter("input", "meta length > 700 drop")?;
     }
     let connection = Connection::open(pair, V4)?;
     // Probing wants more than a window in flight, and time.

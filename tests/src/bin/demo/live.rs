@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use inspector_tests::agent::{Agent, Settings, binary};
-use inspector_tests::lab::{Family, Pair, faults};
+use inspector_tests::lab::cases::{Case, Place};
+use inspector_tests::lab::{Family, Scene, Topology};
 use inspector_tests::scrape::Scrape;
 use serde_json::Value;
 
 use super::Started;
+use super::faults::{FAULTS, Fault};
 use super::show::Style;
 
 /// Within this time a fault must be seen; in practice it takes a fraction of it.
@@ -34,7 +36,8 @@ pub enum Shown {
 /// If a fault could not be made, or was not seen.
 pub fn demo(style: Style, started: &Started) -> Result<Shown> {
     let start = Instant::now();
-    let pair = style.step("making two namespaces and a link between them", Pair::new)?;
+    let made = || Scene::new(Topology::Direct, Family::V4);
+    let scene = style.step("making two namespaces and a link between them", made)?;
     let settings = Settings { config: "sources.interval = \"1s\"\n".to_owned(), ..Settings::default() };
     let agent = style.step("starting the agent: probes, analyzers, servers", || Agent::start(&settings))?;
     to_end(started, agent.pid());
@@ -43,17 +46,15 @@ pub fn demo(style: Style, started: &Started) -> Result<Shown> {
     }
     let watch = Watch::start(&agent)?;
     to_end(started, watch.child.id());
-    let (server, client) = (pair.server.name(), pair.client.name());
     println!();
-    println!("  client  {client:<22} {}", pair.client_ip(Family::V4));
-    println!("  server  {server:<22} {}", pair.server_ip(Family::V4));
+    println!("  client  {:<22} {}", scene.client().name(), scene.client_ip());
+    println!("  server  {:<22} {}", scene.server().name(), scene.server_ip());
     println!("  agent   metrics http://{}/metrics, events {}", agent.web, agent.events);
 
-    let scene = Scene { agent: &agent, watch: &watch, style, server, client };
-    let faults: [&dyn Fn() -> Result<()>; 3] =
-        [&|| scene.closed_port(&pair), &|| scene.firewall_drop(&pair), &|| scene.full_accept_queue(&pair)];
+    let show = Show { agent: &agent, watch: &watch, style, scene: &scene };
     // One that is not seen does not hide the others.
-    let failed: Vec<_> = faults.iter().filter_map(|fault| fault().err()).collect();
+    let failed: Vec<_> =
+        FAULTS.iter().enumerate().filter_map(|(number, fault)| show.fault(number + 1, fault).err()).collect();
     for error in &failed {
         eprintln!("\n  FAIL  {error:#}");
     }
@@ -84,55 +85,32 @@ fn missing(agent: &Agent) -> Result<Option<String>> {
 }
 
 /// What each fault is shown with.
-struct Scene<'a> {
+struct Show<'a> {
     agent: &'a Agent,
     watch: &'a Watch,
     style: Style,
-    server: &'a str,
-    client: &'a str,
+    scene: &'a Scene,
 }
 
-impl Scene<'_> {
-    fn closed_port(&self, pair: &Pair) -> Result<()> {
-        let to = pair.server_at(Family::V4, faults::CLOSED_PORT);
-        self.title(1, &format!("A closed port: the client connects to {to}, where nobody listens"));
+impl Show<'_> {
+    /// Shows a fault while it lasts: that is when people ask.
+    fn fault(&self, number: usize, fault: &Fault) -> Result<()> {
+        println!("\n{}", self.style.bold(&format!("{number}. {}", fault.title)));
         let before = self.agent.scrape()?;
-        faults::connect_to_closed_port(&pair.client, to)?;
-        self.said(&["TCPRESET_NOSOCK", self.server, "reason=NO_SOCKET"])?;
-        self.said(&["TCPRESET_RECEIVE", self.client])?;
-        self.moved(&before, "inspector_pod_tcpoutrsts", &[("pod", self.server)])?;
-        self.moved(&before, "inspector_pod_tcpattemptfails", &[("pod", self.client)])?;
-        self.moved(&before, "inspector_drops_total", &[("pod", self.server), ("reason", "NO_SOCKET")])
+        let _held = Case::named(fault.case)?.make(self.scene)?;
+        for (kind, place, word) in fault.events {
+            self.said(&[kind, self.at(*place), word])?;
+        }
+        for (name, place, labels) in fault.metrics {
+            self.moved(&before, name, &[&[("pod", self.at(*place))], *labels].concat())?;
+        }
+        let at = format!("{}:", self.scene.server_ip());
+        fault.concluded.map_or(Ok(()), |code| self.explained(&[code, &at]))
     }
 
-    fn firewall_drop(&self, pair: &Pair) -> Result<()> {
-        let to = pair.server_at(Family::V4, 80);
-        self.title(2, &format!("A firewall: the server's nftables drop what comes in for {to}"));
-        let before = self.agent.scrape()?;
-        faults::drop_incoming(&pair.server, "tcp", 80)?;
-        let connecting = faults::start_connect(&pair.client, to)?;
-        self.said(&["PACKETLOSS", self.server, "NETFILTER_DROP"])?;
-        self.said(&["TCPRETRANS", self.client])?;
-        self.moved(&before, "inspector_pod_packetloss_netfilter", &[("pod", self.server)])?;
-        self.moved(&before, "inspector_tcp_retransmits_total", &[("pod", self.client), ("kind", "syn")])?;
-        drop(connecting);
-        faults::stop_dropping(&pair.server)
-    }
-
-    /// Asks while the queue is full and the clients still try: that is when people ask.
-    fn full_accept_queue(&self, pair: &Pair) -> Result<()> {
-        let before = self.agent.scrape()?;
-        let full = faults::fill_accept_queue(pair, Family::V4)?;
-        self.title(3, &format!("A full accept queue: the server at {} never calls accept", full.at));
-        self.said(&["TCPLISTEN_OVERFLOW", self.server])?;
-        self.moved(&before, "inspector_pod_tcpextlistenoverflows", &[("pod", self.server)])?;
-        self.moved(&before, "inspector_pod_tcpextlistendrops", &[("pod", self.server)])?;
-        self.moved(&before, "inspector_pod_tcpexttcpsynretrans", &[("pod", self.client)])?;
-        self.explained(&["accept-queue-overflow", &full.at.to_string()])
-    }
-
-    fn title(&self, number: u32, text: &str) {
-        println!("\n{}", self.style.bold(&format!("{number}. {text}")));
+    /// The name of a host.
+    fn at(&self, place: Place) -> &str {
+        if place == Place::Client { self.scene.client().name() } else { self.scene.server().name() }
     }
 
     /// Waits for an event line with all these words, and shows it.
@@ -157,7 +135,8 @@ impl Scene<'_> {
     fn explained(&self, words: &[&str]) -> Result<()> {
         let events = self.agent.events.to_string();
         // The two faults before are in the answer as well, if it looks back as far as they happened.
-        let args = ["diagnose", "connect", "--entity", self.server, "--last", "5s", "-e", &events];
+        let server = self.at(Place::Server);
+        let args = ["diagnose", "connect", "--entity", server, "--last", "5s", "-e", &events];
         let answer = self.wait(&format!("a diagnosis with {words:?}"), || {
             let output = Command::new(binary()?).args(args).output()?;
             ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -8,6 +8,7 @@
 //! Where the probes that it shows cannot be loaded it replays recorded traces instead, and says so
 //! ([`recorded`]); any other probe that is missing is one line of information.
 
+mod faults;
 mod live;
 mod recorded;
 mod show;

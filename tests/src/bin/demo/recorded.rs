@@ -8,36 +8,8 @@ use anyhow::{Context as _, Result, bail, ensure};
 use inspector_tests::agent::binary;
 use inspector_tests::plugins::{built_in, workspace};
 
+use super::faults::FAULTS;
 use super::show::Style;
-
-/// A recorded fault: its case, what it is, and the words by which its events and metrics are known.
-struct Fault {
-    case: &'static str,
-    title: &'static str,
-    events: &'static [&'static str],
-    metrics: &'static [&'static str],
-}
-
-const FAULTS: &[Fault] = &[
-    Fault {
-        case: "closed-port",
-        title: "A closed port: the client connects to 10.9.0.2:9, where nobody listens",
-        events: &["TCPRESET_NOSOCK", "TCPCONNECT_FAILED"],
-        metrics: &["inspector_pod_tcpoutrsts", "inspector_pod_tcpattemptfails", "inspector_drops_total"],
-    },
-    Fault {
-        case: "firewall-drop",
-        title: "A firewall: the server's nftables drop what comes in for 10.9.0.2:80",
-        events: &["PACKETLOSS", "TCPRETRANS"],
-        metrics: &["inspector_pod_packetloss_netfilter", "inspector_tcp_retransmits_total"],
-    },
-    Fault {
-        case: "accept-queue-full",
-        title: "A full accept queue: the server never calls accept",
-        events: &["TCPLISTEN_OVERFLOW"],
-        metrics: &["inspector_pod_tcpextlistenoverflows", "inspector_pod_tcpextlistendrops"],
-    },
-];
 
 /// What keeps this process from making the faults itself; nothing if it can.
 pub fn obstacle() -> Option<String> {
@@ -67,18 +39,21 @@ pub fn demo(style: Style, obstacle: &str) -> Result<()> {
     let mut last = String::new();
     for (number, fault) in FAULTS.iter().enumerate() {
         println!("\n{}", style.bold(&format!("{}. {}", number + 1, fault.title)));
-        let output = replay(fault.case)?;
-        for kind in fault.events {
-            let is_event = |line: &str| line.split(' ').any(|word| word == *kind);
-            println!("  event   {}", line(&output, is_event, kind)?);
+        let output = replay(fault.trace)?;
+        for (kind, place, word) in fault.events {
+            let has = [format!("{kind} "), format!("-{} ", place.word()), (*word).to_owned()];
+            println!("  event   {}", line(&output, |line| has.iter().all(|part| line.contains(part)), kind)?);
         }
-        for name in fault.metrics {
+        for (name, place, labels) in fault.metrics {
+            let mut has = vec![format!("-{}\"", place.word())];
+            has.extend(labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")));
             let is_sample = |line: &str| line.starts_with(&format!("{name}{{")) && !line.ends_with(" 0");
-            println!("  metric  {}", line(&output, is_sample, name)?);
+            let is_it = |line: &str| is_sample(line) && has.iter().all(|part| line.contains(part));
+            println!("  metric  {}", line(&output, is_it, name)?);
         }
         last = output;
     }
-    let command = format!("inspector replay {}", trace(FAULTS[FAULTS.len() - 1].case).display());
+    let command = format!("inspector replay {}", trace(FAULTS[FAULTS.len() - 1].trace).display());
     style.command(&format!("{command}    # at its end, what the analyzers conclude"), report(&last)?);
     println!("\n{}", style.bold("All three faults were named, from their traces."));
     Ok(())

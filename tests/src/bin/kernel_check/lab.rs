@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use inspector_tests::agent::Settings;
 use inspector_tests::exam::score::Mark;
 use inspector_tests::exam::{Exam, Examiner, Manner};
@@ -65,17 +65,17 @@ const GOAL: usize = 15;
 /// with every false alarm.
 pub fn examine(settings: &Settings) -> Result<usize> {
     // An interpreted processor reads the counters late, and delivers them late.
-    let manner = Manner { settle: Duration::from_secs(5), ..Manner::default() };
+    let manner = Manner { settle: Some(Duration::from_secs(5)), ..Manner::default() };
     let examiner = Examiner::start(settings, PATIENCE, manner)?;
     let (mut right, mut alarms) = (0, 0);
-    for name in CASES {
-        let exam = Exam::all().find(|exam| exam.name() == *name).context(*name)?;
-        let row = examiner.examine(exam);
-        right += usize::from(row.mark == Mark::Right && !exam.case.expect.is_empty());
+    let exams = CASES.iter().map(|name| Exam::named(name)).collect::<Result<Vec<_>>>()?;
+    examiner.examine(exams.into_iter(), |row| {
+        right += usize::from(row.mark == Mark::Right && !row.exam.case.expect.is_empty());
         alarms += usize::from(row.mark == Mark::FalseAlarm);
         let findings: Vec<_> = row.findings.iter().map(ToString::to_string).collect();
+        let name = row.exam.name();
         say(&format!("lab {:<11} {name:<28} {} {}", row.mark.shown(), findings.join(", "), row.error));
-    }
+    });
     let healthy = CASES.iter().filter(|name| name.starts_with("baseline")).count();
     say(&format!("lab {right} of {} faults right, {alarms} false alarms", CASES.len() - healthy));
     Ok(GOAL.saturating_sub(right) + alarms)

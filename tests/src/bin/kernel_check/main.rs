@@ -9,7 +9,7 @@
 mod lab;
 
 use std::fs::{self, File, create_dir_all};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use anyhow::{Context, Result, ensure};
 use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::http::EventStream;
 use inspector_tests::lab::dns::{A, Resolver, Transport};
-use inspector_tests::lab::{Connection, Family, Pair, delays, faults, run};
+use inspector_tests::lab::{Connection, Family, Global, Pair, delays, faults, run};
 use inspector_tests::scrape::Scrape;
 use inspector_tests::wait;
 use nix::kmod::{ModuleInitFlags, finit_module};
@@ -269,7 +269,7 @@ impl Guest<'_> {
     }
 
     fn absent(&self, family: Family) -> Result<String> {
-        let nobody = neighbour(self.pair, family, 99);
+        let nobody = self.pair.neighbour(family, 99);
         faults::send_udp(&self.pair.client, SocketAddr::new(nobody, 4242), 1, 32)?;
         let event = self.event_of("NEIGH_FAILED", self.pair.client.name(), |event| {
             text(&event["attrs"]["address"]) == nobody.to_string()
@@ -317,14 +317,11 @@ impl Guest<'_> {
     /// Limits are one for all namespaces, which is why no test on a living machine sets them. Each
     /// CPU may use 1 MiB before the kernel looks at them (since 6.0), so more than that waits unread.
     fn memory_limit(&self, family: Family) -> Result<String> {
-        let limit = Path::new("/proc/sys/net/ipv4/udp_mem");
-        let before = fs::read_to_string(limit)?;
-        let socket = self.pair.server.run(|| Ok(UdpSocket::bind((self.pair.server_ip(family), 0))?))?;
+        let socket = self.pair.server.udp((self.pair.server_ip(family), 0))?;
         setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20))?;
-        fs::write(limit, "0 0 0")?;
-        let sent = faults::send_udp(&self.pair.client, socket.local_addr()?, 2_000, 1_000);
-        fs::write(limit, before)?;
-        sent?;
+        let limit = Global::set("/proc/sys/net/ipv4/udp_mem", "0 0 0")?;
+        faults::send_udp(&self.pair.client, socket.local_addr()?, 2_000, 1_000)?;
+        drop(limit);
         let event = self.event_of("SOCKET_MEMORY_LIMIT", self.pair.server.name(), |event| {
             text(&event["attrs"]["saddr"]).contains(':') == (family == Family::V6)
         })?;
@@ -332,16 +329,7 @@ impl Guest<'_> {
     }
 
     fn full_table(&self, family: Family) -> Result<String> {
-        let ip = if family == Family::V4 { "ipv4" } else { "ipv6" };
-        let limit = Path::new("/proc/sys/net").join(ip).join("neigh/default/gc_thresh3");
-        let before = fs::read_to_string(&limit)?;
-        fs::write(&limit, "2")?;
-        for host in 100..120 {
-            let to = SocketAddr::new(neighbour(self.pair, family, host), 4242);
-            // The kernel may refuse it at once.
-            drop(faults::send_udp(&self.pair.client, to, 1, 32));
-        }
-        fs::write(&limit, before)?;
+        faults::fill_neighbour_table(self.pair, family)?;
         let event = self.event_of("NEIGH_TABLE_FULL", self.pair.client.name(), |event| {
             text(&event["attrs"]["address"]).contains(':') == (family == Family::V6)
         })?;
@@ -388,14 +376,6 @@ impl Guest<'_> {
                 |event: &&Value| event["type"] == kind && event["entity"]["name"] == pod && is_it(event);
             received.iter().find(is_it).cloned()
         })
-    }
-}
-
-/// Another address of the pair's subnet.
-fn neighbour(pair: &Pair, family: Family, host: u8) -> IpAddr {
-    match pair.server_ip(family) {
-        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & !0xff | u32::from(host)).into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !0xff | u128::from(host)).into(),
     }
 }
 

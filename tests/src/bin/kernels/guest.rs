@@ -1,12 +1,11 @@
 //! One boot of one kernel, and what the check in there said on the serial console.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use inspector_tests::plugins::workspace;
+use anyhow::{Context, Result};
 use inspector_tests::wait;
 use tempfile::NamedTempFile;
 
@@ -45,20 +44,6 @@ impl Verdict {
         let has = |start: &str| self.lines.iter().any(|line| line.starts_with(start));
         if has(&ok) && !has(&missing) { "ok" } else { "MISSING" }
     }
-}
-
-/// The guest's program, built now, since `cargo run` builds only the program that it runs.
-///
-/// # Errors
-/// If it does not compile.
-pub fn built_check() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "--bin", "kernel-check"])
-        .current_dir(workspace())
-        .status()?;
-    ensure!(status.success(), "kernel-check does not build");
-    Ok(std::env::current_exe()?.with_file_name("kernel-check"))
 }
 
 /// Boots a kernel to its power-off; `environment` is what `/init` finds in its own, as `NAME=value`.

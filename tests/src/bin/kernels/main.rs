@@ -14,7 +14,7 @@ mod stock;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use inspector_tests::agent::binary;
+use inspector_tests::agent::{beside, binary};
 use inspector_tests::plugins::built_in;
 
 use crate::guest::Verdict;
@@ -33,7 +33,7 @@ fn row<'a>(cells: impl Iterator<Item = &'a str>) -> String {
 
 fn main() -> Result<ExitCode> {
     let lab = std::env::args().any(|arg| arg == "--lab");
-    let check = guest::built_check()?;
+    let check = beside("kernel-check")?;
     let mut verdicts = Vec::new();
     for meta in SERIES {
         let kernel = Kernel::fetch(meta)?;

@@ -14,8 +14,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use inspector_tests::agent::Settings;
-use inspector_tests::exam::Examiner;
 use inspector_tests::exam::score::Mark;
+use inspector_tests::exam::{Exam, Examiner};
 use inspector_tests::lab::end_in_order;
 use inspector_tests::wait;
 
@@ -45,12 +45,11 @@ fn lab() -> Result<bool> {
         return Ok(true);
     }
     if options.list {
-        options
-            .exams()
-            .for_each(|exam| println!("{:<12} {:<26} {}", exam.group, exam.name(), exam.case.made));
-        options
-            .that_do_not_last()
-            .for_each(|(exam, reason)| println!("{:<12} {:<26} not: {reason}", exam.group, exam.name()));
+        let line = |exam: &Exam, text: &str| {
+            println!("{:<12} {:<9} {:<26} {text}", exam.theme, exam.case.origin.word(), exam.name());
+        };
+        options.exams().for_each(|exam| line(&exam, exam.case.made));
+        options.that_do_not_last().for_each(|(exam, reason)| line(&exam, &format!("not: {reason}")));
         return Ok(true);
     }
     if options.make_only {
@@ -60,17 +59,17 @@ fn lab() -> Result<bool> {
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
     }
     let examiner = Examiner::start(&Settings::default(), wait::PATIENCE, options.manner.clone())?;
-    let mut rows = Vec::new();
-    for exam in options.exams() {
-        let row = examiner.examine(exam);
+    let (mut rows, mut kept) = (Vec::new(), Ok(()));
+    examiner.examine(options.exams(), |row| {
         if !options.json {
             report::progress(&row);
         }
-        if let Some(dir) = &options.keep {
-            report::keep(dir, &row)?;
+        if let (Some(dir), Ok(())) = (&options.keep, &kept) {
+            kept = report::keep(dir, &row);
         }
         rows.push(row);
-    }
+    });
+    kept?;
     if options.json {
         report::json(&rows)
     } else {

@@ -9,25 +9,27 @@ use inspector_tests::lab::cases::Ongoing;
 
 /// How it is called.
 pub const USAGE: &str = "\
-lab [NAME-PART]... [--ongoing] [--patience TIME] [--scenario NAME] [--settle TIME] [--keep DIR]
+lab [WORD]... [--ongoing] [--patience TIME] [--scenario NAME] [--settle TIME] [--keep DIR]
     [--make-only] [--list] [-o text|json]
 
-  NAME-PART        run the cases (or groups) whose name holds one of these; all without any
+  WORD             run the cases of this theme (what fails: firewall, dns, healthy ...), of this origin
+                   (how they came about: known, life, variation, noise, and the exams that were held
+                   back: unseen, blind, ongoing), or with this in their name; all without any
   --ongoing        ask while the faults last and their clients go on; `--list` says which do not last
   --patience TIME  when those clients give up each time; 500ms by default
   --scenario NAME  the question that is asked; node by default
-  --settle TIME    how long after the fault it is asked; 1500ms by default
+  --settle TIME    how long after the fault it is asked; by default as soon as the agent has heard of it
   --keep DIR       keep each answer in a file of its own
   --make-only      make the cases and ask nobody: each proves that it happened, or fails
-  --list           name the cases and how they are made, and run none
+  --list           show theme, origin and name of the cases and how they are made, and run none
   -o json          one document for programs
 ";
 
 /// What is to be done.
 #[derive(Debug)]
 pub struct Options {
-    /// Parts of names; all cases if empty.
-    parts: Vec<String>,
+    /// Themes, origins and parts of names; all cases if empty.
+    words: Vec<String>,
     /// Whether faults are asked about while they last.
     ongoing: bool,
     /// How patient clients are then.
@@ -53,7 +55,7 @@ impl Options {
     /// On one that is unknown, and on a name that no case has.
     pub fn parse(mut args: impl Iterator<Item = String>) -> Result<Self> {
         let mut options = Self {
-            parts: Vec::new(),
+            words: Vec::new(),
             ongoing: false,
             patience: Duration::from_millis(500),
             manner: Manner::default(),
@@ -69,7 +71,7 @@ impl Options {
                 "--ongoing" => options.ongoing = true,
                 "--patience" => options.patience = humantime::parse_duration(&value()?)?,
                 "--scenario" => options.manner.scenario = value()?,
-                "--settle" => options.manner.settle = humantime::parse_duration(&value()?)?,
+                "--settle" => options.manner.settle = Some(humantime::parse_duration(&value()?)?),
                 "--keep" => options.keep = Some(value()?.into()),
                 "--make-only" => options.make_only = true,
                 "--list" => options.list = true,
@@ -80,10 +82,10 @@ impl Options {
                     other => bail!("-o {other}: text or json"),
                 },
                 other if other.starts_with('-') => bail!("unknown argument {other}\n{USAGE}"),
-                _ => options.parts.push(arg),
+                _ => options.words.push(arg),
             }
         }
-        ensure!(options.exams().next().is_some(), "no case is called {}", options.parts.join(" or "));
+        ensure!(options.exams().next().is_some(), "no case is called {}", options.words.join(" or "));
         Ok(options)
     }
 
@@ -104,7 +106,6 @@ impl Options {
     }
 
     fn wants(&self, exam: &Exam) -> bool {
-        let has = |part: &String| exam.group == part || exam.name().contains(part.as_str());
-        self.parts.is_empty() || self.parts.iter().any(has)
+        self.words.is_empty() || self.words.iter().any(|word| exam.is_called(word))
     }
 }

@@ -1,4 +1,4 @@
-//! The table of a run, the scores of its groups, and what was missed.
+//! The table of a run, the scores of its themes and origins, and what was missed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -31,22 +31,28 @@ pub fn text(rows: &[Row]) {
         "fault", "expected", "concluded", "sev", "conf", "secs"
     );
     rows.iter().for_each(line);
-    println!("\n{:<28} {:>5} {:>5} {:>5}", "group", "right", "of", "%");
-    let mut groups: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    for row in rows {
-        let group = groups.entry(row.exam.group).or_default();
-        group.0 += usize::from(row.mark == Mark::Right);
-        group.1 += 1;
-    }
-    let all = groups.values().fold((0, 0), |sum, group| (sum.0 + group.0, sum.1 + group.1));
-    for (name, (right, of)) in groups.into_iter().chain([("all", all)]) {
-        println!("{name:<28} {right:>5} {of:>5} {:>5}", right * 100 / of.max(1));
-    }
+    scores("theme", rows, |row| row.exam.theme);
+    scores("origin", rows, |row| row.exam.case.origin.word());
     for row in rows.iter().filter(|row| row.mark != Mark::Right) {
         println!("\n{}: {} {}", row.exam.name(), row.mark.shown(), row.error);
         println!("  made:     {}", row.exam.case.made);
         println!("  expected: {}", expected(&row.exam));
         row.findings.iter().for_each(|finding| println!("  came:     {}", finding));
+    }
+}
+
+/// Prints how much of each kind was right.
+fn scores<'a>(title: &str, rows: &[Row], kind: impl Fn(&Row) -> &'a str) {
+    println!("\n{title:<28} {:>5} {:>5} {:>5}", "right", "of", "%");
+    let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for row in rows {
+        let (right, of) = kinds.entry(kind(row)).or_default();
+        *right += usize::from(row.mark == Mark::Right);
+        *of += 1;
+    }
+    let all = kinds.values().fold((0, 0), |sum, kind| (sum.0 + kind.0, sum.1 + kind.1));
+    for (name, (right, of)) in kinds.into_iter().chain([("all", all)]) {
+        println!("{name:<28} {right:>5} {of:>5} {:>5}", right * 100 / of.max(1));
     }
 }
 
@@ -83,7 +89,8 @@ pub fn json(rows: &[Row]) {
         };
         json!({
             "fault": row.exam.name(),
-            "group": row.exam.group,
+            "theme": row.exam.theme,
+            "origin": row.exam.case.origin.word(),
             "made": row.exam.case.made,
             "expected": expected(row.exam.case.expect),
             "also": expected(row.exam.case.also),

@@ -1,18 +1,20 @@
-//! Connections that end in a reset.
+//! Connections that an application or a peer resets.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{IpAddr, TcpStream};
+use std::net::TcpStream;
+use std::thread::sleep;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use etherparse::TcpHeader;
 
-use super::{Case, FAULT, Ongoing, Place, V4, at, know_each_other, server};
-use crate::lab::counters::counted;
-use crate::lab::injector::Injector;
-use crate::lab::puppet::{ACK, Puppet, RST, Segment};
-use crate::lab::sockets::listener;
-use crate::lab::wire::Wire;
-use crate::lab::{Connection, Held, Scene, Topology, faults};
+use crate::lab::background::Background;
+use crate::lab::cases::{Case, KNOWN, LIFE, NOISE, ONGOING, Ongoing, UNSEEN, V4, VARIATION, server};
+use crate::lab::counters::{counted, counter};
+use crate::lab::scripted_peer::{ACK, RST, ScriptedPeer, Segment};
+use crate::lab::service::Service;
+use crate::lab::sockets::{PATIENCE, expect_reset, reset_on_close};
+use crate::lab::{Actor, Connection, Held, Scene, faults, gateway, run};
+use crate::wait;
 
 pub const CASES: &[Case] = &[
     Case {
@@ -26,7 +28,7 @@ pub const CASES: &[Case] = &[
             }
             Ok(Box::new(()))
         },
-        ..FAULT
+        ..KNOWN
     },
     Case {
         name: "app_linger0",
@@ -39,7 +41,7 @@ pub const CASES: &[Case] = &[
             }
             Ok(Box::new(()))
         },
-        ..FAULT
+        ..KNOWN
     },
     Case {
         name: "write_after_close",
@@ -52,34 +54,82 @@ pub const CASES: &[Case] = &[
             }
             Ok(Box::new(()))
         },
-        ..FAULT
-    },
-    Case {
-        name: "tcp_ack_no_conn",
-        made: "acknowledgements out of the blue to a listener, and data to a closed port",
-        expect: &[server("stale-connection")],
-        ongoing: Ongoing::Again,
-        run: out_of_the_blue,
-        ..FAULT
-    },
-    Case {
-        name: "duplicate_ip",
-        made: "a third host takes over the server's address while a connection is open",
-        topology: Topology::Bridged,
-        families: V4,
-        expect: &[at(Place::Third, "stale-connection")],
-        ongoing: Ongoing::Never("an address is taken over once"),
-        run: taken_over,
-        ..FAULT
+        ..KNOWN
     },
     Case {
         name: "reset_by_peer",
         made: "a peer that is not on this node resets its connections",
-        topology: Topology::Cabled,
         families: V4,
         expect: &[server("reset-by-peer")],
         run: reset_by_stranger,
-        ..FAULT
+        ..KNOWN.over_userspace_link()
+    },
+    Case {
+        name: "var_connections_killed",
+        made: "an operator closes the server's connections from outside (ss -K)",
+        expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
+        run: |scene| {
+            let open = (0..3).map(|_| {
+                let mut connection = Connection::open(&scene.pair, scene.family)?;
+                connection.exchange(100, 100)?;
+                Ok(connection)
+            });
+            let open = open.collect::<Result<Vec<_>>>()?;
+            scene.server().run(|| run("ss", "-H -t -K state established"))?;
+            open.iter().try_for_each(|connection| expect_reset(&connection.client))?;
+            Ok(Box::new(open))
+        },
+        ..UNSEEN
+    },
+    Case {
+        name: "var_reloaded_listener",
+        made: "a server closes its listener while five clients wait to be accepted",
+        expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
+        run: |scene| {
+            let listener = scene.listener()?;
+            let to = listener.local_addr()?;
+            let clients = (0..5).map(|_| scene.client().connect(to));
+            let clients = clients.collect::<Result<Vec<_>>>()?;
+            counted(scene.server(), "TcpPassiveOpens", 5)?;
+            drop(listener);
+            clients.iter().try_for_each(expect_reset)?;
+            Ok(Box::new(clients))
+        },
+        ..UNSEEN
+    },
+    Case {
+        name: "var_server_killed",
+        made: "a server with requests in its sockets is killed, and its clients come back",
+        expect: &[server("reset-by-application"), server("port-not-listening")],
+        also: &[server("reset-by-application"), server("port-not-listening")],
+        ongoing: Ongoing::Again,
+        run: killed,
+        ..VARIATION
+    },
+    Case {
+        name: "var_upload_refused",
+        made: "one service answers uploads before it has read them and closes; another of the same server is well",
+        expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
+        run: upload_refused,
+        ..NOISE
+    },
+    Case {
+        name: "ongoing_reset_loop",
+        made: "a server that resets every request, and clients that try again after 0.2 s",
+        expect: &[server("reset-by-application")],
+        run: reset_loop,
+        ..ONGOING
+    },
+    Case {
+        name: "life_gateway_502",
+        made: "a gateway (the third host) keeps connections that its upstream resets when idle",
+        expect: &[server("reset-by-application")],
+        ongoing: Ongoing::Again,
+        run: bad_gateway,
+        ..LIFE.bridged()
     },
 ];
 
@@ -94,65 +144,18 @@ fn write_after_close(scene: &Scene) -> Result<()> {
 }
 
 /// What is said to a connection that is gone is answered by a reset, of which the next call tells.
-fn expect_end(stream: &TcpStream) -> Result<()> {
+pub fn expect_end(stream: &TcpStream) -> Result<()> {
     let mut to = stream;
-    crate::wait::until("the reset", || match to.write(b"?") {
+    wait::until("the reset", || match to.write(b"?") {
         Err(error) if [ErrorKind::BrokenPipe, ErrorKind::ConnectionReset].contains(&error.kind()) => Some(()),
         _ => None,
     })
 }
 
-fn out_of_the_blue(scene: &Scene) -> Result<Held> {
-    let listener = listener(scene.server(), scene.server_ip())?;
-    let through = Injector::new(&scene.pair)?;
-    // The server knows the way back; it would ask for it else.
-    know_each_other(scene)?;
-    let stray = |to: u16, data: &[u8]| {
-        let mut tcp = TcpHeader::new(30_000, to, 1_000_000, 500);
-        (tcp.ack, tcp.acknowledgment_number) = (true, 2_000_000);
-        through.segment(scene.client_ip(), scene.server_ip(), tcp, data, false)
-    };
-    let at = listener.local_addr()?.port();
-    stray(at, b"")?;
-    stray(at, b"")?;
-    for _ in 0..3 {
-        stray(faults::CLOSED_PORT, b"hello again")?;
-    }
-    counted(scene.server(), "TcpOutRsts", 5)?;
-    Ok(Box::new(listener))
-}
-
-/// A gratuitous ARP reply, as a host sends it that got an address.
-fn taken_over(scene: &Scene) -> Result<Held> {
-    let third = scene.third()?;
-    // An entry that is younger than this would not be overwritten.
-    scene.client().sysctl("net/ipv4/neigh/eth0/locktime", "0")?;
-    let mut connection = Connection::open(&scene.pair, scene.family)?;
-    connection.exchange(1, 1)?;
-    let IpAddr::V4(ip) = scene.server_ip() else { anyhow::bail!("ARP is IPv4's") };
-    third.ip(&format!("addr add {ip}/24 dev eth0"))?;
-    let wire = Wire::open(third, "eth0")?;
-    let mut frame = Vec::from([0xff; 6]);
-    frame.extend(wire.mac);
-    // Ethernet, IPv4, address lengths, reply.
-    frame.extend([0x08, 0x06, 0, 1, 0x08, 0x00, 6, 4, 0, 2]);
-    for _ in 0..2 {
-        frame.extend(wire.mac);
-        frame.extend(ip.octets());
-    }
-    let mac = wire.mac.map(|byte| format!("{byte:02x}")).join(":");
-    crate::wait::until("the client to believe it", || {
-        wire.send(&frame).ok()?;
-        scene.client().ip("neigh show").ok()?.contains(&mac).then_some(())
-    })?;
-    connection.client.write_all(b"hello?")?;
-    expect_end(&connection.client)?;
-    Ok(Box::new(connection.server))
-}
-
 fn reset_by_stranger(scene: &Scene) -> Result<Held> {
-    let listener = listener(scene.server(), scene.server_ip())?;
-    let mut stranger = Puppet::behind(scene.cable()?.server, &scene.pair, listener.local_addr()?.port())?;
+    let listener = scene.listener()?;
+    let mut stranger =
+        ScriptedPeer::behind(scene.userspace_link()?.server, &scene.pair, listener.local_addr()?.port())?;
     let resets = scene.repeat(scene.server(), 3, move || {
         stranger.shake_hands()?;
         let (stream, _) = listener.accept().context("a connection")?;
@@ -167,4 +170,68 @@ fn reset_by_stranger(scene: &Scene) -> Result<Held> {
     })?;
     counted(scene.server(), "TcpEstabResets", 3)?;
     Ok(resets)
+}
+
+fn killed(scene: &Scene) -> Result<Held> {
+    let at = scene.listener()?.local_addr()?;
+    let actor = Actor::start(scene.server(), &[], &format!("sink {at}"))?;
+    let connect = || scene.client().connect(at);
+    let mut clients = (0..5).map(|_| connect()).collect::<Result<Vec<_>>>()?;
+    clients.iter_mut().try_for_each(|client| client.write_all(b"request"))?;
+    // Accepted and received, so that there is something that nobody will read.
+    counted(scene.server(), "TcpPassiveOpens", 5)?;
+    sleep(Duration::from_millis(100));
+    drop(actor);
+    counted(scene.server(), "TcpExtTCPAbortOnClose", 5)?;
+    let refused = scene.refused(scene.client(), at)?;
+    Ok(Box::new((refused, clients)))
+}
+
+/// As a web server does that is configured for smaller uploads: its answer is often lost with the
+/// connection.
+fn upload_refused(scene: &Scene) -> Result<Held> {
+    let load = Background::start(scene, 3000)?;
+    let mut reset = 0;
+    for _ in 0..8 {
+        let Connection { mut client, mut server, .. } = Connection::open(&scene.pair, scene.family)?;
+        client.write_all(&[b'u'; 60_000])?;
+        server.read_exact(&mut [0; 1000])?;
+        server.write_all(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n\r\n")?;
+        drop(server);
+        let outcome = client.read_to_end(&mut Vec::new());
+        reset += usize::from(outcome.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    }
+    ensure!(reset == 8, "{reset} of 8 uploads were reset");
+    ensure!(counter(scene.server(), "TcpExtTCPAbortOnClose")? >= 8, "the server did not abort");
+    wait::within(PATIENCE, "healthy requests", || (load.done() > 50).then_some(()))?;
+    Ok(Box::new(load))
+}
+
+fn reset_loop(scene: &Scene) -> Result<Held> {
+    let service = Service::start(scene, |mut stream| {
+        drop(stream.read(&mut [0]).map(|_| reset_on_close(&stream)));
+    })?;
+    let at = service.at;
+    let clients = scene.go_on(scene.client(), Duration::from_millis(200), move || {
+        let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"?")?;
+        expect_reset(&stream)
+    })?;
+    scene.seen(10)?;
+    Ok(Box::new((clients, service)))
+}
+
+fn bad_gateway(scene: &Scene) -> Result<Held> {
+    let idle = Duration::from_millis(100);
+    let upstream = gateway::upstream(scene.server(), scene.server_ip(), idle)?;
+    let front = gateway::gateway(scene.third()?, scene.neighbour(3), upstream)?;
+    let mut client = scene.client().connect(front)?;
+    let mut bad = 0;
+    for _ in 0..8 {
+        bad += usize::from(gateway::ask(&mut client)? == 502);
+        sleep(idle * 2);
+    }
+    ensure!(bad >= 3, "{bad} of 8 requests got 502");
+    Ok(Box::new(client))
 }

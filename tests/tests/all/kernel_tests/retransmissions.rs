@@ -1,7 +1,6 @@
 //! tcp-retransmit: segments sent again, and why.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
 
 use anyhow::{Context as _, Result};
 use inspector::probe::Options;
@@ -110,13 +109,9 @@ fn a_syn_ack_without_an_answer_is_sent_again_by_the_listener() -> Result<()> {
     let (pair, observer) = (Pair::new()?, observer()?);
     let netns = pair.server.cookie()?;
     for family in Family::BOTH {
-        let listener = pair.server.run(|| Ok(TcpListener::bind((pair.server_ip(family), 0))?))?;
+        let listener = pair.server.listen((pair.server_ip(family), 0))?;
         let at = listener.local_addr()?;
-        pair.client.nft(&format!(
-            "add table inet lab; add chain inet lab in {{ type filter hook input priority 0; }}; \
-             add rule inet lab in tcp sport {} drop",
-            at.port()
-        ))?;
+        pair.client.filter("input", &format!("tcp sport {} drop", at.port()))?;
         let (_connecting, from) = faults::start_connect(&pair.client, at)?;
         let again = observer
             .wait_for::<TcpRetransmit>("the second SYN-ACK", |r| is(&r.head, netns, TCP, at, from))?;

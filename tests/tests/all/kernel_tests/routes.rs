@@ -8,6 +8,7 @@ use inspector::probe::Options;
 use inspector_ebpf::record::{FLAG_PORTS, FLAG_SOCKET};
 use inspector_ebpf::route::{KIND_REFUSED, RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNREACHABLE, RTN_UNSPEC};
 use inspector_ebpf::{Head, Route};
+use inspector_tests::lab::sockets::reset_on_close;
 use inspector_tests::lab::{Connection, Family, Namespace, Pair, faults};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -211,7 +212,7 @@ fn what_has_a_route_is_no_refusal() -> Result<()> {
         connection.exchange(10_000, 10_000)?;
         connection.close()?;
         faults::send_udp(&pair.client, pair.server_at(family, faults::CLOSED_PORT), 3, 10)?;
-        Connection::open(&pair, family)?.reset_on_client_close()?;
+        reset_on_close(&Connection::open(&pair, family)?.client)?;
     }
     // Bound to a device, IPv4 takes the destination for a host on its link.
     pair.client.run(|| {

@@ -1,7 +1,6 @@
 //! socket-error: what sockets are told, and packets for which they have no room.
 
 use std::fs;
-use std::net::UdpSocket;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use anyhow::Result;
@@ -49,7 +48,7 @@ fn a_datagram_that_a_connected_socket_sent_in_vain_is_reported_to_it() -> Result
     let client = pair.client.cookie()?;
     for family in Family::BOTH {
         let to = pair.server_at(family, faults::CLOSED_PORT);
-        let socket = pair.client.run(|| Ok(UdpSocket::bind((pair.client_ip(family), 0))?))?;
+        let socket = pair.client.udp((pair.client_ip(family), 0))?;
         socket.connect(to)?;
         socket.send(b"anybody?")?;
         let from = socket.local_addr()?;
@@ -65,7 +64,7 @@ fn a_udp_socket_that_is_full_refuses_the_next_datagram() -> Result<()> {
     let (pair, observer) = (Pair::new()?, observer()?);
     let server = pair.server.cookie()?;
     for family in Family::BOTH {
-        let socket = pair.server.run(|| Ok(UdpSocket::bind((pair.server_ip(family), 0))?))?;
+        let socket = pair.server.udp((pair.server_ip(family), 0))?;
         setsockopt(&socket, sockopt::RcvBuf, &SMALL)?;
         let to = socket.local_addr()?;
         let from = faults::send_udp(&pair.client, to, 50, 1_000)?;

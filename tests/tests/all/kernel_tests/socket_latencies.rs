@@ -1,7 +1,7 @@
 //! socket-latency: slow readers and blocked sends, and none where a connection is idle.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -128,8 +128,8 @@ fn a_datagram_that_waits_is_timed_and_what_waits_behind_it_is_counted() -> Resul
     let (pair, observer) = (Pair::new()?, observer()?);
     let server = pair.server.cookie()?;
     for family in Family::BOTH {
-        let socket = pair.server.run(|| Ok(UdpSocket::bind((pair.server_ip(family), 0))?))?;
-        let sender = pair.client.run(|| Ok(UdpSocket::bind((pair.client_ip(family), 0))?))?;
+        let socket = pair.server.udp((pair.server_ip(family), 0))?;
+        let sender = pair.client.udp((pair.client_ip(family), 0))?;
         socket.connect(sender.local_addr()?)?;
         for _ in 0..3 {
             sender.send_to(&[0; 50], socket.local_addr()?)?;

@@ -1,55 +1,77 @@
-//! Clients that check, race, change their minds.
+//! Clients that check, race and change their minds.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, sleep};
+use std::thread;
+use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use etherparse::NetSlice;
-use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::lab::background::Background;
-use crate::lab::cable::{Side, tcp};
-use crate::lab::cases::{Case, FAULT};
+use crate::lab::cases::{Case, NOISE, ONGOING};
 use crate::lab::counters::{counted, counter};
-use crate::lab::sockets::listener;
-use crate::lab::{Connection, Family, Held, Scene, Topology, faults};
+use crate::lab::service::{LENGTH, Service, answer, ask};
+use crate::lab::sockets::{PATIENCE, reset_on_close};
+use crate::lab::userspace_link::{Side, tcp};
+use crate::lab::{Connection, Family, Held, Scene, faults};
 use crate::wait;
-
-/// Nothing here takes longer, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub const CASES: &[Case] = &[
     Case {
         name: "baseline_health_checks",
         made: "a balancer (the third host) connects every 50 ms and ends each check with a reset",
-        topology: Topology::Bridged,
         run: health_checks,
-        ..FAULT
+        ..NOISE.bridged()
     },
     Case {
         name: "baseline_happy_eyeballs",
         made: "a client tries both families at once and gives up the one that is answered later",
-        topology: Topology::Cabled,
         run: happy_eyeballs,
-        ..FAULT
+        ..NOISE.over_userspace_link()
     },
     Case {
         name: "baseline_port_check",
         made: "a monitor (the third host) looks once whether a port is closed, beside healthy traffic",
-        topology: Topology::Bridged,
         run: port_check,
-        ..FAULT
+        ..NOISE.bridged()
     },
     Case {
         name: "baseline_download_cancelled",
         made: "downloads of which the client cancels every tenth, as people do with a browser",
         run: cancelled,
-        ..FAULT
+        ..NOISE
+    },
+    Case {
+        name: "ongoing_happy_eyeballs",
+        made: "clients that connect in both families at once, and drop the second one",
+        run: happy_eyeballs_ongoing,
+        ..ONGOING
+    },
+    Case {
+        name: "ongoing_health_checks",
+        made: "health checks every 0.1 s that succeed and say nothing, beside requests",
+        run: |scene| {
+            let service = Service::start(scene, answer)?;
+            let at = service.at;
+            let checks = scene.go_on(scene.third()?, Duration::from_millis(100), move || {
+                TcpStream::connect_timeout(&at, PATIENCE).map(drop).context("the check")
+            })?;
+            let clients =
+                scene.go_on(scene.client(), Duration::from_millis(20), move || ask(at, PATIENCE))?;
+            scene.seen_well(60)?;
+            Ok(Box::new((checks, clients, service)))
+        },
+        ..ONGOING.bridged()
+    },
+    Case {
+        name: "ongoing_cancels",
+        made: "downloads of which people cancel every fiftieth, as with a browser",
+        run: cancels,
+        ..ONGOING
     },
 ];
 
@@ -57,11 +79,11 @@ pub const CASES: &[Case] = &[
 fn health_checks(scene: &Scene) -> Result<Held> {
     const CHECKS: u64 = 20;
     let load = Background::start(scene, 3000)?;
-    let checked = listener(scene.server(), scene.server_ip())?;
+    let checked = scene.listener()?;
     let at = checked.local_addr()?;
     for _ in 0..CHECKS {
-        let check = scene.third()?.run(|| Ok(TcpStream::connect(at)?))?;
-        setsockopt(&check, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
+        let check = scene.third()?.connect(at)?;
+        reset_on_close(&check)?;
         drop(check);
         drop(checked.accept()?);
         sleep(Duration::from_millis(50));
@@ -76,7 +98,7 @@ fn happy_eyeballs(scene: &Scene) -> Result<Held> {
     const ATTEMPTS: u64 = 10;
     let slower = if scene.family == Family::V4 { Family::V6 } else { Family::V4 };
     let given_up = Arc::new(AtomicBool::new(false));
-    let cable = scene.cable()?.carry({
+    scene.carry({
         let given_up = Arc::clone(&given_up);
         move |side, packet| {
             let of_slower = match packet.net {
@@ -92,9 +114,9 @@ fn happy_eyeballs(scene: &Scene) -> Result<Held> {
             }
             true
         }
-    });
-    let fast = listener(scene.server(), scene.server_ip())?;
-    let slow = listener(scene.server(), scene.pair.server_ip(slower))?;
+    })?;
+    let fast = scene.listener()?;
+    let slow = scene.server().listen((scene.pair.server_ip(slower), 0))?;
     for attempt in 1..=ATTEMPTS {
         given_up.store(false, Ordering::Relaxed);
         let (first, _) = faults::start_connect(scene.client(), fast.local_addr()?)?;
@@ -111,7 +133,7 @@ fn happy_eyeballs(scene: &Scene) -> Result<Held> {
         connection.close()?;
         counted(scene.client(), "TcpOutRsts", attempt)?;
     }
-    Ok(Box::new((cable, fast, slow)))
+    Ok(Box::new((fast, slow)))
 }
 
 fn port_check(scene: &Scene) -> Result<Held> {
@@ -145,4 +167,43 @@ fn cancelled(scene: &Scene) -> Result<Held> {
     }
     counted(scene.client(), "TcpExtTCPAbortOnClose", 3)?;
     Ok(Box::new(()))
+}
+
+/// Both are answered at once; who comes second is not needed.
+fn happy_eyeballs_ongoing(scene: &Scene) -> Result<Held> {
+    let other = if scene.family == Family::V4 { Family::V6 } else { Family::V4 };
+    let first = Service::start(scene, answer)?;
+    let second = Service::serve(scene.server().listen((scene.pair.server_ip(other), 0))?, answer)?;
+    let (preferred, spare) = (first.at, second.at);
+    let clients = scene.go_on(scene.client(), Duration::from_millis(100), move || {
+        let dropped = thread::scope(|scope| {
+            let racing = scope.spawn(|| TcpStream::connect_timeout(&spare, PATIENCE));
+            let outcome = ask(preferred, PATIENCE);
+            racing.join().expect("connecting does not panic").map(drop).map_err(Into::into).and(outcome)
+        });
+        dropped.context("an attempt")
+    })?;
+    scene.seen_well(15)?;
+    Ok(Box::new((clients, first, second)))
+}
+
+/// Who cancels closes with something unread, which the kernel answers with a reset.
+fn cancels(scene: &Scene) -> Result<Held> {
+    let service = Service::start(scene, |mut stream| {
+        if stream.read_exact(&mut [0; LENGTH]).is_ok() {
+            drop(stream.write_all(&vec![b'd'; 300_000]));
+        }
+    })?;
+    let (at, mut number) = (service.at, 0);
+    let clients = scene.go_on(scene.client(), Duration::from_millis(10), move || {
+        number += 1;
+        let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(&[b'?'; LENGTH])?;
+        let wanted = if number % 50 == 25 { 100_000 } else { 300_000 };
+        stream.read_exact(&mut vec![0; wanted]).context("the download")
+    })?;
+    scene.seen_well(110)?;
+    counted(scene.client(), "TcpOutRsts", 2)?;
+    Ok(Box::new((clients, service)))
 }

@@ -1,9 +1,9 @@
-//! Names, pings, announcements, and datagrams in large numbers.
+//! Pings, announcements, and datagrams in large numbers or pieces.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::thread;
+use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -14,165 +14,82 @@ use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 
-use crate::lab::cases::{Case, FAULT};
+use crate::lab::cases::{Case, KNOWN, NOISE, ONGOING, know_each_other};
 use crate::lab::counters::{counted, counter};
-use crate::lab::dns::{A, AAAA};
 use crate::lab::injector::Injector;
-use crate::lab::sockets::set_option;
-use crate::lab::{Family, Held, Scene, Topology, faults};
+use crate::lab::sockets::{PATIENCE, set_option};
+use crate::lab::{Family, Held, Scene, faults};
 
-/// Nothing here takes longer, unless it is broken; threads without work end after it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Where a link's hosts are told what most of them do not want to know.
+const V4_GROUPS: [(Ipv4Addr, u16); 3] = [
+    (Ipv4Addr::new(224, 0, 0, 251), 5353),
+    (Ipv4Addr::new(239, 255, 255, 250), 1900),
+    (Ipv4Addr::new(224, 0, 0, 252), 5355),
+];
+
+const V6_GROUPS: [(u16, u16); 4] = [(0xfb, 5353), (0xc, 1900), (0x103, 5355), (0x102, 547)];
 
 pub const CASES: &[Case] = &[
-    Case {
-        name: "baseline_dns_no_data",
-        made: "names asked for both kinds of address at once, that have only one",
-        run: no_data,
-        ..FAULT
-    },
-    Case {
-        name: "baseline_dns_truncated",
-        made: "answers that do not fit a datagram, and are asked for again over TCP",
-        run: truncated,
-        ..FAULT
-    },
+    Case { name: "baseline_udp_echo", made: "two hundred datagrams there and back", run: udp_echo, ..KNOWN },
     Case {
         name: "baseline_pings",
         made: "two thousand pings, as fast as they are answered",
         run: pings,
-        ..FAULT
+        ..NOISE
     },
     Case {
         name: "baseline_announcements",
         made: "mDNS, SSDP, LLMNR, DHCP and group memberships on a link where nobody cares",
-        topology: Topology::Bridged,
         run: announcements,
-        ..FAULT
+        ..NOISE.bridged()
     },
     Case {
         name: "baseline_many_datagrams",
         made: "ten thousand datagrams in two seconds, to a reader that keeps up",
         run: many,
-        ..FAULT
+        ..NOISE
+    },
+    Case {
+        name: "baseline_migrated",
+        made: "a client that moves to another port, as QUIC does, while answers to the old one are under way",
+        run: migrated,
+        ..NOISE
+    },
+    Case {
+        name: "baseline_large_datagrams",
+        made: "datagrams of 20 kB and answers of 9 kB, all of whose fragments arrive",
+        run: large,
+        ..NOISE
+    },
+    Case {
+        name: "ongoing_statistics",
+        made: "datagrams of statistics, ten every 20 ms, which their reader takes as they come",
+        run: |scene| {
+            let reader = scene.receiver()?;
+            let to = reader.local_addr()?;
+            // Until nothing has come for a while.
+            thread::spawn(move || while reader.recv(&mut [0; 200]).is_ok() {});
+            let sender = scene.go_on(scene.client(), Duration::from_millis(20), move || {
+                faults::send_datagrams(to, 10, 100).map(drop)
+            })?;
+            scene.seen_well(50)?;
+            Ok(sender)
+        },
+        ..ONGOING
     },
 ];
 
-/// What a name server of these cases answers to a question.
-type Answers = fn(kind: u16, datagram: bool) -> Answer;
-
-enum Answer {
-    /// So many addresses; none is an answer as well.
-    Addresses(u16),
-    /// Too many of them.
-    Truncated,
-}
-
-/// A name server for one host's questions; it ends some seconds after the last one.
-fn name_server(scene: &Scene, answers: Answers) -> Result<SocketAddr> {
-    let at = scene.server_at(53);
-    let (udp, tcp) = scene.server().run(|| Ok((UdpSocket::bind(at)?, TcpListener::bind(at)?)))?;
-    udp.set_read_timeout(Some(PATIENCE))?;
-    thread::spawn(move || {
-        let mut query = [0; 512];
-        while let Ok((length, from)) = udp.recv_from(&mut query) {
-            // Whoever asked sees that there is no answer.
-            drop(udp.send_to(&reply(&query[..length], answers, true), from));
-        }
-    });
-    thread::spawn(move || {
-        while let Ok((stream, _)) = tcp.accept() {
-            drop(serve(stream, answers));
-        }
-    });
-    Ok(at)
-}
-
-fn serve(mut stream: TcpStream, answers: Answers) -> Result<()> {
-    let query = message(&mut stream)?;
-    let reply = reply(&query, answers, false);
-    stream.write_all(&[&(reply.len() as u16).to_be_bytes()[..], &reply].concat())?;
-    Ok(())
-}
-
-fn message(stream: &mut TcpStream) -> Result<Vec<u8>> {
-    let mut length = [0; 2];
-    stream.read_exact(&mut length)?;
-    let mut message = vec![0; usize::from(u16::from_be_bytes(length))];
-    stream.read_exact(&mut message)?;
-    Ok(message)
-}
-
-fn reply(query: &[u8], answers: Answers, datagram: bool) -> Vec<u8> {
-    let kind = match query {
-        [.., high, low, _, _] => u16::from_be_bytes([*high, *low]),
-        _ => 0,
-    };
-    let mut reply = query.to_vec();
-    // An answer, and recursion is available.
-    (reply[2], reply[3]) = (0x81, 0x80);
-    match answers(kind, datagram) {
-        Answer::Truncated => reply[2] |= 2,
-        Answer::Addresses(count) => {
-            reply[6..8].copy_from_slice(&count.to_be_bytes());
-            for n in 0..count {
-                // A pointer to the question's name, A IN, 60 seconds, four bytes.
-                reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, n as u8]);
-            }
-        }
+fn udp_echo(scene: &Scene) -> Result<Held> {
+    let server = scene.receiver()?;
+    let client = scene.sender()?;
+    for _ in 0..200 {
+        client.send_to(b"ping", server.local_addr()?)?;
+        let (length, from) = server.recv_from(&mut [0; 4])?;
+        server.send_to(&b"pong"[..length], from)?;
+        client.recv(&mut [0; 4])?;
+        sleep(Duration::from_millis(1));
     }
-    reply
-}
-
-fn query(id: u16, name: &str, kind: u16) -> Vec<u8> {
-    let mut message: Vec<u8> = [id, 0x0100, 1, 0, 0, 0].into_iter().flat_map(u16::to_be_bytes).collect();
-    for label in name.split('.') {
-        message.push(label.len() as u8);
-        message.extend(label.as_bytes());
-    }
-    message.push(0);
-    message.extend([kind, 1].into_iter().flat_map(u16::to_be_bytes));
-    message
-}
-
-/// Both questions leave before the first answer comes, from one socket, as the C library does.
-fn no_data(scene: &Scene) -> Result<Held> {
-    let only_v4: Answers = |kind, _| Answer::Addresses(u16::from(kind == A));
-    let to = name_server(scene, only_v4)?;
-    for n in 0..30 {
-        let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        let name = format!("host{n}.example");
-        socket.send_to(&query(n * 2, &name, A), to)?;
-        socket.send_to(&query(n * 2 + 1, &name, AAAA), to)?;
-        let mut addresses = 0;
-        for _ in 0..2 {
-            let mut answer = [0; 512];
-            socket.recv(&mut answer).context("an answer")?;
-            addresses += answer[7];
-        }
-        ensure!(addresses == 1, "{addresses} addresses of {name}");
-    }
-    Ok(Box::new(()))
-}
-
-fn truncated(scene: &Scene) -> Result<Held> {
-    let long: Answers = |_, datagram| if datagram { Answer::Truncated } else { Answer::Addresses(60) };
-    let to = name_server(scene, long)?;
-    for n in 0..10 {
-        let question = query(n, "all.example", A);
-        let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.send_to(&question, to)?;
-        let mut answer = [0; 512];
-        socket.recv(&mut answer).context("an answer")?;
-        ensure!(answer[2] & 2 != 0, "the answer is whole");
-        let mut stream = scene.client().run(|| Ok(TcpStream::connect(to)?))?;
-        stream.write_all(&[&(question.len() as u16).to_be_bytes()[..], &question].concat())?;
-        let whole = message(&mut stream)?;
-        ensure!(whole[7] == 60, "{} addresses over TCP", whole[7]);
-    }
-    Ok(Box::new(()))
+    Ok(Box::new((client, server)))
 }
 
 fn pings(scene: &Scene) -> Result<Held> {
@@ -200,14 +117,6 @@ fn pings(scene: &Scene) -> Result<Held> {
     counted(scene.client(), replies, PINGS.into())?;
     Ok(Box::new(raw))
 }
-
-/// Where a link's hosts are told what most of them do not want to know.
-const V4_GROUPS: [(Ipv4Addr, u16); 3] = [
-    (Ipv4Addr::new(224, 0, 0, 251), 5353),
-    (Ipv4Addr::new(239, 255, 255, 250), 1900),
-    (Ipv4Addr::new(224, 0, 0, 252), 5355),
-];
-const V6_GROUPS: [(u16, u16); 4] = [(0xfb, 5353), (0xc, 1900), (0x103, 5355), (0x102, 547)];
 
 fn announcements(scene: &Scene) -> Result<Held> {
     let before = counter(scene.server(), "eth0 rx bytes")?;
@@ -262,13 +171,51 @@ fn announce_v6() -> Result<UdpSocket> {
 
 fn many(scene: &Scene) -> Result<Held> {
     const SENT: u64 = 10_000;
-    let socket = scene.server().run(|| Ok(UdpSocket::bind((scene.server_ip(), 0))?))?;
+    let socket = scene.receiver()?;
     // Two seconds of them, so that a busy machine does not make a fault of it.
     setsockopt(&socket, sockopt::RcvBufForce, &(16 << 20))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
     let (at, reading) = (socket.local_addr()?, socket.try_clone()?);
     let reader = thread::spawn(move || (0..SENT).try_for_each(|_| reading.recv(&mut [0; 100]).map(drop)));
     faults::send_udp_evenly(scene.client(), at, 5000, 4, |sent| sent < SENT)?;
     reader.join().expect("reading does not panic").context("not all of them arrived")?;
     Ok(Box::new(socket))
+}
+
+fn migrated(scene: &Scene) -> Result<Held> {
+    const PORTS: u64 = 4;
+    let server = scene.server().udp(scene.server_at(443))?;
+    let at_client = || scene.sender();
+    let mut client = at_client()?;
+    for _ in 0..PORTS {
+        for _ in 0..100 {
+            client.send_to(&[b'q'; 1200], server.local_addr()?)?;
+            let (_, from) = server.recv_from(&mut [0; 1200])?;
+            server.send_to(&[b'a'; 1200], from)?;
+            client.recv(&mut [0; 1200]).context("the answer")?;
+        }
+        let old = client.local_addr()?;
+        client = at_client()?;
+        (0..2).try_for_each(|_| server.send_to(&[b'a'; 1200], old).map(drop))?;
+    }
+    counted(scene.client(), scene.by_family("UdpNoPorts", "Udp6NoPorts"), 2 * PORTS)?;
+    Ok(Box::new((client, server)))
+}
+
+fn large(scene: &Scene) -> Result<Held> {
+    const TIMES: u64 = 50;
+    // So many fragments at once do not find room while the way is asked for.
+    know_each_other(scene)?;
+    let server = scene.server().udp(scene.server_at(2049))?;
+    let client = scene.sender()?;
+    for _ in 0..TIMES {
+        client.send_to(&[b'w'; 20_000], server.local_addr()?)?;
+        let (length, from) = server.recv_from(&mut [0; 20_000]).context("the request")?;
+        ensure!(length == 20_000, "{length} bytes came");
+        server.send_to(&[b'r'; 9000], from)?;
+        client.recv(&mut [0; 9000]).context("the answer")?;
+    }
+    let whole = scene.by_family("IpReasmOKs", "Ip6ReasmOKs");
+    counted(scene.server(), whole, TIMES)?;
+    counted(scene.client(), whole, TIMES)?;
+    Ok(Box::new((client, server)))
 }

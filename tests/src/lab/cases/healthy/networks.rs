@@ -1,105 +1,90 @@
-//! Links, bridges, tunnels and routers that do their work.
+//! Bridges, tunnels and routers that do their work.
 
-use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::net::Shutdown;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use nix::libc;
 
-use crate::lab::cases::{Case, FAULT, know_each_other};
+use crate::lab::cases::{Case, KNOWN, NOISE, know_each_other};
 use crate::lab::counters::{counted, counter};
 use crate::lab::pair::{address, join};
-use crate::lab::sockets::{listener, send_and_read, set_option};
-use crate::lab::{Connection, Family, Held, Namespace, Scene, Topology, faults, run};
+use crate::lab::sockets::{PATIENCE, allow_hops, send_and_read};
+use crate::lab::{Connection, Family, Held, Namespace, Scene, faults, run};
 use crate::wait;
-
-/// Nothing here takes longer, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub const CASES: &[Case] = &[
     Case {
-        name: "baseline_bulk",
-        made: "downloads of many megabytes, with and without offloads, and over the loopback device",
-        run: bulk,
-        ..FAULT
+        name: "baseline_discovery",
+        made: "a link that comes up with IPv6's own addresses, duplicate detection and solicitations",
+        families: &[Family::V6],
+        run: discovery,
+        ..KNOWN
     },
     Case {
         name: "baseline_traceroute",
         made: "somebody asks for the way with datagrams of few hops, to ports where nobody listens",
-        topology: Topology::Routed,
         run: traceroute,
-        ..FAULT
+        ..NOISE.routed()
     },
     Case {
         name: "baseline_flooding",
         made: "a bridge sends datagrams for a host that never says anything to everybody",
-        topology: Topology::Bridged,
         run: flooding,
-        ..FAULT
+        ..NOISE.bridged()
     },
     Case {
         name: "baseline_container",
         made: "a container at the server starts, with IPv6's detections and solicitations, and ends",
         run: container,
-        ..FAULT
+        ..NOISE
     },
     Case {
         name: "baseline_tunnel",
         made: "a VXLAN between client and server, whose links leave room for its headers",
         run: tunnel,
-        ..FAULT
+        ..NOISE
     },
     Case {
         name: "baseline_service_address",
         made: "a router that translates a service's address and hides its clients behind its own",
-        topology: Topology::Routed,
         run: service_address,
-        ..FAULT
+        ..NOISE.routed()
     },
     Case {
-        name: "baseline_shaped",
-        made: "a link limited to 20 Mbit/s that is used within that",
-        run: shaped,
-        ..FAULT
+        name: "baseline_redirected",
+        made: "a router on the same link (the third host) tells the client of the shorter way",
+        run: redirected,
+        ..NOISE.bridged()
     },
 ];
 
-fn bulk(scene: &Scene) -> Result<Held> {
-    // Times 20 kB. Without offloads, so many packets at once as a window allows would not find room
-    // with the receiving CPU.
-    for (offloads, times, pause) in [("on", 2500, 0), ("off", 500, 1)] {
-        for at in [scene.client(), scene.server()] {
-            let set = format!("-K eth0 tso {offloads} gso {offloads} gro {offloads}");
-            at.run(|| run("ethtool", &set))?;
-        }
-        let connection = Connection::open(&scene.pair, scene.family)?;
-        send_and_read(&connection, times, Duration::from_millis(pause))?;
-        connection.close()?;
+fn discovery(scene: &Scene) -> Result<Held> {
+    for (host, at) in [(1, scene.client()), (2, scene.server())] {
+        at.sysctl("net/ipv6/conf/eth0/dad_transmits", "1")?;
+        at.ip("link set eth0 down")?;
+        at.ip("link set eth0 addrgenmode eui64")?;
+        at.ip("link set eth0 up")?;
+        // IPv6 addresses go with the link.
+        at.ip(&format!("addr replace fd00:9::{host}/64 dev eth0"))?;
     }
-    let here = scene.by_family("127.0.0.1", "::1").parse()?;
-    let accepting = listener(scene.server(), here)?;
-    let server_at = accepting.local_addr()?;
-    let client = scene.server().run(|| Ok(TcpStream::connect(server_at)?))?;
-    let (server, client_at) = accepting.accept()?;
-    send_and_read(&Connection { client, server, client_at, server_at }, 2500, Duration::ZERO)?;
-    for at in [scene.client(), scene.server()] {
-        // A busy machine is late with an acknowledgement now and then, and is asked for it.
-        let (again, probes) = (counter(at, "TcpRetransSegs")?, counter(at, "TcpExtTCPLossProbes")?);
-        ensure!(again <= probes, "{again} segments were sent again in {}", at.name());
-    }
+    wait::until("duplicate detection to be over", || {
+        let addresses = [scene.client(), scene.server()].map(|at| at.ip("-6 addr show dev eth0").ok());
+        let settled = |shown: &str| shown.contains("fe80::") && !shown.contains("tentative");
+        addresses.iter().flatten().filter(|shown| settled(shown)).nth(1).map(drop)
+    })?;
+    let mut connection = Connection::open(&scene.pair, scene.family)?;
+    connection.exchange(1000, 1000)?;
+    connection.close()?;
     Ok(Box::new(()))
 }
 
 /// As traceroute(8) does: three datagrams for each number of hops, each to the next port.
 fn traceroute(scene: &Scene) -> Result<Held> {
     const FIRST_PORT: u16 = 33_434;
-    let socket = scene.client().run(|| Ok(UdpSocket::bind((scene.client_ip(), 0))?))?;
+    let socket = scene.sender()?;
     for probe in 0..6_u16 {
         let hops = i32::from(probe / 3 + 1);
-        match scene.family {
-            Family::V4 => set_option(&socket, libc::IPPROTO_IP, libc::IP_TTL, &hops)?,
-            Family::V6 => set_option(&socket, libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, &hops)?,
-        }
+        allow_hops(&socket, hops)?;
         socket.send_to(&[0; 32], scene.server_at(FIRST_PORT + probe))?;
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -118,13 +103,12 @@ fn flooding(scene: &Scene) -> Result<Held> {
     const SENT: u64 = 100;
     let ip = scene.neighbour(3);
     let third = scene.third()?;
-    let reader = third.run(|| Ok(UdpSocket::bind((ip, 0))?))?;
+    let reader = third.udp((ip, 0))?;
     third.ip("link set eth0 address 02:00:00:00:00:33")?;
-    scene.client().ip(&format!("neigh replace {ip} lladdr {SILENT} dev eth0 nud permanent"))?;
+    scene.client().knows(ip, SILENT)?;
     know_each_other(scene)?;
     let before = counter(scene.server(), "eth0 rx bytes")?;
     faults::send_udp_evenly(scene.client(), reader.local_addr()?, 500, 1, |sent| sent < SENT)?;
-    reader.set_read_timeout(Some(PATIENCE))?;
     for _ in 0..SENT {
         reader.recv(&mut [0; 100])?;
     }
@@ -149,9 +133,9 @@ fn container(scene: &Scene) -> Result<Held> {
         shown.iter().all(settled).then_some(())
     })?;
     counted(&container, "Icmp6OutRouterSolicits", 1)?;
-    let accepting = listener(&container, address(scene.family, NET, 2))?;
+    let accepting = container.listen((address(scene.family, NET, 2), 0))?;
     for _ in 0..20 {
-        let mut connection = connected(scene.server(), &accepting)?;
+        let mut connection = Connection::to(scene.server(), &accepting)?;
         connection.exchange(200, 2000)?;
         connection.close()?;
     }
@@ -160,13 +144,6 @@ fn container(scene: &Scene) -> Result<Held> {
     drop(container);
     wait::within(PATIENCE, "the end of the link", || scene.server().ip("link show veth0").err())?;
     Ok(Box::new(()))
-}
-
-fn connected(from: &Namespace, accepting: &TcpListener) -> Result<Connection> {
-    let server_at = accepting.local_addr()?;
-    let client = from.run(|| Ok(TcpStream::connect(server_at)?))?;
-    let (server, client_at) = accepting.accept()?;
-    Ok(Connection { client, server, client_at, server_at })
 }
 
 fn tunnel(scene: &Scene) -> Result<Held> {
@@ -185,8 +162,8 @@ fn tunnel(scene: &Scene) -> Result<Held> {
         at.ip(&format!("addr add {}/64 dev vx0 nodad", address(Family::V6, NET, host)))?;
     }
     for inside in Family::BOTH {
-        let accepting = listener(scene.server(), address(inside, NET, 2))?;
-        let connection = connected(scene.client(), &accepting)?;
+        let accepting = scene.server().listen((address(inside, NET, 2), 0))?;
+        let connection = Connection::to(scene.client(), &accepting)?;
         send_and_read(&connection, 100, Duration::ZERO)?;
         connection.close()?;
     }
@@ -200,19 +177,13 @@ fn tunnel(scene: &Scene) -> Result<Held> {
 }
 
 fn service_address(scene: &Scene) -> Result<Held> {
-    let accepting = listener(scene.server(), scene.server_ip())?;
+    let accepting = scene.listener()?;
     let (service, behind) = (scene.neighbour(254), address(scene.family, 1, 254));
-    let ip = scene.by_family("ip", "ip6");
-    scene.router()?.nft(&format!(
-        "add table {ip} lab; \
-         add chain {ip} lab pre {{ type nat hook prerouting priority -100; }}; \
-         add chain {ip} lab post {{ type nat hook postrouting priority 100; }}; \
-         add rule {ip} lab pre {ip} daddr {service} tcp dport 80 dnat to {}; \
-         add rule {ip} lab post oifname \"eth1\" masquerade",
-        accepting.local_addr()?
-    ))?;
+    let rule = format!("tcp dport 80 dnat to {}", accepting.local_addr()?);
+    scene.translate(scene.router()?, "prerouting", &rule)?;
+    scene.translate(scene.router()?, "postrouting", "oifname \"eth1\" masquerade")?;
     for n in 0..50 {
-        let client = scene.client().run(|| Ok(TcpStream::connect((service, 80))?))?;
+        let client = scene.client().connect((service, 80))?;
         let (server, from) = accepting.accept()?;
         ensure!(from.ip() == behind, "{from} is not the router");
         let server_at = server.local_addr()?;
@@ -226,19 +197,21 @@ fn service_address(scene: &Scene) -> Result<Held> {
     Ok(Box::new(accepting))
 }
 
-fn shaped(scene: &Scene) -> Result<Held> {
-    scene.client().tc("qdisc add dev eth0 root tbf rate 20mbit burst 20k latency 500ms")?;
-    let reader = scene.server().run(|| Ok(UdpSocket::bind((scene.server_ip(), 0))?))?;
-    reader.set_read_timeout(Some(PATIENCE))?;
-    let mut connection = Connection::open(&scene.pair, scene.family)?;
-    for _ in 0..20 {
-        faults::send_udp_evenly(scene.client(), reader.local_addr()?, 400, 1, |sent| sent < 20)?;
-        for _ in 0..20 {
-            reader.recv(&mut [0; 100])?;
-        }
-        connection.exchange(3000, 3000)?;
+fn redirected(scene: &Scene) -> Result<Held> {
+    let (router, net, ip) = (scene.third()?, scene.beyond_net(), scene.beyond().ip());
+    router.forward()?;
+    // The address from which a router speaks of ways, and by which its clients must know it.
+    router.ip("addr add fe80::3/64 dev eth0 nodad")?;
+    router.ip(&format!("route add {net} dev eth0"))?;
+    scene.server().ip(&format!("addr add {ip}/{} dev eth0 nodad", scene.by_family(32, 128)))?;
+    let via = scene.by_family("10.9.0.3", "fe80::3");
+    scene.ip(scene.client(), &format!("route add {net} via {via} dev eth0"))?;
+    let accepting = scene.server().listen((ip, 0))?;
+    for _ in 0..30 {
+        let mut connection = Connection::to(scene.client(), &accepting)?;
+        connection.exchange(300, 2000)?;
+        connection.close()?;
     }
-    let shown = run("tc", &format!("-s -n {} qdisc show dev eth0", scene.client().name()))?;
-    ensure!(shown.contains("tbf") && shown.contains("dropped 0"), "{shown}");
-    Ok(Box::new((connection, reader)))
+    counted(router, scene.by_family("IcmpOutRedirects", "Icmp6OutRedirects"), 1)?;
+    Ok(Box::new(accepting))
 }

@@ -1,74 +1,94 @@
-//! What operators, switches and routers do while everything is well.
+//! What operators and switches do while everything is well.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use etherparse::EtherType;
 
-use super::pods::connected;
 use crate::lab::background::Background;
-use crate::lab::cases::routes::{beyond, net};
-use crate::lab::cases::{Case, FAULT};
+use crate::lab::cases::{Case, KNOWN, NOISE, ONGOING};
 use crate::lab::counters::counted;
 use crate::lab::injector::Injector;
 use crate::lab::pair::join;
-use crate::lab::sockets::listener;
-use crate::lab::wire::{Mac, Wire};
-use crate::lab::{Connection, Held, Scene, Topology, run};
+use crate::lab::raw_socket::{Mac, RawSocket};
+use crate::lab::service::{Service, answer, ask};
+use crate::lab::sockets::PATIENCE;
+use crate::lab::{Connection, Held, Scene, run};
 use crate::wait;
 
-/// Nothing here takes longer, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// LLDP, EAPOL, loop detection and HomePlug; then, with a length in place of a type, STP and CDP.
+pub const CHATTER: [(Mac, u16, &[u8]); 6] = [
+    ([0x01, 0x80, 0xc2, 0, 0, 0x0e], 0x88cc, b"\x02\x07\x04"),
+    ([0x01, 0x80, 0xc2, 0, 0, 0x03], 0x888e, b"\x02\x01\x00\x00"),
+    ([0xcf, 0, 0, 0, 0, 0], 0x9000, b"\x00\x00\x01\x00"),
+    ([0xff; 6], 0x88e1, b"\x00\x00\xa0"),
+    ([0x01, 0x80, 0xc2, 0, 0, 0], 38, b"\x42\x42\x03\x00\x00"),
+    ([0x01, 0, 0x0c, 0xcc, 0xcc, 0xcc], 46, b"\xaa\xaa\x03\x00\x00\x0c\x20\x00\x02\xb4"),
+];
 
 pub const CASES: &[Case] = &[
     Case {
         name: "baseline_tracking_expires",
         made: "idle connections that a stateful router forgets and takes up again with their next segment",
-        topology: Topology::Routed,
         run: tracking_expires,
-        ..FAULT
+        ..NOISE.routed()
     },
     Case {
         name: "baseline_changes",
         made: "firewall rules are replaced, and links added, renamed and removed, under load",
         run: changes,
-        ..FAULT
+        ..NOISE
     },
     Case {
         name: "baseline_switch_chatter",
         made: "a switch that speaks LLDP, EAPOL, STP, CDP and others to a host that does not",
         run: switch_chatter,
-        ..FAULT
+        ..NOISE
     },
     Case {
         name: "baseline_mirrored",
         made: "the server's traffic is mirrored (tc) to a host (the third) that captures it",
-        topology: Topology::Bridged,
         run: mirrored,
-        ..FAULT
+        ..NOISE.bridged()
     },
     Case {
-        name: "baseline_redirected",
-        made: "a router on the same link (the third host) tells the client of the shorter way",
-        topology: Topology::Bridged,
-        run: redirected,
-        ..FAULT
+        name: "baseline_capture",
+        made: "a packet capture that is read, beside traffic",
+        run: capture,
+        ..KNOWN
+    },
+    Case {
+        name: "ongoing_chatter",
+        made: "all that a switch says (spanning tree, discovery, pause frames), beside requests",
+        run: |scene| {
+            let service = Service::start(scene, answer)?;
+            let at = service.at;
+            let clients =
+                scene.go_on(scene.client(), Duration::from_millis(10), move || ask(at, PATIENCE))?;
+            for _ in 0..30 {
+                chatter(scene, 1)?;
+                scene.attempts.go_on(2)?;
+            }
+            scene.seen_well(50)?;
+            counted(scene.server(), "eth0 rx drop", 60)?;
+            Ok(Box::new((clients, service)))
+        },
+        ..ONGOING
     },
 ];
 
 fn tracking_expires(scene: &Scene) -> Result<Held> {
     let router = scene.router()?;
-    let accepting = listener(scene.server(), scene.server_ip())?;
+    let accepting = scene.listener()?;
     router.sysctl("net/netfilter/nf_conntrack_tcp_timeout_established", "1")?;
-    router.nft(&format!(
-        "add table inet lab; add chain inet lab through {{ type filter hook forward priority 0; }}; \
-         add rule inet lab through ct state established,related accept; \
-         add rule inet lab through ct state new tcp dport {} accept; \
-         add rule inet lab through meta l4proto tcp drop",
-        accepting.local_addr()?.port()
-    ))?;
-    let mut idle = (0..10).map(|_| connected(scene.client(), &accepting)).collect::<Result<Vec<_>>>()?;
+    router.filter("forward", "ct state established,related accept")?;
+    let port = accepting.local_addr()?.port();
+    router.filter("forward", &format!("ct state new tcp dport {port} accept"))?;
+    router.filter("forward", "meta l4proto tcp drop")?;
+    let mut idle = (0..10).map(|_| Connection::to(scene.client(), &accepting)).collect::<Result<Vec<_>>>()?;
     idle.iter_mut().try_for_each(|connection| connection.exchange(300, 2000))?;
     let tracked = format!("-L -f {}", scene.by_family("ipv4", "ipv6"));
     let tracked = || router.run(|| run("conntrack", &tracked));
@@ -106,15 +126,16 @@ fn changes(scene: &Scene) -> Result<Held> {
     Ok(Box::new(load))
 }
 
-/// LLDP, EAPOL, loop detection and HomePlug; then, with a length in place of a type, STP and CDP.
-const CHATTER: [(Mac, u16, &[u8]); 6] = [
-    ([0x01, 0x80, 0xc2, 0, 0, 0x0e], 0x88cc, b"\x02\x07\x04"),
-    ([0x01, 0x80, 0xc2, 0, 0, 0x03], 0x888e, b"\x02\x01\x00\x00"),
-    ([0xcf, 0, 0, 0, 0, 0], 0x9000, b"\x00\x00\x01\x00"),
-    ([0xff; 6], 0x88e1, b"\x00\x00\xa0"),
-    ([0x01, 0x80, 0xc2, 0, 0, 0], 38, b"\x42\x42\x03\x00\x00"),
-    ([0x01, 0, 0x0c, 0xcc, 0xcc, 0xcc], 46, b"\xaa\xaa\x03\x00\x00\x0c\x20\x00\x02\xb4"),
-];
+fn switch_chatter(scene: &Scene) -> Result<Held> {
+    let mut connection = Connection::open(&scene.pair, scene.family)?;
+    for _ in 0..10 {
+        chatter(scene, 1)?;
+        (0..20).try_for_each(|_| connection.exchange(300, 2000))?;
+        sleep(Duration::from_millis(50));
+    }
+    counted(scene.server(), "eth0 rx drop", 30)?;
+    Ok(Box::new(connection))
+}
 
 /// Each thing that a switch says, so many times.
 ///
@@ -128,17 +149,6 @@ pub fn chatter(scene: &Scene, times: u32) -> Result<()> {
         (0..times).try_for_each(|_| switch.frame(to, EtherType(kind), &padded))?;
     }
     Ok(())
-}
-
-fn switch_chatter(scene: &Scene) -> Result<Held> {
-    let mut connection = Connection::open(&scene.pair, scene.family)?;
-    for _ in 0..10 {
-        chatter(scene, 1)?;
-        (0..20).try_for_each(|_| connection.exchange(300, 2000))?;
-        sleep(Duration::from_millis(50));
-    }
-    counted(scene.server(), "eth0 rx drop", 30)?;
-    Ok(Box::new(connection))
 }
 
 /// What comes to the capturing host is addressed to somebody else, each frame of it.
@@ -155,7 +165,7 @@ fn mirrored(scene: &Scene) -> Result<Held> {
              action mirred egress mirror dev mirror0"
         ))?;
     }
-    let capture = Wire::open(captures, "tap0")?;
+    let capture = RawSocket::open(captures, "tap0")?;
     let mut connection = Connection::open(&scene.pair, scene.family)?;
     let (mut frame, mut seen) = ([0; 2048], 0);
     for _ in 0..ROUNDS {
@@ -168,22 +178,26 @@ fn mirrored(scene: &Scene) -> Result<Held> {
     Ok(Box::new((connection, capture)))
 }
 
-fn redirected(scene: &Scene) -> Result<Held> {
-    let (router, net, ip) = (scene.third()?, net(scene.family), beyond(scene.family).ip());
-    router.sysctl("net/ipv4/ip_forward", "1")?;
-    router.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-    // The address from which a router speaks of ways, and by which its clients must know it.
-    router.ip("addr add fe80::3/64 dev eth0 nodad")?;
-    router.ip(&format!("route add {net} dev eth0"))?;
-    scene.server().ip(&format!("addr add {ip}/{} dev eth0 nodad", scene.by_family(32, 128)))?;
-    let via = scene.by_family("10.9.0.3", "fe80::3");
-    scene.ip(scene.client(), &format!("route add {net} via {via} dev eth0"))?;
-    let accepting = listener(scene.server(), ip)?;
-    for _ in 0..30 {
-        let mut connection = connected(scene.client(), &accepting)?;
-        connection.exchange(300, 2000)?;
-        connection.close()?;
-    }
-    counted(router, scene.by_family("IcmpOutRedirects", "Icmp6OutRedirects"), 1)?;
-    Ok(Box::new(accepting))
+fn capture(scene: &Scene) -> Result<Held> {
+    let raw = RawSocket::open(scene.server(), "eth0")?;
+    let done = AtomicBool::new(false);
+    let seen = thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (mut frame, mut seen) = ([0; 2048], 0);
+            // Until nothing comes any more.
+            loop {
+                match raw.look(&mut frame) {
+                    Ok(Some(_)) => seen += 1,
+                    _ if done.load(Ordering::Relaxed) => return seen,
+                    _ => {}
+                }
+            }
+        });
+        let mut connection = Connection::open(&scene.pair, scene.family)?;
+        let outcome = (0..100).try_for_each(|_| connection.exchange(500, 500));
+        done.store(true, Ordering::Relaxed);
+        outcome.map(|()| reader.join().expect("reading does not panic"))
+    })?;
+    ensure!(seen > 100, "the capture saw {seen} packets");
+    Ok(Box::new(raw))
 }

@@ -1,7 +1,6 @@
 //! Pods that come and go, and clients that keep connections to them.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
@@ -9,61 +8,65 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::lab::cases::{Case, FAULT};
+use crate::lab::cases::{Case, NOISE, ONGOING};
 use crate::lab::counters::{counted, counter};
-use crate::lab::sockets::listener;
-use crate::lab::{Connection, Held, Namespace, Scene, Topology, faults, run};
+use crate::lab::service::{Service, answer, ask};
+use crate::lab::sockets::{PATIENCE, reset_on_close};
+use crate::lab::{Connection, Held, Namespace, Scene, faults, run};
 use crate::wait;
-
-/// Nothing here takes longer, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 pub const CASES: &[Case] = &[
     Case {
         name: "baseline_scaled_in",
         made: "one of two pods ends its kept connections and goes; one request meets that and is asked again",
-        topology: Topology::Bridged,
         run: scaled_in,
-        ..FAULT
+        ..NOISE.bridged()
     },
     Case {
         name: "baseline_readiness",
         made: "a probe (the third host) finds nobody, then a server that warms up, then one that is ready",
-        topology: Topology::Bridged,
         run: readiness,
-        ..FAULT
+        ..NOISE.bridged()
     },
     Case {
         name: "baseline_closed_from_both",
         made: "idle connections that client and server close at the same moment, over a long cable",
-        topology: Topology::Cabled,
         run: closed_from_both,
-        ..FAULT
+        ..NOISE.over_userspace_link()
     },
     Case {
         name: "baseline_watches",
         made: "forty long streams of events, of which the clients cancel two with a reset",
         run: watches,
-        ..FAULT
+        ..NOISE
+    },
+    Case {
+        name: "ongoing_pods_come_and_go",
+        made: "pods start and end beside healthy load, each with its link and its addresses",
+        run: |scene| {
+            let service = Service::start(scene, answer)?;
+            let at = service.at;
+            let clients =
+                scene.go_on(scene.client(), Duration::from_millis(10), move || ask(at, PATIENCE))?;
+            let pods = scene.go_on(scene.client(), Duration::from_millis(200), || {
+                let pod = Namespace::new("pod")?;
+                pod.ip("link add eth0 type veth peer name outside")?;
+                pod.ip("addr add 10.244.7.9/24 dev eth0")?;
+                pod.ip("link set eth0 up")?;
+                pod.ip("link set outside up").map(drop)
+            })?;
+            scene.seen_well(50)?;
+            Ok(Box::new((pods, clients, service)))
+        },
+        ..ONGOING
     },
 ];
 
-/// A connection from any host to a listener of any other.
-///
-/// # Errors
-/// If the network refuses it.
-pub fn connected(from: &Namespace, accepting: &TcpListener) -> Result<Connection> {
-    let server_at = accepting.local_addr()?;
-    let client = from.run(|| Ok(TcpStream::connect(server_at)?))?;
-    let (server, client_at) = accepting.accept()?;
-    Ok(Connection { client, server, client_at, server_at })
-}
-
 fn scaled_in(scene: &Scene) -> Result<Held> {
     const POOL: usize = 20;
-    let leaving = listener(scene.third()?, scene.neighbour(3))?;
-    let staying = listener(scene.server(), scene.server_ip())?;
-    let pool = |to| (0..POOL).map(|_| connected(scene.client(), to)).collect::<Result<Vec<_>>>();
+    let leaving = scene.third()?.listen((scene.neighbour(3), 0))?;
+    let staying = scene.listener()?;
+    let pool = |to| (0..POOL).map(|_| Connection::to(scene.client(), to)).collect::<Result<Vec<_>>>();
     let (mut old, mut kept) = (pool(&leaving)?, pool(&staying)?);
     for _ in 0..10 {
         old.iter_mut().chain(&mut kept).try_for_each(|connection| connection.exchange(300, 2000))?;
@@ -78,7 +81,7 @@ fn scaled_in(scene: &Scene) -> Result<Held> {
         } else {
             ensure!(client.read(&mut [0])? == 0, "expected the pod's FIN");
         }
-        let mut again = connected(scene.client(), &staying)?;
+        let mut again = Connection::to(scene.client(), &staying)?;
         again.exchange(300, 2000)?;
         kept.push(again);
     }
@@ -95,15 +98,15 @@ fn readiness(scene: &Scene) -> Result<Held> {
     const GET: &[u8] = b"GET /ready HTTP/1.1\r\n\r\n";
     const NOT_YET: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
     const READY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-    let at = listener(scene.server(), scene.server_ip())?.local_addr()?;
+    let at = scene.listener()?.local_addr()?;
     let probing = scene.third()?;
     for _ in 0..3 {
         faults::connect_to_closed_port(probing, at)?;
         sleep(PERIOD);
     }
-    let started = scene.server().run(|| Ok(TcpListener::bind(at)?))?;
+    let started = scene.server().listen(at)?;
     let asked = || {
-        let mut connection = connected(probing, &started)?;
+        let mut connection = Connection::to(probing, &started)?;
         connection.client.write_all(GET)?;
         connection.server.read_exact(&mut [0; GET.len()])?;
         Ok::<_, anyhow::Error>(connection)
@@ -125,7 +128,7 @@ fn readiness(scene: &Scene) -> Result<Held> {
         }
     }
     for _ in 0..50 {
-        let mut connection = connected(scene.client(), &started)?;
+        let mut connection = Connection::to(scene.client(), &started)?;
         connection.exchange(300, 2000)?;
         connection.close()?;
     }
@@ -136,7 +139,7 @@ fn readiness(scene: &Scene) -> Result<Held> {
 fn closed_from_both(scene: &Scene) -> Result<Held> {
     const POOL: usize = 10;
     let far = Arc::new(AtomicBool::new(false));
-    let cable = scene.cable()?.carry({
+    scene.carry({
         let far = Arc::clone(&far);
         move |_, _| {
             if far.load(Ordering::Relaxed) {
@@ -144,7 +147,7 @@ fn closed_from_both(scene: &Scene) -> Result<Held> {
             }
             true
         }
-    });
+    })?;
     let mut pool =
         (0..POOL).map(|_| Connection::open(&scene.pair, scene.family)).collect::<Result<Vec<_>>>()?;
     pool.iter_mut().try_for_each(|connection| connection.exchange(300, 2000))?;
@@ -156,7 +159,7 @@ fn closed_from_both(scene: &Scene) -> Result<Held> {
             waiting().is_ok_and(|ends| ends.lines().count() == POOL).then_some(())
         })?;
     }
-    Ok(Box::new(cable))
+    Ok(Box::new(()))
 }
 
 fn watches(scene: &Scene) -> Result<Held> {
@@ -170,7 +173,7 @@ fn watches(scene: &Scene) -> Result<Held> {
         }
         if round % 10 == 5 {
             let cancelled = std::mem::replace(&mut streams[round], open()?);
-            cancelled.reset_on_client_close()?;
+            reset_on_close(&cancelled.client)?;
             let Connection { client, mut server, .. } = cancelled;
             drop(client);
             ensure!(server.read(&mut [0]).is_err(), "expected a reset");

@@ -1,189 +1,118 @@
-//! Services that start, wait, replace each other, and have many short visits.
+//! Services that start, wait and replace each other.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::{self, sleep};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use nix::libc;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, bind, connect, listen, setsockopt, socket,
-    sockopt,
-};
+use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::lab::cases::{Case, FAULT};
-use crate::lab::counters::counted;
-use crate::lab::sockets::{listener, set_option};
-use crate::lab::{Connection, Held, Namespace, Scene, faults, run};
-use crate::wait;
-
-/// Nothing here takes longer, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::lab::cases::healthy::connections::ask_in_turn;
+use crate::lab::cases::{Case, KNOWN, NOISE, ONGOING};
+use crate::lab::counters::counter;
+use crate::lab::service::{Service, answer, answer_after, ask, ask_on};
+use crate::lab::sockets::PATIENCE;
+use crate::lab::{Connection, Held, SEEN, Scene, faults, gateway};
 
 pub const CASES: &[Case] = &[
+    Case {
+        name: "baseline_deploy",
+        made: "a server that ends its connections in order, while its clients come back",
+        run: deploy,
+        ..KNOWN
+    },
     Case {
         name: "baseline_slow_start",
         made: "clients ask for 200 ms whether a server has started, and are served once it has",
         run: slow_start,
-        ..FAULT
-    },
-    Case {
-        name: "baseline_kept_alive",
-        made: "kept connections that the server ends after their time, and clients that half-close",
-        run: kept_alive,
-        ..FAULT
-    },
-    Case {
-        name: "baseline_short_lived",
-        made: "two thousand short connections, whose ends stay in TIME-WAIT",
-        run: short_lived,
-        ..FAULT
+        ..NOISE
     },
     Case {
         name: "baseline_rolling_restart",
         made: "four workers on one port hand their listeners over to four others under load",
         run: rolling_restart,
-        ..FAULT
+        ..NOISE
     },
     Case {
-        name: "baseline_fast_open",
-        made: "connections that carry their request in the SYN (TCP Fast Open)",
-        run: fast_open,
-        ..FAULT
+        name: "ongoing_rolling_restart",
+        made: "a server is replaced every half second; the old one ends its connections in order",
+        run: rolling_restart_ongoing,
+        ..ONGOING
     },
     Case {
-        name: "baseline_port_used_again",
-        made: "a client that comes from one port again and again, while the server is in TIME-WAIT",
-        run: port_used_again,
-        ..FAULT
+        name: "ongoing_slow_server",
+        made: "a server that takes 80 ms for every tenth answer, and clients that ask again after 50 ms",
+        run: slow_server,
+        ..ONGOING
+    },
+    Case {
+        name: "ongoing_late_start",
+        made: "clients that began before their server did, were refused twice, and are served ever since",
+        run: late_start,
+        ..ONGOING.routed()
+    },
+    Case {
+        name: "ongoing_gateway",
+        made: "a gateway (the third host) passes requests on over connections that it keeps",
+        run: |scene| {
+            let upstream = gateway::upstream(scene.server(), scene.server_ip(), PATIENCE)?;
+            let front = gateway::gateway(scene.third()?, scene.neighbour(3), upstream)?;
+            let clients = (0..4).map(|_| {
+                let mut stream = scene.client().connect(front)?;
+                scene.go_on(scene.client(), Duration::from_millis(10), move || {
+                    let status = gateway::ask(&mut stream)?;
+                    ensure!(status == 200, "{status}");
+                    Ok(())
+                })
+            });
+            let clients = clients.collect::<Result<Vec<_>>>()?;
+            scene.seen_well(200)?;
+            Ok(Box::new(clients))
+        },
+        ..ONGOING.bridged()
     },
 ];
 
+/// Ends each connection by a FIN once its request was answered; clients see that and connect anew.
+fn deploy(scene: &Scene) -> Result<Held> {
+    let old = (0..30).map(|_| Connection::open(&scene.pair, scene.family)).collect::<Result<Vec<_>>>()?;
+    let new = Service::start(scene, answer)?;
+    let mut back = Vec::new();
+    for mut connection in old {
+        connection.exchange(100, 100)?;
+        let Connection { mut client, server, .. } = connection;
+        drop(server);
+        ensure!(client.read(&mut [0])? == 0, "expected the server's FIN");
+        drop(client);
+        let stream = scene.client().connect(new.at)?;
+        ask_on(&stream, PATIENCE)?;
+        back.push(stream);
+    }
+    Ok(Box::new((back, new)))
+}
+
 /// Whoever waits for a server to start has no other way than to ask.
 fn slow_start(scene: &Scene) -> Result<Held> {
-    let at = listener(scene.server(), scene.server_ip())?.local_addr()?;
+    let at = scene.listener()?.local_addr()?;
     for _ in 0..4 {
         faults::connect_to_closed_port(scene.client(), at)?;
         sleep(Duration::from_millis(50));
     }
-    let started = scene.server().run(|| Ok(TcpListener::bind(at)?))?;
+    let started = scene.server().listen(at)?;
     ask_in_turn(scene.client(), &started, 100)?;
     Ok(Box::new(started))
-}
-
-/// Half of the clients end their own side first and read what is still to come; the others leave
-/// a connection alone until the server has had enough, and take their time to notice.
-fn kept_alive(scene: &Scene) -> Result<Held> {
-    let open = (0..30).map(|_| Connection::open(&scene.pair, scene.family)).collect::<Result<Vec<_>>>()?;
-    let mut noticed_late = Vec::new();
-    for (n, mut connection) in open.into_iter().enumerate() {
-        connection.exchange(300, 3000)?;
-        let Connection { mut client, mut server, .. } = connection;
-        if n % 2 == 0 {
-            client.write_all(b"the last request")?;
-            client.shutdown(Shutdown::Write)?;
-            server.read_to_end(&mut Vec::new())?;
-            server.write_all(&[b'x'; 5000])?;
-            drop(server);
-            let mut answer = Vec::new();
-            client.read_to_end(&mut answer)?;
-            ensure!(answer.len() == 5000, "{} bytes of the last answer", answer.len());
-        } else {
-            drop(server);
-            noticed_late.push(client);
-        }
-    }
-    sleep(Duration::from_millis(500));
-    for mut client in noticed_late {
-        ensure!(client.read(&mut [0])? == 0, "expected the server's FIN");
-    }
-    Ok(Box::new(()))
-}
-
-fn short_lived(scene: &Scene) -> Result<Held> {
-    let server = listener(scene.server(), scene.server_ip())?;
-    ask_in_turn(scene.client(), &server, 2000)?;
-    let left = waiting(scene.client())?;
-    ensure!(left > 1900, "only {left} in TIME-WAIT");
-    Ok(Box::new(server))
-}
-
-/// So many connections after each other, each with a question and an answer; clients close first.
-fn ask_in_turn(client: &Namespace, server: &TcpListener, times: u32) -> Result<()> {
-    let at = server.local_addr()?;
-    client.run(|| {
-        for _ in 0..times {
-            let mut asking = TcpStream::connect(at)?;
-            let mut answering = server.accept()?.0;
-            asking.write_all(b"?")?;
-            answering.read_exact(&mut [0])?;
-            answering.write_all(b"!")?;
-            asking.read_exact(&mut [0])?;
-            drop(asking);
-            ensure!(answering.read(&mut [0])? == 0, "expected the client's FIN");
-        }
-        Ok(())
-    })
-}
-
-/// Ends of connections in TIME-WAIT.
-fn waiting(at: &Namespace) -> Result<usize> {
-    Ok(at.run(|| run("ss", "-H -t -a -n state time-wait"))?.lines().count())
-}
-
-/// Answers on a listener, until it is dropped.
-struct Worker {
-    over: Arc<AtomicBool>,
-    answered: Arc<AtomicU32>,
-}
-
-impl Worker {
-    /// On a listener that one of the other generation may have as well.
-    fn start(listener: &TcpListener) -> Result<Self> {
-        listener.set_nonblocking(true)?;
-        let listener = listener.try_clone()?;
-        let (over, answered) = <(Arc<AtomicBool>, Arc<AtomicU32>)>::default();
-        let worker = Self { over: Arc::clone(&over), answered: Arc::clone(&answered) };
-        thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                match listener.accept() {
-                    // A client that breaks off is seen by its own end of the connection.
-                    Ok((stream, _)) => {
-                        answered.fetch_add(u32::from(answer(&stream).is_ok()), Ordering::Relaxed);
-                    }
-                    Err(_) => sleep(Duration::from_millis(1)),
-                }
-            }
-        });
-        Ok(worker)
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-    }
-}
-
-fn answer(mut stream: &TcpStream) -> Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.read_exact(&mut [0])?;
-    stream.write_all(b"!")?;
-    ensure!(stream.read(&mut [0])? == 0, "expected the client's FIN");
-    Ok(())
 }
 
 /// The listeners stay open while one generation takes over from the other, so no connect is lost.
 fn rolling_restart(scene: &Scene) -> Result<Held> {
     const WORKERS: usize = 4;
-    let first = reusable(scene, 0)?;
+    let share = |port| scene.server().listen_with(scene.server_at(port), 128);
+    let first = share(0)?;
     let at = first.local_addr()?;
-    let others = (1..WORKERS).map(|_| reusable(scene, at.port()));
+    let others = (1..WORKERS).map(|_| share(at.port()));
     let listeners = std::iter::once(Ok(first)).chain(others).collect::<Result<Vec<_>>>()?;
     let generation = || listeners.iter().map(Worker::start).collect::<Result<Vec<_>>>();
     let ask = |times| {
@@ -208,69 +137,107 @@ fn rolling_restart(scene: &Scene) -> Result<Held> {
     Ok(Box::new((new, listeners)))
 }
 
-/// A listener at a port that others may listen at as well.
-fn reusable(scene: &Scene, port: u16) -> Result<TcpListener> {
-    scene.server().run(|| {
-        let socket = stream_socket(scene.server_ip())?;
-        setsockopt(&socket, sockopt::ReusePort, &true)?;
-        bind(socket.as_raw_fd(), &SockaddrStorage::from(scene.server_at(port)))?;
-        listen(&socket, Backlog::new(128)?)?;
-        Ok(TcpListener::from(socket))
-    })
+/// Answers on a listener, until it is dropped.
+struct Worker {
+    over: Arc<AtomicBool>,
+    answered: Arc<AtomicU32>,
 }
 
-fn stream_socket(ip: IpAddr) -> Result<OwnedFd> {
-    let family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    Ok(socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?)
+impl Worker {
+    /// On a listener that one of the other generation may have as well.
+    fn start(listener: &TcpListener) -> Result<Self> {
+        listener.set_nonblocking(true)?;
+        let listener = listener.try_clone()?;
+        let (over, answered) = <(Arc<AtomicBool>, Arc<AtomicU32>)>::default();
+        let worker = Self { over: Arc::clone(&over), answered: Arc::clone(&answered) };
+        thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                match listener.accept() {
+                    // A client that breaks off is seen by its own end of the connection.
+                    Ok((stream, _)) => {
+                        answered.fetch_add(u32::from(serve_one(&stream).is_ok()), Ordering::Relaxed);
+                    }
+                    Err(_) => sleep(Duration::from_millis(1)),
+                }
+            }
+        });
+        Ok(worker)
+    }
 }
 
-fn fast_open(scene: &Scene) -> Result<Held> {
-    for at in [scene.client(), scene.server()] {
-        at.sysctl("net/ipv4/tcp_fastopen", "3")?;
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
     }
-    let server = listener(scene.server(), scene.server_ip())?;
-    set_option(&server, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &16_i32)?;
-    let at = server.local_addr()?;
-    for _ in 0..20 {
-        let mut asking = scene.client().run(|| {
-            let socket = stream_socket(at.ip())?;
-            set_option(&socket, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, &1_i32)?;
-            connect(socket.as_raw_fd(), &SockaddrStorage::from(at))?;
-            Ok(TcpStream::from(socket))
-        })?;
-        asking.write_all(b"?")?;
-        let mut answering = server.accept()?.0;
-        answering.read_exact(&mut [0])?;
-        answering.write_all(b"!")?;
-        asking.read_exact(&mut [0])?;
-    }
-    // The first one asks for the cookie that the others need.
-    counted(scene.server(), "TcpExtTCPFastOpenPassive", 19)?;
-    Ok(Box::new(server))
 }
 
-fn port_used_again(scene: &Scene) -> Result<Held> {
-    let server = listener(scene.server(), scene.server_ip())?;
-    let at = server.local_addr()?;
-    let any: IpAddr = scene.by_family(Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into());
-    for n in 0..30 {
-        let mut asking = scene.client().run(|| {
-            let socket = stream_socket(any)?;
-            setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-            bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(any, 33_333)))?;
-            connect(socket.as_raw_fd(), &SockaddrStorage::from(at))
-                .with_context(|| format!("connect {n}"))?;
-            Ok(TcpStream::from(socket))
-        })?;
-        let mut answering = server.accept()?.0;
-        asking.write_all(b"?")?;
-        answering.read_exact(&mut [0])?;
-        drop(answering);
-        ensure!(asking.read(&mut [0])? == 0, "expected the server's FIN");
-        drop(asking);
-        wait::within(PATIENCE, "TIME-WAIT at the server", || {
-            waiting(scene.server()).is_ok_and(|ends| ends == 1).then_some(())
-        })?;
+fn serve_one(mut stream: &TcpStream) -> Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.read_exact(&mut [0])?;
+    stream.write_all(b"!")?;
+    ensure!(stream.read(&mut [0])? == 0, "expected the client's FIN");
+    Ok(())
+}
+
+/// Clients look where the service is before they ask, as with a list of endpoints; what an old
+/// server has begun it ends.
+fn rolling_restart_ongoing(scene: &Scene) -> Result<Held> {
+    let start = || Service::start(scene, |stream| answer_after(stream, Duration::from_millis(5)));
+    let mut current = start()?;
+    let endpoint = Arc::new(Mutex::new(current.at));
+    let clients = (0..4).map(|_| {
+        let endpoint = Arc::clone(&endpoint);
+        scene.go_on(scene.client(), Duration::from_millis(10), move || {
+            let at = *endpoint.lock().unwrap_or_else(PoisonError::into_inner);
+            ask(at, PATIENCE)
+        })
+    });
+    let clients = clients.collect::<Result<Vec<_>>>()?;
+    for _ in 0..6 {
+        let new = start()?;
+        *endpoint.lock().unwrap_or_else(PoisonError::into_inner) = new.at;
+        sleep(SEEN / 6);
+        // Nobody comes to the old one any more.
+        current = new;
     }
-    Ok(Box::new(server))
+    scene.seen_well(50)?;
+    Ok(Box::new((clients, current)))
+}
+
+/// A client that is tired of waiting closes, and asks on a new connection, which is answered.
+fn slow_server(scene: &Scene) -> Result<Held> {
+    let number = Arc::new(AtomicU16::new(0));
+    let service = Service::start(scene, move |stream| {
+        let slow = number.fetch_add(1, Ordering::Relaxed) % 10 == 9;
+        answer_after(stream, Duration::from_millis(if slow { 80 } else { 0 }));
+    })?;
+    let at = service.at;
+    let clients = (0..3).map(|_| {
+        scene.go_on(scene.client(), Duration::from_millis(20), move || {
+            ask(at, Duration::from_millis(50)).or_else(|_| ask(at, PATIENCE))
+        })
+    });
+    let clients = clients.collect::<Result<Vec<_>>>()?;
+    scene.seen_well(100)?;
+    ensure!(counter(scene.client(), "TcpOutRsts")? > 0, "nobody lost patience");
+    Ok(Box::new((clients, service)))
+}
+
+/// As at every start of a cluster: who comes first waits a little.
+fn late_start(scene: &Scene) -> Result<Held> {
+    let at = scene.server_at(8080);
+    for _ in 0..2 {
+        match scene.client().run(|| Ok(TcpStream::connect(at)))? {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            other => bail!("expected to be refused, got {other:?}"),
+        }
+        sleep(Duration::from_millis(100));
+    }
+    let service = Service::serve(scene.server().listen(at)?, answer)?;
+    let clients =
+        (0..4).map(|_| scene.go_on(scene.client(), Duration::from_millis(10), move || ask(at, PATIENCE)));
+    let clients = clients.collect::<Result<Vec<_>>>()?;
+    scene.seen_well(300)?;
+    Ok(Box::new((clients, service)))
 }

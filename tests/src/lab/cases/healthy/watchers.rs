@@ -1,6 +1,7 @@
 //! Who looks whether somebody is there, and what a firewall keeps out for good reasons.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -9,38 +10,64 @@ use etherparse::TcpHeader;
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 
 use crate::lab::background::Background;
-use crate::lab::cases::{Case, FAULT};
-use crate::lab::counters::counter;
+use crate::lab::cases::{Case, NOISE, ONGOING};
+use crate::lab::counters::{counter, matched, neighbour_failed};
 use crate::lab::injector::Injector;
-use crate::lab::{Held, Namespace, Scene, Topology, faults, run};
-use crate::wait;
-
-/// Nothing here takes longer, unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::lab::sockets::PATIENCE;
+use crate::lab::{Held, Namespace, Scene, faults};
 
 /// What scanners and worms look for.
-const POPULAR: [u16; 12] = [21, 22, 23, 25, 110, 139, 445, 1433, 3306, 3389, 5900, 6379];
+pub const POPULAR: [u16; 12] = [21, 22, 23, 25, 110, 139, 445, 1433, 3306, 3389, 5900, 6379];
 
-const BRIDGED: Case = Case { topology: Topology::Bridged, ..FAULT };
+/// How many strangers [`knock`].
+pub const STRANGERS: u8 = 16;
 
 pub const CASES: &[Case] = &[
     Case {
         name: "baseline_scanned",
         made: "a security tool (the third host) looks at a dozen closed ports once each, beside healthy load",
         run: scanned,
-        ..BRIDGED
+        ..NOISE.bridged()
     },
     Case {
         name: "baseline_noise_kept_out",
         made: "a firewall drops what strangers try once each, and its service is well",
         run: kept_out,
-        ..FAULT
+        ..NOISE
     },
     Case {
         name: "baseline_monitored",
         made: "a monitor (the third host) pings two hosts a hundred times, and once one that is switched off",
         run: monitored,
-        ..BRIDGED
+        ..NOISE.bridged()
+    },
+    Case {
+        name: "ongoing_port_scan",
+        made: "an inventory tool (the third host) looks at one port after the other, beside healthy load",
+        run: |scene| {
+            let load = Background::start(scene, 6000)?;
+            let (ip, next) = (scene.server_ip(), AtomicU16::new(1));
+            let scan = scene.go_on(scene.third()?, Duration::from_millis(150), move || {
+                faults::expect_refusal((ip, next.fetch_add(1, Ordering::Relaxed)).into()).map(drop)
+            })?;
+            scene.seen_well(15)?;
+            Ok(Box::new((scan, load)))
+        },
+        ..ONGOING.bridged()
+    },
+    Case {
+        name: "ongoing_noise_kept_out",
+        made: "a firewall drops what one stranger after the other tries once, and its service is well",
+        run: |scene| {
+            let load = Background::start(scene, 6000)?;
+            keep_out_all_but(scene.server(), load.server_at())?;
+            let strangers = Injector::new(&scene.pair)?;
+            (0..4).try_for_each(|round| knock(scene, &strangers, 1 + round * STRANGERS))?;
+            ensure!(matched(scene.server())? >= 60, "the strangers did not come");
+            ensure!(load.done() > 100, "only {} connections", load.done());
+            Ok(Box::new(load))
+        },
+        ..ONGOING
     },
 ];
 
@@ -54,8 +81,15 @@ fn scanned(scene: &Scene) -> Result<Held> {
     Ok(Box::new(load))
 }
 
-/// How many strangers [`knock`].
-pub const STRANGERS: u8 = 16;
+fn kept_out(scene: &Scene) -> Result<Held> {
+    let load = Background::start(scene, 6000)?;
+    keep_out_all_but(scene.server(), load.server_at())?;
+    knock(scene, &Injector::new(&scene.pair)?, 1)?;
+    let dropped = matched(scene.server())?;
+    ensure!(dropped >= 16, "{dropped} packets were dropped");
+    ensure!(load.done() > 40, "only {} connections", load.done());
+    Ok(Box::new(load))
+}
 
 /// What reaches every address of the internet: a SYN or a datagram each from somebody else, with
 /// pauses, to where nobody listens. Strangers have numbers, from this one on.
@@ -73,14 +107,14 @@ pub fn knock(scene: &Scene, through: &Injector, first: u8) -> Result<()> {
     for (port, n) in [137, 1900, 5060, 11_211].into_iter().zip(numbers) {
         let mut frame = Vec::new();
         through.packet(stranger(scene, n), to)?.udp(50_000, port).write(&mut frame, &[0; 40])?;
-        through.wire().send(&frame)?;
+        through.raw().send(&frame)?;
         sleep(Duration::from_millis(40));
     }
     Ok(())
 }
 
 /// An address that no host here has.
-fn stranger(scene: &Scene, n: u8) -> IpAddr {
+pub fn stranger(scene: &Scene, n: u8) -> IpAddr {
     let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, n.into());
     scene.by_family(Ipv4Addr::new(198, 51, 100, n).into(), v6.into())
 }
@@ -100,24 +134,21 @@ pub fn keep_out_all_but(at: &Namespace, service: SocketAddr) -> Result<()> {
     ))
 }
 
-/// Packets that [`keep_out_all_but`] has dropped.
-///
-/// # Errors
-/// If it has not been called there.
-pub fn kept_out_so_far(at: &Namespace) -> Result<u64> {
-    let shown = at.run(|| run("nft", "list chain inet guard in"))?;
-    let number = shown.split("counter packets ").nth(1).and_then(|rest| rest.split(' ').next());
-    number.and_then(|number| number.parse().ok()).with_context(|| shown.clone())
-}
-
-fn kept_out(scene: &Scene) -> Result<Held> {
-    let load = Background::start(scene, 6000)?;
-    keep_out_all_but(scene.server(), load.server_at())?;
-    knock(scene, &Injector::new(&scene.pair)?, 1)?;
-    let dropped = kept_out_so_far(scene.server())?;
-    ensure!(dropped >= 16, "{dropped} packets were dropped");
-    ensure!(load.done() > 40, "only {} connections", load.done());
-    Ok(Box::new(load))
+fn monitored(scene: &Scene) -> Result<Held> {
+    let (monitor, off) = (scene.third()?, scene.neighbour(66));
+    let (well, gone) = (pinger(scene, monitor)?, pinger(scene, monitor)?);
+    ping(scene, &gone, off, 0)?;
+    for number in 0..100 {
+        for to in [scene.client_ip(), scene.server_ip()] {
+            ping(scene, &well, to, number)?;
+            well.recv(&mut [0; 64]).context("the reply")?;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    let replies = scene.by_family("IcmpInEchoReps", "Icmp6InEchoReplies");
+    ensure!(counter(monitor, replies)? >= 200, "not all replies came");
+    neighbour_failed(monitor)?;
+    Ok(Box::new((well, gone)))
 }
 
 /// A socket for pings, whose identifier the kernel chooses, as it computes the checksums.
@@ -137,23 +168,4 @@ fn ping(scene: &Scene, pinger: &UdpSocket, to: IpAddr, number: u8) -> Result<()>
     let mut request = [0; 64];
     (request[0], request[7]) = (scene.by_family(8, 128), number);
     pinger.send_to(&request, (to, 0)).map(drop).with_context(|| format!("a ping to {to}"))
-}
-
-fn monitored(scene: &Scene) -> Result<Held> {
-    let (monitor, off) = (scene.third()?, scene.neighbour(66));
-    let (well, gone) = (pinger(scene, monitor)?, pinger(scene, monitor)?);
-    ping(scene, &gone, off, 0)?;
-    for number in 0..100 {
-        for to in [scene.client_ip(), scene.server_ip()] {
-            ping(scene, &well, to, number)?;
-            well.recv(&mut [0; 64]).context("the reply")?;
-        }
-        sleep(Duration::from_millis(20));
-    }
-    let replies = scene.by_family("IcmpInEchoReps", "Icmp6InEchoReplies");
-    ensure!(counter(monitor, replies)? >= 200, "not all replies came");
-    wait::within(PATIENCE, "the monitor to give one up", || {
-        monitor.ip("neigh show").ok()?.contains("FAILED").then_some(())
-    })?;
-    Ok(Box::new((well, gone)))
 }
