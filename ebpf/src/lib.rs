@@ -6,6 +6,7 @@
 //!   [`icmp`], [`dns`], [`socket_latency`], [`softirq`], [`tx_latency`], [`rx_latency`], [`qdisc`],
 //!   [`virtio_command`], [`route`]: one mirror each.
 //! - [`sum`]: what programs add up instead of delivering it one by one.
+//! - [`drop_reason`]: what the kernel's reasons for dropping a packet mean to programs.
 //! - [`catalog`]: every probe with its schema, fields, hooks and (feature `objects`) its object.
 //! - [`hook`]: what its programs are attached to.
 //!
@@ -14,6 +15,7 @@
 
 pub mod catalog;
 pub mod dns;
+pub mod drop_reason;
 pub mod hook;
 pub mod icmp;
 pub mod neighbour;
