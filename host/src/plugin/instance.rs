@@ -122,7 +122,7 @@ impl Instance {
             calls: 0,
         };
         let (node, kernel) = (context.node.clone(), context.kernel.clone());
-        let args = guest::InitArgs { now: context.now_ns(), node, kernel, probes, config: String::new() };
+        let args = guest::InitArgs { now: context.now_ns(), node, kernel, probes };
         this.call(slow, args.now, |this| this.guest.call_init(&mut this.store, &args))?
             .map_err(|e| refused("init: ", e))?;
         Ok(this)

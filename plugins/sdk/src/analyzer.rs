@@ -27,7 +27,7 @@ pub trait Analyzer: Sized + 'static {
     /// Builds the state; called once, before every other hook.
     ///
     /// # Errors
-    /// A configuration that it refuses; the analyzer then does not run.
+    /// What it cannot work without; the analyzer then does not run.
     fn init(args: &InitArgs) -> Result<Self, Error>;
 
     /// Takes the next events of one subscribed probe.
@@ -74,15 +74,6 @@ pub trait Analyzer: Sized + 'static {
     /// Bytes it cannot read; it then goes on empty.
     fn restore(&mut self, from_version: &str, state: &[u8]) -> Result<(), Error> {
         let _ = (from_version, state);
-        Ok(())
-    }
-
-    /// Takes a new configuration while running (`reconfigure`).
-    ///
-    /// # Errors
-    /// A configuration that it refuses; the old one goes on.
-    fn reconfigure(&mut self, config: &str) -> Result<(), Error> {
-        let _ = config;
         Ok(())
     }
 }
