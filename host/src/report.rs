@@ -107,6 +107,9 @@ impl Verdict {
 pub struct Finding {
     /// Stable code, e.g. `accept-queue-overflow`.
     pub code: String,
+    /// Whether it is what connections suffer from, or only what they suffer.
+    #[serde(default)]
+    pub role: Role,
     /// What happened, for people.
     pub title: String,
     /// 0 info, 1 warning, 2 critical.
@@ -130,6 +133,26 @@ pub struct Finding {
     /// What the host may look at to confirm it.
     #[serde(skip)]
     pub checks: Vec<Check>,
+}
+
+/// The part that a finding plays for the connections that it names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It is what they suffer from. Also what an analyzer calls by a name that is not known here, or an
+    /// older agent by none: who takes a symptom for a cause hides nothing.
+    #[default]
+    #[serde(other)]
+    Cause,
+    /// It is what they suffer; a cause on another node explains it.
+    Symptom,
+}
+
+impl Role {
+    /// The role of a name in the contract.
+    pub fn of(name: &str) -> Self {
+        if name == "symptom" { Self::Symptom } else { Self::Cause }
+    }
 }
 
 /// An entity in a finding.
@@ -291,6 +314,9 @@ impl Finding {
     fn absorb(&mut self, other: Self) {
         if other.confidence > self.confidence {
             self.title = other.title;
+        }
+        if other.role == Role::Cause {
+            self.role = Role::Cause;
         }
         self.severity = self.severity.max(other.severity);
         self.confidence = self.confidence.max(other.confidence);
@@ -497,7 +523,7 @@ mod tests {
             json,
             r#"{"scenario":"node","verdict":"degraded","node":"n1","entities":[],"window_ms":60000,"#
                 .to_owned()
-                + r#""generated_at":"1970-01-01T00:01:40.000Z","findings":[{"code":"x","title":"x happened","#
+                + r#""generated_at":"1970-01-01T00:01:40.000Z","findings":[{"code":"x","role":"cause","title":"x happened","#
                 + r#""severity":1,"confidence":90,"entities":[{"name":"web","kind":"netns","namespace":"","#
                 + r#""node":"n1"}],"first_seen":"1970-01-01T00:00:01.000Z","#
                 + r#""last_seen":"1970-01-01T00:00:02.000Z","count":3,"evidence":[{"kind":"event","#
@@ -508,6 +534,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Report>(&json).expect("what is written can be read"), report);
         // An agent that is not upgraded yet knows of neither.
         let older = json.replace(r#""entities":[],"window"#, r#""window"#).replace(r#""doubts":[],"#, "");
+        let older = older.replace(r#""role":"cause","#, "");
         assert_eq!(serde_json::from_str::<Report>(&older).expect("older JSON can be read"), report);
     }
 }

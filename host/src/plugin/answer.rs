@@ -7,7 +7,7 @@ use super::bindings::exports::inspector::analyzer::diagnosis as wit;
 use super::bindings::inspector::analyzer::types::Attr;
 use crate::escape::admit;
 use crate::events::{MAX_ATTR_VALUE, MAX_NAME};
-use crate::report::{Action, Answer, Check, Evidence, Finding, Place};
+use crate::report::{Action, Answer, Check, Evidence, Finding, Place, Role};
 
 /// Findings of one answer.
 const MAX_FINDINGS: usize = 64;
@@ -65,6 +65,7 @@ impl Reader<'_> {
         let checks = self.some(finding.checks, MAX_CHECKS);
         Finding {
             code: admit(finding.code, MAX_NAME),
+            role: Role::of(&finding.role),
             title: admit(finding.title, MAX_TEXT),
             severity: finding.severity.min(2),
             confidence: finding.confidence.min(100),

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use inspector_sdk::Analyzer;
-use inspector_sdk::flow::TCP;
 use inspector_sdk::probes::SkbDrop;
 use inspector_sdk::probes::skb_drop::{KIND_DROP, KIND_SUMMARY};
+use inspector_sdk::protocol::TCP;
 use inspector_sdk::testing::{Harness, World, head, record};
 use packet_loss::PacketLoss;
 

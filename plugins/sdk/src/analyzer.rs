@@ -13,6 +13,25 @@ pub fn is_granted<R: Record>(args: &InitArgs) -> bool {
     args.probes.iter().flatten().any(|probe| probe.name == R::PROBE)
 }
 
+/// The part that a finding, or a line of its evidence, plays for the conversations that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It is what they suffer from.
+    Cause,
+    /// It is what they suffer; the cause may be elsewhere.
+    Symptom,
+}
+
+impl Role {
+    /// As the contract has it: `role` of a finding, and the attribute `role` of evidence.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cause => "cause",
+            Self::Symptom => "symptom",
+        }
+    }
+}
+
 /// An analyzer: one state, fed by the host through the hooks below.
 ///
 /// `describe` and `init` are mandatory. `on_batch` is always exported; every other hook is called

@@ -92,6 +92,7 @@ impl Concluding {
         let no_ports = self.no_ports.get(&id).copied().unwrap_or(0);
         Finding {
             code: "port-not-listening".to_owned(),
+            role: "cause".to_owned(),
             title: "datagrams reach a port where nothing listens".to_owned(),
             severity: 1,
             confidence: 99,
