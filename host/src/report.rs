@@ -139,13 +139,13 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// It is what they suffer from. Also what an analyzer calls by a name that is not known here, or an
-    /// older agent by none: who takes a symptom for a cause hides nothing.
+    /// It is what they suffer; a cause on another node explains it.
+    Symptom,
+    /// It is what they suffer from. Also where an analyzer gives another role than these, or an older
+    /// agent none: to take a symptom for a cause hides nothing.
     #[default]
     #[serde(other)]
     Cause,
-    /// It is what they suffer; a cause on another node explains it.
-    Symptom,
 }
 
 impl Role {
@@ -536,5 +536,8 @@ mod tests {
         let older = json.replace(r#""entities":[],"window"#, r#""window"#).replace(r#""doubts":[],"#, "");
         let older = older.replace(r#""role":"cause","#, "");
         assert_eq!(serde_json::from_str::<Report>(&older).expect("older JSON can be read"), report);
+        // Nor this version of what a newer one says.
+        let newer = json.replace(r#""role":"cause""#, r#""role":"something""#);
+        assert_eq!(serde_json::from_str::<Report>(&newer).expect("newer JSON can be read"), report);
     }
 }
