@@ -368,3 +368,29 @@ impl Code {
         &ENTRIES[self as usize]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use inspector_sdk::probes::drop_reason::DROP_REASONS;
+
+    use super::*;
+
+    fn named(text: &str) -> usize {
+        Code::ALL.iter().filter(|code| code.as_str() == text).count()
+    }
+
+    #[test]
+    fn no_two_codes_have_one_name() {
+        for code in Code::ALL {
+            assert_eq!(named(code.as_str()), 1, "{code:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_table_of_drop_reasons_leaves_to_a_finding_is_left_to_one_that_there_is() {
+        for (reason, code) in DROP_REASONS.iter().filter_map(|reason| Some((reason.name, reason.effect_of?)))
+        {
+            assert_eq!(named(code), 1, "{reason} is an effect of {code}");
+        }
+    }
+}

@@ -13,6 +13,8 @@
 //! only outrank its symptoms where both are known. Seven analyzers would see, count and keep
 //! everything seven times.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod codes;
 pub mod command;
 pub mod confidence;

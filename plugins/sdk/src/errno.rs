@@ -1,4 +1,4 @@
-//! Error numbers that a socket may be told, as errno.h of Linux on x86, Arm and RISC-V has them.
+//! Error numbers that are reported to sockets, as errno.h of Linux on x86, Arm and RISC-V has them.
 
 macro_rules! errors {
     ($($name:ident = $number:literal)*) => {

@@ -28,12 +28,9 @@ const SEVERAL: u64 = 3;
 const AT_ONCE_NS: u64 = 500_000_000;
 
 /// The rules.
-pub const RULES: &[Rule] = &[Rule {
-    name: "a DNS server",
-    finds: &[Code::DnsTimeout, Code::DnsSlow, Code::DnsError],
-    after: &[Code::FirewallDrop, Code::FirewallReject, Code::PortNotListening],
-    judge: server,
-}];
+pub const RULES: &[Rule] = &[Rule::new("a DNS server", server)
+    .finds(&[Code::DnsTimeout, Code::DnsSlow, Code::DnsError])
+    .after(&[Code::FirewallDrop, Code::FirewallReject, Code::PortNotListening])];
 
 /// What one client asked of one server.
 #[derive(Debug, Default)]

@@ -24,13 +24,12 @@ const QUEUES: &[&str] = &["nf_queue", "nfqnl_", "nf_reinject"];
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "netfilter drops packets",
-        finds: &[Code::FirewallDrop, Code::FirewallReject, Code::ConntrackFull],
-        after: &[],
-        judge: netfilter,
-    },
-    Rule { name: "a security policy drops packets", finds: &[Code::FirewallDrop], after: &[], judge: policy },
+    Rule::new("netfilter drops packets", netfilter).finds(&[
+        Code::FirewallDrop,
+        Code::FirewallReject,
+        Code::ConntrackFull,
+    ]),
+    Rule::new("a security policy drops packets", policy).finds(&[Code::FirewallDrop]),
 ];
 
 fn netfilter(window: &Window, findings: &mut Findings) {
@@ -174,7 +173,7 @@ fn with_chains(found: Conclusion, drop: &Dropped) -> Conclusion {
     )
 }
 
-/// What is told to drop by other means than netfilter, for the same ends.
+/// Policies of other subsystems than netfilter, for the same ends.
 fn policy(window: &Window, findings: &mut Findings) {
     for (reason, what) in [("XFRM_POLICY", "an IPsec policy"), ("SECURITY_HOOK", "a security module")] {
         for drop in window.dropped_for(&[reason]) {

@@ -32,36 +32,17 @@ const UNREAD_NS: u64 = 20_000_000_000;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "soft interrupts of the network wait for the CPU",
-        finds: &[Code::SoftirqDelay],
-        after: &[],
-        judge: softirq,
-    },
-    Rule {
-        name: "packets come faster than CPUs take them",
-        finds: &[Code::SoftnetBacklog],
-        after: &[],
-        judge: softnet,
-    },
-    Rule {
-        name: "packets wait in a queue",
-        finds: &[Code::QueueingDelay],
-        after: &[Code::LinkDown, Code::QdiscDrop],
-        judge: backlog,
-    },
-    Rule {
-        name: "data waits for the application",
-        finds: &[Code::SocketReadSlow],
-        after: &[Code::ReceiverNotReading, Code::SocketReceiveBufferFull],
-        judge: slow_read,
-    },
-    Rule {
-        name: "an application does not read",
-        finds: &[Code::SocketReadSlow],
-        after: &[Code::ReceiverNotReading],
-        judge: unread,
-    },
+    Rule::new("soft interrupts of the network wait for the CPU", softirq).finds(&[Code::SoftirqDelay]),
+    Rule::new("packets come faster than CPUs take them", softnet).finds(&[Code::SoftnetBacklog]),
+    Rule::new("packets wait in a queue", backlog)
+        .finds(&[Code::QueueingDelay])
+        .after(&[Code::LinkDown, Code::QdiscDrop]),
+    Rule::new("data waits for the application", slow_read)
+        .finds(&[Code::SocketReadSlow])
+        .after(&[Code::ReceiverNotReading, Code::SocketReceiveBufferFull]),
+    Rule::new("an application does not read", unread)
+        .finds(&[Code::SocketReadSlow])
+        .after(&[Code::ReceiverNotReading]),
 ];
 
 fn softirq(window: &Window, findings: &mut Findings) {

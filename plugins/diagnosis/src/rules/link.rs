@@ -30,32 +30,16 @@ const TIMEOUTS: u64 = 2;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "a packet is too big for the next link",
-        finds: &[Code::PacketTooBig, Code::PmtuBlackhole],
-        after: &[],
-        judge: too_big,
-    },
-    Rule {
-        name: "a sender learns that its packet is too big",
-        finds: &[Code::PacketTooBig],
-        after: &[Code::PmtuBlackhole],
-        judge: reported_too_big,
-    },
-    Rule {
-        name: "the other end of a link does not take the packet",
-        finds: &[Code::LinkMtuMismatch, Code::LinkDown],
-        after: &[],
-        judge: not_forwarded,
-    },
-    Rule { name: "a link has no carrier", finds: &[Code::LinkDown], after: &[], judge: no_carrier },
-    Rule { name: "a port of a bridge is blocked", finds: &[Code::LinkDown], after: &[], judge: blocked_port },
-    Rule {
-        name: "frames for another link-layer address",
-        finds: &[Code::WrongDestinationMac],
-        after: &[],
-        judge: wrong_mac,
-    },
+    Rule::new("a packet is too big for the next link", too_big)
+        .finds(&[Code::PacketTooBig, Code::PmtuBlackhole]),
+    Rule::new("a sender learns that its packet is too big", reported_too_big)
+        .finds(&[Code::PacketTooBig])
+        .after(&[Code::PmtuBlackhole]),
+    Rule::new("the other end of a link does not take the packet", not_forwarded)
+        .finds(&[Code::LinkMtuMismatch, Code::LinkDown]),
+    Rule::new("a link has no carrier", no_carrier).finds(&[Code::LinkDown]),
+    Rule::new("a port of a bridge is blocked", blocked_port).finds(&[Code::LinkDown]),
+    Rule::new("frames for another link-layer address", wrong_mac).finds(&[Code::WrongDestinationMac]),
 ];
 
 fn too_big(window: &Window, findings: &mut Findings) {

@@ -30,24 +30,11 @@ const PRIVILEGED: u16 = 1_024;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "a connect to a port where nobody listens",
-        finds: &[Code::PortNotListening],
-        after: &[],
-        judge: closed_tcp_port,
-    },
-    Rule {
-        name: "datagrams to a port where nobody listens",
-        finds: &[Code::PortNotListening],
-        after: &[],
-        judge: closed_udp_port,
-    },
-    Rule {
-        name: "a segment of a connection that is not known here",
-        finds: &[Code::StaleConnection],
-        after: &[Code::ResetAfterClose, Code::ResetByApplication, Code::PortNotListening],
-        judge: lost_connection,
-    },
+    Rule::new("a connect to a port where nobody listens", closed_tcp_port).finds(&[Code::PortNotListening]),
+    Rule::new("datagrams to a port where nobody listens", closed_udp_port).finds(&[Code::PortNotListening]),
+    Rule::new("a segment of a connection that is not known here", lost_connection)
+        .finds(&[Code::StaleConnection])
+        .after(&[Code::ResetAfterClose, Code::ResetByApplication, Code::PortNotListening]),
 ];
 
 /// Connects to a service that were refused, as one kind of event shows them.

@@ -4,7 +4,7 @@
 //! order of the lists gives it what it asks for.
 //!
 //! - [`listening`], [`queues`]: services that are not there or cannot keep up.
-//! - [`firewall`], [`programs`]: what people told the kernel to drop.
+//! - [`firewall`], [`programs`]: filters that people configured.
 //! - [`routes`], [`link`], [`neighbours`], [`packets`]: the path, the wire, the hosts on it, and what is
 //!   wrong with the packet itself.
 //! - [`sockets`], [`resets`]: ends of connections.
@@ -43,6 +43,20 @@ pub struct Rule {
     pub after: &'static [Code],
     /// Adds what it concludes.
     pub judge: fn(&Window, &mut Findings),
+}
+
+impl Rule {
+    const fn new(name: &'static str, judge: fn(&Window, &mut Findings)) -> Self {
+        Self { name, finds: &[], after: &[], judge }
+    }
+
+    const fn finds(self, finds: &'static [Code]) -> Self {
+        Self { finds, ..self }
+    }
+
+    const fn after(self, after: &'static [Code]) -> Self {
+        Self { after, ..self }
+    }
 }
 
 /// Rules that find causes, in their order.
@@ -154,9 +168,8 @@ mod tests {
 
     /// The function that a rule of this name runs.
     fn judge_of<'a>(source: &'a str, rule: &str) -> &'a str {
-        let after_name = source.split_once(&format!("name: {rule:?}")).expect("the rule is in its file").1;
-        let judge = after_name.split_once("judge: ").expect("each rule has one").1;
-        judge.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+        let (_, row) = source.split_once(&format!("{rule:?},")).expect("the rule is in its file");
+        row.split(')').next().unwrap_or_default().trim()
     }
 
     /// A file without its tests, comments and texts.

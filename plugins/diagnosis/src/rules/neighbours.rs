@@ -22,30 +22,15 @@ const REQUEST_NS: u64 = 1_000_000_000;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "packets wait in vain for a neighbour",
-        finds: &[Code::NeighbourUnresolved],
-        after: &[Code::LinkDown],
-        judge: neighbour,
-    },
-    Rule {
-        name: "a neighbour does not answer",
-        finds: &[Code::NeighbourUnresolved],
-        after: &[Code::LinkDown],
-        judge: silent_neighbour,
-    },
-    Rule {
-        name: "packets wait for a neighbour beyond its queue",
-        finds: &[Code::NeighbourQueueFull],
-        after: &[],
-        judge: neighbour_queue,
-    },
-    Rule {
-        name: "the neighbour table is full",
-        finds: &[Code::NeighbourTableFull],
-        after: &[],
-        judge: neighbour_table,
-    },
+    Rule::new("packets wait in vain for a neighbour", neighbour)
+        .finds(&[Code::NeighbourUnresolved])
+        .after(&[Code::LinkDown]),
+    Rule::new("a neighbour does not answer", silent_neighbour)
+        .finds(&[Code::NeighbourUnresolved])
+        .after(&[Code::LinkDown]),
+    Rule::new("packets wait for a neighbour beyond its queue", neighbour_queue)
+        .finds(&[Code::NeighbourQueueFull]),
+    Rule::new("the neighbour table is full", neighbour_table).finds(&[Code::NeighbourTableFull]),
 ];
 
 /// Packets that waited for a neighbour are dropped once it has failed, at whoever sends or forwards.

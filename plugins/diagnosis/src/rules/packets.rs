@@ -20,34 +20,15 @@ const REASONS: u32 = 256;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule { name: "a checksum is wrong", finds: &[Code::ChecksumError], after: &[], judge: checksum },
-    Rule { name: "headers make no sense", finds: &[Code::MalformedPacket], after: &[], judge: malformed },
-    Rule {
-        name: "fragments never complete",
-        finds: &[Code::ReassemblyFailure],
-        after: &[],
-        judge: reassembly,
-    },
-    Rule { name: "no tunnel accepts it", finds: &[Code::OverlayMisconfigured], after: &[], judge: overlay },
-    Rule { name: "timestamps go backwards", finds: &[Code::PawsRejected], after: &[], judge: paws },
-    Rule {
-        name: "segments outside of the window",
-        finds: &[Code::TcpInvalidSegment],
-        after: &[],
-        judge: invalid_segment,
-    },
-    Rule {
-        name: "segments without the signature that their socket asks for",
-        finds: &[Code::TcpInvalidSegment],
-        after: &[],
-        judge: signature,
-    },
-    Rule {
-        name: "a packet capture is too slow",
-        finds: &[Code::CaptureOverflow],
-        after: &[],
-        judge: capture,
-    },
+    Rule::new("a checksum is wrong", checksum).finds(&[Code::ChecksumError]),
+    Rule::new("headers make no sense", malformed).finds(&[Code::MalformedPacket]),
+    Rule::new("fragments never complete", reassembly).finds(&[Code::ReassemblyFailure]),
+    Rule::new("no tunnel accepts it", overlay).finds(&[Code::OverlayMisconfigured]),
+    Rule::new("timestamps go backwards", paws).finds(&[Code::PawsRejected]),
+    Rule::new("segments outside of the window", invalid_segment).finds(&[Code::TcpInvalidSegment]),
+    Rule::new("segments without the signature that their socket asks for", signature)
+        .finds(&[Code::TcpInvalidSegment]),
+    Rule::new("a packet capture is too slow", capture).finds(&[Code::CaptureOverflow]),
 ];
 
 fn each(window: &Window, findings: &mut Findings, code: Code, what: &str, is_so: impl Fn(&Dropped) -> bool) {

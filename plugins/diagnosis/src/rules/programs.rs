@@ -23,17 +23,12 @@ const SHARE: u64 = 100;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule { name: "a tc filter drops packets", finds: &[Code::TcDrop], after: &[], judge: tc },
-    Rule { name: "an XDP program drops packets", finds: &[Code::XdpDrop], after: &[], judge: xdp },
-    Rule { name: "a cgroup program drops packets", finds: &[Code::CgroupBpfDrop], after: &[], judge: cgroup },
-    Rule {
-        name: "a socket's filter drops packets",
-        finds: &[Code::SocketFilterDrop],
-        after: &[],
-        judge: socket_filter,
-    },
-    Rule { name: "a queueing discipline drops packets", finds: &[Code::QdiscDrop], after: &[], judge: qdisc },
-    Rule { name: "a device's queue is full", finds: &[Code::DeviceQueueFull], after: &[], judge: device },
+    Rule::new("a tc filter drops packets", tc).finds(&[Code::TcDrop]),
+    Rule::new("an XDP program drops packets", xdp).finds(&[Code::XdpDrop]),
+    Rule::new("a cgroup program drops packets", cgroup).finds(&[Code::CgroupBpfDrop]),
+    Rule::new("a socket's filter drops packets", socket_filter).finds(&[Code::SocketFilterDrop]),
+    Rule::new("a queueing discipline drops packets", qdisc).finds(&[Code::QdiscDrop]),
+    Rule::new("a device's queue is full", device).finds(&[Code::DeviceQueueFull]),
 ];
 
 fn dropped_by(window: &Window, code: Code, what: &str, drop: &Dropped) -> Conclusion {

@@ -21,30 +21,12 @@ const PORTS: usize = 4;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "an accept queue is full",
-        finds: &[Code::AcceptQueueOverflow],
-        after: &[Code::FirewallDrop],
-        judge: accept_queue,
-    },
-    Rule {
-        name: "a SYN queue is full",
-        finds: &[Code::SynQueueOverflow],
-        after: &[Code::FirewallDrop],
-        judge: syn_queue,
-    },
-    Rule {
-        name: "no local port is left",
-        finds: &[Code::LocalPortExhaustion],
-        after: &[],
-        judge: local_ports,
-    },
-    Rule {
-        name: "TIME-WAIT sockets are at their limit",
-        finds: &[Code::TimeWaitOverflow],
-        after: &[],
-        judge: time_wait,
-    },
+    Rule::new("an accept queue is full", accept_queue)
+        .finds(&[Code::AcceptQueueOverflow])
+        .after(&[Code::FirewallDrop]),
+    Rule::new("a SYN queue is full", syn_queue).finds(&[Code::SynQueueOverflow]).after(&[Code::FirewallDrop]),
+    Rule::new("no local port is left", local_ports).finds(&[Code::LocalPortExhaustion]),
+    Rule::new("TIME-WAIT sockets are at their limit", time_wait).finds(&[Code::TimeWaitOverflow]),
 ];
 
 /// No packet is dropped with an event, so the counter says it, and the clients' SYNs say whose.

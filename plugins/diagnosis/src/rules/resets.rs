@@ -22,24 +22,13 @@ const MANY: u64 = 5;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "an application resets its connection",
-        finds: &[Code::ResetByApplication],
-        after: &[],
-        judge: by_application,
-    },
-    Rule {
-        name: "data comes after the close",
-        finds: &[Code::ResetAfterClose],
-        after: &[],
-        judge: after_close,
-    },
-    Rule {
-        name: "keepalive gives up",
-        finds: &[Code::ResetKeepaliveTimeout],
-        after: &[Code::FirewallDrop, Code::LinkDown, Code::NeighbourUnresolved],
-        judge: keepalive,
-    },
+    Rule::new("an application resets its connection", by_application).finds(&[Code::ResetByApplication]),
+    Rule::new("data comes after the close", after_close).finds(&[Code::ResetAfterClose]),
+    Rule::new("keepalive gives up", keepalive).finds(&[Code::ResetKeepaliveTimeout]).after(&[
+        Code::FirewallDrop,
+        Code::LinkDown,
+        Code::NeighbourUnresolved,
+    ]),
 ];
 
 /// `close` with unread data, `SO_LINGER` of 0, an abort, a kill. Kernels before 6.10 give no reason,

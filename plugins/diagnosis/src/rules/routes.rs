@@ -23,49 +23,16 @@ const FEW: u64 = 3;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "a router has no route",
-        finds: &[Code::RouteMissing, Code::RouteBlocked],
-        after: &[],
-        judge: missing,
-    },
-    Rule {
-        name: "this node has no route for what it sends",
-        finds: &[Code::RouteMissing],
-        after: &[Code::FirewallDrop],
-        judge: missing_locally,
-    },
-    Rule {
-        name: "a route refuses what is forwarded",
-        finds: &[Code::RouteBlocked],
-        after: &[],
-        judge: blocked,
-    },
-    Rule {
-        name: "a route refuses what is sent from here",
-        finds: &[Code::RouteBlocked],
-        after: &[],
-        judge: blocked_locally,
-    },
-    Rule {
-        name: "a host is asked to forward and does not",
-        finds: &[Code::ForwardingDisabled],
-        after: &[],
-        judge: not_forwarding,
-    },
-    Rule {
-        name: "the reverse-path filter refuses",
-        finds: &[Code::ReversePathFilter],
-        after: &[],
-        judge: reverse_path,
-    },
-    Rule {
-        name: "a source address that cannot be",
-        finds: &[Code::MartianSource],
-        after: &[],
-        judge: martian,
-    },
-    Rule { name: "a packet ran out of hops", finds: &[Code::TtlExceeded], after: &[], judge: hops },
+    Rule::new("a router has no route", missing).finds(&[Code::RouteMissing, Code::RouteBlocked]),
+    Rule::new("this node has no route for what it sends", missing_locally)
+        .finds(&[Code::RouteMissing])
+        .after(&[Code::FirewallDrop]),
+    Rule::new("a route refuses what is forwarded", blocked).finds(&[Code::RouteBlocked]),
+    Rule::new("a route refuses what is sent from here", blocked_locally).finds(&[Code::RouteBlocked]),
+    Rule::new("a host is asked to forward and does not", not_forwarding).finds(&[Code::ForwardingDisabled]),
+    Rule::new("the reverse-path filter refuses", reverse_path).finds(&[Code::ReversePathFilter]),
+    Rule::new("a source address that cannot be", martian).finds(&[Code::MartianSource]),
+    Rule::new("a packet ran out of hops", hops).finds(&[Code::TtlExceeded]),
 ];
 
 fn of_drop(window: &Window, code: Code, drop: &Dropped, title: Title) -> Conclusion {

@@ -45,38 +45,19 @@ const ON_ITS_WAY_NS: u64 = 100_000_000;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "what nobody answers went to another host",
-        finds: &[Code::WrongDestinationMac],
-        after: &[],
-        judge: misdirected,
-    },
-    Rule {
-        name: "a peer does not answer",
-        finds: &[Code::PeerUnresponsive],
-        after: &[Code::WrongDestinationMac],
-        judge: unresponsive,
-    },
-    Rule { name: "a peer answers too late", finds: &[Code::PeerUnresponsive], after: &[], judge: too_late },
-    Rule {
-        name: "a router elsewhere refuses",
-        finds: &[Code::PeerUnresponsive],
-        after: &[],
-        judge: refused_elsewhere,
-    },
-    Rule {
-        name: "segments get lost elsewhere",
-        finds: &[Code::TcpLoss],
-        after: &[Code::PeerUnresponsive],
-        judge: loss,
-    },
-    Rule { name: "a peer resets", finds: &[Code::ResetByPeer], after: &[], judge: reset_by_peer },
-    Rule {
-        name: "a drop that no rule knows",
-        finds: &[Code::UnexplainedDrop],
-        after: &[Code::PeerUnresponsive, Code::TcpLoss, Code::ResetByPeer],
-        judge: unexplained,
-    },
+    Rule::new("what nobody answers went to another host", misdirected).finds(&[Code::WrongDestinationMac]),
+    Rule::new("a peer does not answer", unresponsive)
+        .finds(&[Code::PeerUnresponsive])
+        .after(&[Code::WrongDestinationMac]),
+    Rule::new("a peer answers too late", too_late).finds(&[Code::PeerUnresponsive]),
+    Rule::new("a router elsewhere refuses", refused_elsewhere).finds(&[Code::PeerUnresponsive]),
+    Rule::new("segments get lost elsewhere", loss).finds(&[Code::TcpLoss]).after(&[Code::PeerUnresponsive]),
+    Rule::new("a peer resets", reset_by_peer).finds(&[Code::ResetByPeer]),
+    Rule::new("a drop that no rule knows", unexplained).finds(&[Code::UnexplainedDrop]).after(&[
+        Code::PeerUnresponsive,
+        Code::TcpLoss,
+        Code::ResetByPeer,
+    ]),
 ];
 
 /// What was tried at one service in vain: how often, on which conversations, and how that showed.
@@ -332,7 +313,7 @@ fn may_be_translated(sent: &ResetSent, received: &Flow, amount: &Amount) -> bool
 
 /// Whether a drop needs no finding by itself: it happens in a healthy network, or only follows from
 /// what another finding reports.
-fn is_told_by_others(drop: &Dropped) -> bool {
+fn is_reported_by_others(drop: &Dropped) -> bool {
     let is_known = drop.meaning.is_some_and(|reason| {
         reason.class == Class::Benign || reason.effect_of.is_some() || reason.name == "NO_SOCKET"
     });
@@ -341,7 +322,7 @@ fn is_told_by_others(drop: &Dropped) -> bool {
 
 /// Never hidden, though nothing is known of it but the kernel's words.
 fn unexplained(window: &Window, findings: &mut Findings) {
-    for drop in window.missed().filter(|drop| !is_told_by_others(drop)) {
+    for drop in window.missed().filter(|drop| !is_reported_by_others(drop)) {
         let is_explained = drop.flow.is_known() && findings.explain(&drop.flow);
         let is_beside = findings.has_any(drop.entity, drop.amount.first);
         if is_explained || (is_beside && !drop.is(&["NOT_SPECIFIED"])) {

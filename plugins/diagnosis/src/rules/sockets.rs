@@ -27,30 +27,19 @@ const PROBES: [&str; 5] =
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule {
-        name: "a limit of memory for sockets",
-        finds: &[Code::SocketMemoryPressure],
-        after: &[],
-        judge: memory,
-    },
-    Rule {
-        name: "a receive buffer is full",
-        finds: &[Code::SocketReceiveBufferFull],
-        after: &[Code::SocketMemoryPressure],
-        judge: receive_buffer,
-    },
-    Rule {
-        name: "a receiver does not read",
-        finds: &[Code::ReceiverNotReading],
-        after: &[Code::SocketMemoryPressure],
-        judge: zero_window,
-    },
-    Rule {
-        name: "a send buffer is full",
-        finds: &[Code::SocketSendBufferFull],
-        after: &[Code::QdiscDrop, Code::LinkMtuMismatch, Code::LinkDown, Code::ReceiverNotReading],
-        judge: send_buffer,
-    },
+    Rule::new("a limit of memory for sockets", memory).finds(&[Code::SocketMemoryPressure]),
+    Rule::new("a receive buffer is full", receive_buffer)
+        .finds(&[Code::SocketReceiveBufferFull])
+        .after(&[Code::SocketMemoryPressure]),
+    Rule::new("a receiver does not read", zero_window)
+        .finds(&[Code::ReceiverNotReading])
+        .after(&[Code::SocketMemoryPressure]),
+    Rule::new("a send buffer is full", send_buffer).finds(&[Code::SocketSendBufferFull]).after(&[
+        Code::QdiscDrop,
+        Code::LinkMtuMismatch,
+        Code::LinkDown,
+        Code::ReceiverNotReading,
+    ]),
 ];
 
 fn memory(window: &Window, findings: &mut Findings) {
