@@ -95,7 +95,8 @@ fn full_syn_queue(window: &Window, entity: EntityId) -> Option<Conclusion> {
     let severity = if amount.count >= FLOOD { Severity::Critical } else { Severity::Warning };
     let mut found = Conclusion::new(Code::SynQueueOverflow, entity, amount, title)
         .severity(severity)
-        .confidence(Confidence::Certain);
+        // That the queue is full is certain; whether it is a flood or lost answers is not.
+        .confidence(Confidence::Likely);
     let counters =
         [("TcpExtSyncookiesSent", cookies), ("TcpExtTCPReqQFull*", full), ("TcpExtListenDrops", drops)];
     for (name, amount) in counters.into_iter().filter_map(|(name, amount)| Some((name, amount?))) {
