@@ -7,12 +7,14 @@
 //! - [`record`]: the head common to all records, and typed views into packed batches.
 //! - [`kernel`]: numbers of the kernel's user ABI in that head.
 //! - [`sum`]: what programs add up instead of delivering it one by one.
+//! - [`drop_reason`]: what the kernel's reasons for dropping a packet mean to programs.
 //!
 //! Guests use the mirrors and hosts the objects too, so everything here is free of I/O. A test in
 //! `tests/` compares every mirror with the BTF of its object, offset by offset and constant by
 //! constant.
 
 pub mod catalog;
+pub mod drop_reason;
 pub mod hook;
 pub mod kernel;
 pub mod record;

@@ -4,10 +4,8 @@
 //! answers, the server's node why. Findings that are no more than the far end of a cause on another
 //! node are folded into it as evidence, told by the flow that both saw.
 
-use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Place, Report, Verdict, join, merge};
+use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Place, Report, Role, Verdict, join, merge};
 
-/// Findings that say what a connection suffers and not what from.
-const SYMPTOMS: [&str; 4] = ["peer-unresponsive", "tcp-loss", "reset-by-peer", "dns-timeout"];
 /// The attribute of an evidence that names its connection: the same text at both ends.
 const FLOW: &str = "flow";
 /// The attribute that says which part an evidence plays.
@@ -47,6 +45,7 @@ fn doubts_of(report: &Report) -> Vec<String> {
 
 /// Moves every symptom whose flows are explained on other nodes into what explains them.
 fn fold_far_ends(findings: Vec<Finding>) -> Vec<Finding> {
+    let is_symptom = |finding: &Finding| finding.role == Role::Symptom;
     let (symptoms, mut findings): (Vec<_>, Vec<_>) = findings.into_iter().partition(is_symptom);
     for symptom in symptoms {
         match explanations(&symptom, &findings) {
@@ -57,18 +56,14 @@ fn fold_far_ends(findings: Vec<Finding>) -> Vec<Finding> {
     findings
 }
 
-fn is_symptom(finding: &Finding) -> bool {
-    let claims_cause = finding.evidence.iter().any(|evidence| evidence.attr(ROLE) == Some("cause"));
-    SYMPTOMS.contains(&finding.code.as_str()) && !claims_cause
-}
-
 /// The findings of other nodes that explain every flow of a symptom; none if one is left over, so
 /// that a second fault behind the same symptom is not hidden by the first.
 fn explanations(symptom: &Finding, findings: &[Finding]) -> Option<Vec<usize>> {
     let mut causes = Vec::new();
     for flow in flows(symptom) {
         let explains = |finding: &Finding| {
-            node_of(finding) != node_of(symptom) && !is_symptom(finding) && flows(finding).any(|f| f == flow)
+            let is_cause = node_of(finding) != node_of(symptom) && finding.role == Role::Cause;
+            is_cause && flows(finding).any(|known| known == flow)
         };
         let cause = findings.iter().position(explains)?;
         join(&mut causes, vec![cause]);
@@ -123,6 +118,10 @@ mod tests {
         Finding { evidence, entities: vec![Place::test("web", node)], ..Finding::test(code) }
     }
 
+    fn symptom(code: &str, node: &str, flows: &[&str]) -> Finding {
+        Finding { role: Role::Symptom, ..finding(code, node, flows) }
+    }
+
     fn node(name: &str, findings: Vec<Finding>, seen: u64) -> Report {
         let answer = Ok(Answer { findings, seen, ..Answer::default() });
         let answers = vec![AnalyzerReply { analyzer: "a".into(), answer }];
@@ -137,7 +136,7 @@ mod tests {
     #[test]
     fn the_far_end_of_a_cause_becomes_its_evidence() {
         let report = joined(
-            vec![finding("peer-unresponsive", "n1", &[FLOW_A])],
+            vec![symptom("peer-unresponsive", "n1", &[FLOW_A])],
             vec![finding("firewall-drop", "n2", &[FLOW_B, FLOW_A])],
         );
         let [cause] = report.findings.as_slice() else { panic!("one finding: {report:#?}") };
@@ -152,11 +151,11 @@ mod tests {
 
     #[test]
     fn what_is_not_wholly_explained_stays() {
-        let symptom = || finding("tcp-loss", "n1", &[FLOW_A, FLOW_B]);
-        let report = joined(vec![symptom()], vec![finding("qdisc-drop", "n2", &[FLOW_A])]);
+        let lossy = || symptom("tcp-loss", "n1", &[FLOW_A, FLOW_B]);
+        let report = joined(vec![lossy()], vec![finding("qdisc-drop", "n2", &[FLOW_A])]);
         assert_eq!(report.findings.len(), 2, "another flow is lost elsewhere");
         let both = vec![finding("qdisc-drop", "n2", &[FLOW_A]), finding("firewall-drop", "n2", &[FLOW_B])];
-        let report = joined(vec![symptom()], both);
+        let report = joined(vec![lossy()], both);
         assert_eq!(report.findings.len(), 2, "each cause has the symptom");
         assert!(report.findings.iter().all(|finding| finding.evidence.len() == 2), "{report:#?}");
     }
@@ -164,13 +163,13 @@ mod tests {
     #[test]
     fn a_symptom_explains_no_symptom_and_a_node_does_not_explain_itself() {
         let report = joined(
-            vec![finding("tcp-loss", "n1", &[FLOW_A])],
-            vec![finding("reset-by-peer", "n2", &[FLOW_A])],
+            vec![symptom("tcp-loss", "n1", &[FLOW_A])],
+            vec![symptom("reset-by-peer", "n2", &[FLOW_A])],
         );
         assert_eq!(report.findings.len(), 2);
-        let same = vec![finding("tcp-loss", "n1", &[FLOW_A]), finding("qdisc-drop", "n1", &[FLOW_A])];
+        let same = vec![symptom("tcp-loss", "n1", &[FLOW_A]), finding("qdisc-drop", "n1", &[FLOW_A])];
         assert_eq!(joined(same, vec![]).findings.len(), 2);
-        let without_flow = joined(vec![finding("tcp-loss", "n1", &[])], vec![finding("x", "n2", &[])]);
+        let without_flow = joined(vec![symptom("tcp-loss", "n1", &[])], vec![finding("x", "n2", &[])]);
         assert_eq!(without_flow.findings.len(), 2);
     }
 

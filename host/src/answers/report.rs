@@ -108,6 +108,9 @@ impl Verdict {
 pub struct Finding {
     /// Stable code, e.g. `accept-queue-overflow`.
     pub code: String,
+    /// Whether it is what connections suffer from, or only what they suffer.
+    #[serde(default)]
+    pub role: Role,
     /// What happened, for people.
     pub title: String,
     /// How bad it is.
@@ -131,6 +134,26 @@ pub struct Finding {
     /// What the host may look at to confirm it.
     #[serde(skip)]
     pub checks: Vec<Check>,
+}
+
+/// The part that a finding plays for the connections that it names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It is what they suffer; a cause on another node explains it.
+    Symptom,
+    /// It is what they suffer from. Also where an analyzer gives another role than these, or an older
+    /// agent none: to take a symptom for a cause hides nothing.
+    #[default]
+    #[serde(other)]
+    Cause,
+}
+
+impl Role {
+    /// The role of a name in the contract.
+    pub fn of(name: &str) -> Self {
+        if name == "symptom" { Self::Symptom } else { Self::Cause }
+    }
 }
 
 /// An entity in a finding.
@@ -292,6 +315,9 @@ impl Finding {
     fn absorb(&mut self, other: Self) {
         if other.confidence > self.confidence {
             self.title = other.title;
+        }
+        if other.role == Role::Cause {
+            self.role = Role::Cause;
         }
         self.severity = self.severity.max(other.severity);
         self.confidence = self.confidence.max(other.confidence);
@@ -499,7 +525,7 @@ mod tests {
             json,
             r#"{"scenario":"node","verdict":"degraded","node":"n1","entities":[],"window_ms":60000,"#
                 .to_owned()
-                + r#""generated_at":"1970-01-01T00:01:40.000Z","findings":[{"code":"x","title":"x happened","#
+                + r#""generated_at":"1970-01-01T00:01:40.000Z","findings":[{"code":"x","role":"cause","title":"x happened","#
                 + r#""severity":1,"confidence":90,"entities":[{"name":"web","kind":"netns","namespace":"","#
                 + r#""node":"n1"}],"first_seen":"1970-01-01T00:00:01.000Z","#
                 + r#""last_seen":"1970-01-01T00:00:02.000Z","count":3,"evidence":[{"kind":"event","#
@@ -510,6 +536,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<Report>(&json).expect("what is written can be read"), report);
         // An agent that is not upgraded yet knows of neither.
         let older = json.replace(r#""entities":[],"window"#, r#""window"#).replace(r#""doubts":[],"#, "");
+        let older = older.replace(r#""role":"cause","#, "");
         assert_eq!(serde_json::from_str::<Report>(&older).expect("older JSON can be read"), report);
+        // Nor this version of what a newer one says.
+        let newer = json.replace(r#""role":"cause""#, r#""role":"something""#);
+        assert_eq!(serde_json::from_str::<Report>(&newer).expect("newer JSON can be read"), report);
     }
 }

@@ -1,5 +1,6 @@
 //! What the kernel's drop and reset reasons mean to people: one text each, from `advice.toml`,
-//! which is compiled in, and from a file of the operator's that comes before it.
+//! which is compiled in, and from a file of the operator's that comes before it. What they mean to
+//! programs is in `inspector_ebpf::drop_reason`; a test compares the two.
 //!
 //! Keyed by name, since numbers differ on every kernel. Nothing here reads a file.
 
@@ -190,6 +191,8 @@ pub fn plain(asked: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use inspector_ebpf::drop_reason::{self, DROP_REASONS};
+
     use super::*;
 
     #[test]
@@ -202,6 +205,18 @@ mod tests {
                 assert!(part.len() < 420, "{name}: {} bytes are no short text", part.len());
             }
         }
+    }
+
+    /// What programs read of a drop reason and what people read cannot disagree.
+    #[test]
+    fn the_drop_reasons_that_have_a_text_are_those_of_the_table_with_its_class() {
+        let advice = Advice::built_in();
+        let texts: Vec<_> = advice.all().filter(|found| found.kind == Kind::Drop).collect();
+        for Found { name, text, .. } in &texts {
+            let row = drop_reason::find(name).unwrap_or_else(|| panic!("{name} is in no row of the table"));
+            assert_eq!(format!("{:?}", text.class), format!("{:?}", row.class), "{name}");
+        }
+        assert_eq!(texts.len(), DROP_REASONS.len(), "a row has no text");
     }
 
     #[test]

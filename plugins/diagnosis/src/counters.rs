@@ -134,7 +134,11 @@ impl Counters {
                     sources.push(Opened { source, counters, gauges });
                 }
                 Err(error) => {
-                    log!(INFO, "source {name}: {}; faults that only it shows are not told", error.message);
+                    log!(
+                        INFO,
+                        "source {name}: {}; faults that only it shows are not reported",
+                        error.message
+                    );
                     missing.push(name);
                 }
             }

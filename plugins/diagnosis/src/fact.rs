@@ -3,11 +3,14 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use inspector_sdk::errno::ETIMEDOUT;
+use inspector_sdk::icmp::{IcmpError, Meaning};
 use inspector_sdk::probes::Head;
 use inspector_sdk::probes::neighbour::{KIND_DEAD, KIND_FAILED, KIND_UNANSWERED};
 use inspector_sdk::probes::record::{FLAG_PACKET, FLAG_PORTS, FLAG_SOCKET};
 use inspector_sdk::probes::tcp_retransmit::WHY_SYN;
-use inspector_sdk::{EntityId, Timestamp, flow};
+use inspector_sdk::tcp::{ACK, RST, SYN, SYN_SENT};
+use inspector_sdk::{EntityId, Timestamp, protocol};
 
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,13 +24,13 @@ pub enum What {
         /// Its state (`TCP_*`).
         state: u8,
     },
-    /// A segment was sent again; the most is how many timeouts in a row that made.
+    /// A segment was retransmitted; the most is how many timeouts in a row that made.
     Retransmit {
         /// `WHY_*` of the probe tcp-retransmit.
         why: u8,
     },
-    /// A listener sent a SYN-ACK again.
-    SynAckAgain,
+    /// A listener retransmitted a SYN-ACK.
+    SynAckRetransmit,
     /// A connection was opened from here; the total is its latency.
     Connected,
     /// A connection was accepted here.
@@ -46,7 +49,7 @@ pub enum What {
         /// errno, 0 = none.
         error: u32,
     },
-    /// A socket was told of an error.
+    /// An error was reported to a socket.
     SocketError {
         /// errno.
         error: u32,
@@ -55,7 +58,7 @@ pub enum What {
     MemoryRefused,
     /// A UDP socket had no room for a datagram.
     UdpRefused {
-        /// 12: its own limit; 105: the protocol's.
+        /// `ENOMEM`: its own limit; `ENOBUFS`: the protocol's.
         error: u32,
     },
     /// A route refused a local send or connect.
@@ -64,14 +67,7 @@ pub enum What {
         error: u32,
     },
     /// An ICMP error was sent; the flow is that of the packet it is about.
-    IcmpSent {
-        /// ICMPv6; the numbers differ.
-        v6: bool,
-        /// Its type.
-        kind: u8,
-        /// Its code.
-        code: u8,
-    },
+    IcmpSent(IcmpError),
     /// Trouble with a host on the link; `to` is its address.
     Neighbour {
         /// `KIND_*` of the probe neighbour.
@@ -87,7 +83,7 @@ pub enum What {
     DnsAnswer {
         /// Response code.
         rcode: u8,
-        /// Its query was seen.
+        /// Its query was observed.
         matched: bool,
         /// Its query is a [`What::DnsUnanswered`] as well.
         overdue: bool,
@@ -124,13 +120,41 @@ impl What {
         )
     }
 
+    /// The ICMP error that was sent.
+    pub fn icmp_error(&self) -> Option<IcmpError> {
+        match self {
+            Self::IcmpSent(error) => Some(*error),
+            _ => None,
+        }
+    }
+
+    /// Whether an ICMP error was sent that says this.
+    pub fn is_icmp(&self, meaning: Meaning) -> bool {
+        self.icmp_error().is_some_and(|error| error.meaning() == meaning)
+    }
+
+    /// Whether a connection was opened or accepted.
+    pub fn is_open(&self) -> bool {
+        matches!(self, Self::Connected | Self::Accepted)
+    }
+
+    /// Whether a segment was retransmitted, for whatever reason.
+    pub fn is_retransmit(&self) -> bool {
+        matches!(self, Self::Retransmit { .. })
+    }
+
+    /// Whether a reset was received.
+    pub fn is_reset_received(&self) -> bool {
+        matches!(self, Self::ResetReceived { .. })
+    }
+
     /// Whether a host on the link was asked for in vain, at least once.
     pub fn is_unresolved(&self) -> bool {
         matches!(self, Self::Neighbour { kind: KIND_FAILED | KIND_DEAD | KIND_UNANSWERED, .. })
     }
 
-    /// Whether a connect waits for its answer, or ended without any. The kernel sends the first SYN
-    /// again after a second; who gives up earlier leaves nothing else.
+    /// Whether a connect waits for its answer, or ended without any. The kernel retransmits the first
+    /// SYN after a second; who gives up earlier leaves nothing else.
     pub fn is_silence(&self) -> bool {
         matches!(
             self,
@@ -152,8 +176,8 @@ pub struct Drop {
     pub ethertype: u16,
     /// What the segment was.
     pub segment: Segment,
-    /// Broadcast or multicast.
-    pub to_many: bool,
+    /// The frame was for a multicast or the broadcast address.
+    pub is_multicast: bool,
     /// A socket was found for it.
     pub with_socket: bool,
 }
@@ -189,7 +213,7 @@ pub enum Segment {
 impl Segment {
     /// By the flags byte of the TCP header.
     pub fn of(flags: u8) -> Self {
-        match (flags & 0x02 != 0, flags & 0x10 != 0, flags & 0x04 != 0) {
+        match (flags & SYN != 0, flags & ACK != 0, flags & RST != 0) {
             _ if flags == 0 => Self::None,
             (_, _, true) => Self::Rst,
             (true, false, _) => Self::Syn,
@@ -213,11 +237,6 @@ pub struct Flow {
     /// IP protocol.
     pub proto: u8,
 }
-
-/// `TCP_SYN_SENT`.
-const SYN_SENT: u8 = 2;
-/// errno of who waited in vain.
-pub const ETIMEDOUT: u32 = 110;
 
 /// Lowest port that the kernel gives to clients (`net.ipv4.ip_local_port_range`).
 const EPHEMERAL: u16 = 32_768;
@@ -312,7 +331,7 @@ impl Flow {
             let ip = Ipv6Addr::from(ip).to_canonical();
             if port == 0 { ip.to_string() } else { SocketAddr::new(ip, port).to_string() }
         };
-        format!("{} {} {}", flow::protocol(self.proto), show(ends[0]), show(ends[1]))
+        format!("{} {} {}", protocol::name(self.proto), show(ends[0]), show(ends[1]))
     }
 }
 

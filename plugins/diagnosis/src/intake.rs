@@ -1,11 +1,11 @@
 //! Records of probes as facts. One function per probe; nothing is judged here.
 
+use inspector_sdk::icmp::IcmpError;
 use inspector_sdk::probes::neighbour::NUD_INCOMPLETE;
 use inspector_sdk::probes::record::FLAG_SOCKET;
 use inspector_sdk::probes::{
     Dns, Head, Icmp, Neighbour, Route, SkbDrop, SocketError, SocketLatency, Softirq, TcpReset, TcpRetransmit,
-    TcpState, dns, icmp, skb_drop, socket_error, socket_latency, softirq, tcp_reset, tcp_retransmit,
-    tcp_state,
+    TcpState, dns, skb_drop, socket_error, socket_latency, softirq, tcp_reset, tcp_retransmit, tcp_state,
 };
 use inspector_sdk::{EntityId, entities};
 
@@ -20,7 +20,7 @@ const WAITED_NS: u64 = 200_000_000;
 /// more than this.
 pub const SLOW_ANSWER_NS: u64 = 200_000_000;
 /// `skb->pkt_type` of broadcast and multicast.
-const TO_MANY: [u8; 2] = [1, 2];
+const MULTICAST: [u8; 2] = [1, 2];
 
 impl Store {
     /// A dropped packet; its length is the value.
@@ -30,7 +30,7 @@ impl Store {
             location: drop.location,
             ethertype: drop.ethertype,
             segment: Segment::of(drop.tcp_flags),
-            to_many: TO_MANY.contains(&drop.pkt_type),
+            is_multicast: MULTICAST.contains(&drop.pkt_type),
             with_socket: drop.head.flags & FLAG_SOCKET != 0 || drop.head.tcp_state != 0,
         });
         let summary = drop.head.kind == skb_drop::KIND_SUMMARY;
@@ -56,39 +56,39 @@ impl Store {
     }
 
     /// A retransmission.
-    pub fn retransmit(&mut self, again: &TcpRetransmit) {
-        let what = match again.head.kind {
-            tcp_retransmit::KIND_SEGMENT => What::Retransmit { why: again.why },
-            tcp_retransmit::KIND_SYNACK => What::SynAckAgain,
+    pub fn retransmit(&mut self, retransmit: &TcpRetransmit) {
+        let what = match retransmit.head.kind {
+            tcp_retransmit::KIND_SEGMENT => What::Retransmit { why: retransmit.why },
+            tcp_retransmit::KIND_SYNACK => What::SynAckRetransmit,
             _ => return,
         };
-        self.one(&again.head, what, u64::from(again.timeouts));
+        self.one(&retransmit.head, what, u64::from(retransmit.timeouts));
     }
 
-    /// A turn in the life of a connection. Those that go well are one fact for each service.
-    pub fn state(&mut self, turn: &TcpState) {
-        let what = match turn.head.kind {
+    /// A transition of a connection. Those that go well are one fact for each service.
+    pub fn state(&mut self, state: &TcpState) {
+        let what = match state.head.kind {
             tcp_state::KIND_CONNECTED => What::Connected,
             tcp_state::KIND_ACCEPTED => What::Accepted,
             tcp_state::KIND_FAILED => What::ConnectFailed {
-                error: turn.error,
-                portless: turn.head.sport == 0,
-                waited: turn.duration_ns >= WAITED_NS,
+                error: state.error,
+                portless: state.head.sport == 0,
+                waited: state.duration_ns >= WAITED_NS,
             },
-            tcp_state::KIND_CLOSED => What::Closed { error: turn.error },
+            tcp_state::KIND_CLOSED => What::Closed { error: state.error },
             _ => return,
         };
         let flow = match what {
-            What::Connected => Flow { sport: 0, ..Flow::of(&turn.head) },
-            What::Accepted => Flow { dport: 0, ..Flow::of(&turn.head) },
-            What::Closed { error: 0 } => Flow::of(&turn.head).of_service(),
-            _ => Flow::of(&turn.head),
+            What::Connected => Flow { sport: 0, ..Flow::of(&state.head) },
+            What::Accepted => Flow { dport: 0, ..Flow::of(&state.head) },
+            What::Closed { error: 0 } => Flow::of(&state.head).of_service(),
+            _ => Flow::of(&state.head),
         };
-        let amount = Amount::new(turn.head.ts_ns, 1, turn.duration_ns);
-        self.add(turn.head.entity, what, flow, amount);
+        let amount = Amount::new(state.head.ts_ns, 1, state.duration_ns);
+        self.add(state.head.entity, what, flow, amount);
     }
 
-    /// What a socket was told.
+    /// An error that was reported to a socket, or a refusal of memory.
     pub fn socket_error(&mut self, error: &SocketError) {
         let what = match error.head.kind {
             socket_error::KIND_REPORTED => What::SocketError { error: error.error },
@@ -100,8 +100,7 @@ impl Store {
 
     /// An ICMP error on its way out.
     pub fn icmp(&mut self, sent: &Icmp) {
-        let v6 = sent.head.kind == icmp::KIND_ICMPV6;
-        self.one(&sent.head, What::IcmpSent { v6, kind: sent.icmp_type, code: sent.code }, 0);
+        self.one(&sent.head, What::IcmpSent(IcmpError::of(sent)), 0);
     }
 
     /// A route that refuses what is sent from here; that it is missing is often no trouble.

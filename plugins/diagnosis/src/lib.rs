@@ -3,27 +3,34 @@
 //! - [`fact`], [`store`]: what happened, counted, for the last quarter of an hour.
 //! - [`intake`], [`counters`], [`queries`]: records of probes, kernel counters and what waits for an
 //!   answer, as facts.
-//! - [`view`]: the facts of a window with the kernel's names.
-//! - [`rules`]: what is concluded from them; [`finding`], [`evidence`], [`codes`],
-//!   [`command`]: how it is said.
+//! - [`window`]: the facts of a window of time with the kernel's names.
+//! - [`rules`]: what is concluded from them; [`findings`]: the conclusions so far.
+//! - [`finding`], [`codes`], [`confidence`], [`title`], [`evidence`], [`command`]: one conclusion and how it
+//!   is worded; [`scenario`]: the questions that it answers.
 //! - [`live`]: findings as metrics and events while they last.
 //!
 //! One analyzer for all scenarios: they ask different questions of the same facts, and a cause can
 //! only outrank its symptoms where both are known. Seven analyzers would see, count and keep
 //! everything seven times.
 
+#![warn(clippy::too_many_lines)]
+
 pub mod codes;
 pub mod command;
+pub mod confidence;
 pub mod counters;
 pub mod evidence;
 pub mod fact;
 pub mod finding;
+pub mod findings;
 pub mod intake;
 pub mod live;
 pub mod queries;
 pub mod rules;
+pub mod scenario;
 pub mod store;
-pub mod view;
+pub mod title;
+pub mod window;
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -40,30 +47,15 @@ use crate::fact::{Flow, What};
 use crate::finding::Conclusion;
 use crate::live::Live;
 use crate::queries::Queries;
+use crate::scenario::Scenario;
 use crate::store::Store;
-use crate::view::View;
-
-/// The questions.
-const SCENARIOS: [(&str, &str); 7] = [
-    ("connect", "why do connections fail or take long to open?"),
-    ("reset", "why are connections reset?"),
-    ("loss", "where do packets get lost?"),
-    ("latency", "why is it slow or jittery?"),
-    ("dns", "why do names not resolve, or late?"),
-    ("gateway", "why does my gateway answer 499, 502, 503, 504?"),
-    ("node", "is this node's network healthy?"),
-];
+use crate::window::Window;
 
 /// Losses remembered.
 const LOSSES: usize = 1_024;
 /// Findings in one answer, the most important first. More are of no use to a person, and an answer has
 /// to fit into what one call may hand over (1 MiB).
 const FINDINGS: usize = 64;
-/// Codes that are concluded because nothing else was seen.
-const BY_ABSENCE: [&str; 3] = ["peer-unresponsive", "tcp-loss", "reset-by-peer"];
-
-/// Codes of what every entity of the node suffers from.
-const OF_ALL: [&str; 2] = ["softirq-delay", "softnet-backlog"];
 
 /// The analyzer.
 #[derive(Debug)]
@@ -80,7 +72,7 @@ pub struct Diagnosis {
     is_blind: bool,
 }
 
-/// Events that were lost, and when that was told.
+/// Events that were lost, and when that was reported.
 #[derive(Debug)]
 struct Loss {
     at: Timestamp,
@@ -114,8 +106,10 @@ impl Analyzer for Diagnosis {
             .probe::<Softirq>()
             .only("kind", "eq", softirq::KIND_SLOW.into())
             .tick_every(Duration::from_secs(1));
-        let scenarios = SCENARIOS.iter().fold(description, |d, (name, help)| d.scenario(name, help));
-        live::describe(counters::describe(scenarios))
+        let description = Scenario::ALL
+            .iter()
+            .fold(description, |description, asked| description.scenario(asked.as_str(), asked.question()));
+        live::describe(counters::describe(description))
     }
 
     fn init(args: &InitArgs) -> Result<Self, Error> {
@@ -158,16 +152,15 @@ impl Analyzer for Diagnosis {
 
     fn tick(&mut self, now: Timestamp) {
         self.counters.tick(now, &mut self.store);
-        self.queries.tell_overdue(now, &mut self.store);
+        self.queries.add_overdue(now, &mut self.store);
         if self.live.is_due(now) {
-            let view = self.view(now, live::WINDOW_NS);
-            self.live.tell(&view, rules::judge(&view).ranked(), now);
+            let window = self.window(now, live::WINDOW_NS);
+            self.live.report(&window, rules::judge(&window).ranked(), now);
         }
     }
 
     fn added(&mut self, ids: &[EntityId]) {
-        let is_host = |id: &EntityId| entities::get(*id).is_some_and(|entity| entity.kind == "host");
-        self.host = ids.iter().copied().find(is_host).unwrap_or(self.host);
+        self.host = entities::host_among(ids).unwrap_or(self.host);
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
@@ -175,47 +168,33 @@ impl Analyzer for Diagnosis {
     }
 
     fn diagnose(&mut self, request: &Request) -> Result<Report, Error> {
-        if !SCENARIOS.iter().any(|(name, _)| *name == request.scenario) {
-            return Err(Error::new("not-found", format!("no scenario {:?}", request.scenario)));
-        }
-        let view = self.view(request.now, u64::from(request.window_ms) * 1_000_000);
-        let from = request.now.saturating_sub(u64::from(request.window_ms) * 1_000_000);
-        let lost = self.lost_since(from, |_| true);
+        let unknown = || Error::new("not-found", format!("no scenario {:?}", request.scenario));
+        let scenario = Scenario::of(&request.scenario).ok_or_else(unknown)?;
+        let window_ns = u64::from(request.window_ms) * 1_000_000;
+        let window = self.window(request.now, window_ns);
+        let lost = self.lost_since(request.now.saturating_sub(window_ns), |_| true);
         let is_asked = |entity: EntityId| request.entities.is_empty() || request.entities.contains(&entity);
-        let asks_for_time = ["latency", "loss"].contains(&request.scenario.as_str());
-        let found = rules::judge(&view).ranked().into_iter().filter(|found| {
-            found.answers(&request.scenario)
-                && (is_asked(found.at)
-                    || found.felt.iter().any(|felt| is_asked(*felt))
-                    || (asks_for_time && OF_ALL.contains(&found.code)))
-        });
-        let found: Vec<_> = found.collect();
+        let asks_for_time = [Scenario::Latency, Scenario::Loss].contains(&scenario);
+        let is_answer = |found: &Conclusion| {
+            let concerns = is_asked(found.at) || found.affected.iter().any(|entity| is_asked(*entity));
+            found.answers(scenario) && (concerns || (asks_for_time && found.code.is_of_all_entities()))
+        };
+        let found: Vec<_> = rules::judge(&window).ranked().into_iter().filter(is_answer).collect();
         let left_out = found.len().saturating_sub(FINDINGS);
-        let shown = found.into_iter().take(FINDINGS);
-        let findings = shown.map(|found| self.less_sure(found, lost).finding(&view)).collect();
-        let mut blind_spots: Vec<String> = Vec::new();
-        if left_out > 0 {
-            blind_spots
-                .push(format!("{left_out} findings of less weight are left out: ask about fewer entities"));
-        }
-        if lost > 0 {
-            blind_spots
-                .push(format!("{lost} events were lost before the diagnosis saw them: counts are too low"));
-        }
-        for source in &self.counters.missing {
-            blind_spots.push(format!("the counters of {source} cannot be read on this node"));
-        }
-        Ok(Report { findings, blind_spots, since: self.store.since(), seen: seen(&view, is_asked) })
+        let found = found.into_iter().take(FINDINGS);
+        let findings = found.map(|found| self.less_sure(found, lost).finding(&window)).collect();
+        let blind_spots = self.blind_spots(left_out, lost);
+        Ok(Report { findings, blind_spots, since: self.store.since(), seen: observed(&window, is_asked) })
     }
 }
 
 impl Diagnosis {
-    fn view(&mut self, now: Timestamp, window_ns: u64) -> View {
-        self.queries.tell_overdue(now, &mut self.store);
+    fn window(&mut self, now: Timestamp, window_ns: u64) -> Window {
+        self.queries.add_overdue(now, &mut self.store);
         let from = now.saturating_sub(window_ns);
-        let mut view = View::new(now, self.store.window(from));
-        view.lost_dns = self.lost_since(from, |loss| loss.is_dns);
-        view
+        let mut window = Window::new(now, self.store.window(from));
+        window.lost_dns = self.lost_since(from, |loss| loss.is_dns);
+        window
     }
 
     fn lost_since(&self, from: Timestamp, which: impl Fn(&Loss) -> bool) -> u64 {
@@ -223,27 +202,37 @@ impl Diagnosis {
         lost.map(|loss| loss.events).sum()
     }
 
-    /// What was not seen may be what was lost, or what no probe looks at.
-    fn less_sure(&self, found: Conclusion, lost: u64) -> Conclusion {
-        if !BY_ABSENCE.contains(&found.code) {
-            return found;
+    /// What was not observed may be what was lost, or what no probe looks at.
+    fn less_sure(&self, mut found: Conclusion, lost: u64) -> Conclusion {
+        if found.code.is_by_absence() && self.is_blind {
+            found = found.although("drops cannot be seen on this node");
         }
-        let found = match self.is_blind {
-            true => found.although("drops cannot be seen on this node", 30),
-            false => found,
-        };
-        if lost > 0 { found.although("events were lost that might explain it", 20) } else { found }
+        if found.code.is_by_absence() && lost > 0 {
+            found = found.although("events were lost that might explain it");
+        }
+        found
+    }
+
+    fn blind_spots(&self, left_out: usize, lost: u64) -> Vec<String> {
+        let less_important = (left_out > 0)
+            .then(|| format!("{left_out} findings of less weight are left out: ask about fewer entities"));
+        let lost = (lost > 0)
+            .then(|| format!("{lost} events were lost before the diagnosis saw them: counts are too low"));
+        let missing = self.counters.missing.iter();
+        let missing = missing.map(|source| format!("the counters of {source} cannot be read on this node"));
+        less_important.into_iter().chain(lost).chain(missing).collect()
     }
 }
 
 /// Connections, packets and queries of those asked about: without any, nothing can be said.
-fn seen(view: &View, is_asked: impl Fn(EntityId) -> bool) -> u64 {
+fn observed(window: &Window, is_asked: impl Fn(EntityId) -> bool) -> u64 {
     let traffic = [counter::TCP_SENT, counter::TCP_RECEIVED, counter::UDP_SENT, counter::UDP_RECEIVED];
-    let counted = traffic.iter().flat_map(|index| view.risen(*index));
+    let counted = traffic.iter().flat_map(|index| window.risen(*index));
     let counted: u64 = counted.filter(|(entity, _)| is_asked(*entity)).map(|(_, amount)| amount.count).sum();
     let is_event = |what: &What| !matches!(what, What::SlowSoftirq { .. });
-    let told = view.of(is_event).filter(|(key, _)| is_asked(key.entity) && key.flow != Flow::NONE);
+    let events = window.of(is_event).filter(|(key, _)| is_asked(key.entity) && key.flow != Flow::NONE);
+    let drops = window.drops.iter().filter(|drop| is_asked(drop.entity));
     counted
-        + told.map(|(_, amount)| amount.count).sum::<u64>()
-        + view.drops.iter().filter(|d| is_asked(d.entity)).map(|d| d.amount.count).sum::<u64>()
+        + events.map(|(_, amount)| amount.count).sum::<u64>()
+        + drops.map(|drop| drop.amount.count).sum::<u64>()
 }

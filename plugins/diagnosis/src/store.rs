@@ -55,8 +55,8 @@ impl Bucket {
         self.facts.entry(key).and_modify(|sum| sum.add(&amount)).or_insert(amount);
     }
 
-    /// Counts all facts again, with less detail by now.
-    fn again(&mut self) {
+    /// Counts all facts anew, with less detail by now.
+    fn recount(&mut self) {
         for (key, amount) in std::mem::take(&mut self.facts) {
             self.add(key, amount);
         }
@@ -72,7 +72,7 @@ impl Bucket {
                 self.crowded.insert(entity, less);
             }
         }
-        self.again();
+        self.recount();
         // Thousands of entities with a few facts each are no crowd: what did not help is not tried again
         // for each further fact.
         self.limit = BUCKET_FACTS.max(self.facts.len() * 2);
@@ -175,7 +175,7 @@ impl Store {
             Some((less, bucket)) => {
                 let before = bucket.facts.len();
                 bucket.detail = less;
-                bucket.again();
+                bucket.recount();
                 self.facts = self.facts + bucket.facts.len() - before;
             }
             None => self.drop_oldest(),
@@ -237,7 +237,7 @@ mod tests {
         let window = store.window(0);
         assert_eq!(window.values().map(|amount| amount.count).sum::<u64>(), 200_000);
         assert!(store.facts <= ALL_FACTS, "{}", store.facts);
-        assert!(window.keys().all(|key| key.flow.dport == 80), "the service is still told");
+        assert!(window.keys().all(|key| key.flow.dport == 80), "the service is still known");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use inspector_sdk::probes::{
     Dns, Head, Icmp, Neighbour, Record, SkbDrop, SocketError, TcpReset, TcpRetransmit, TcpState, dns, icmp,
     neighbour, socket_error, tcp_reset, tcp_retransmit, tcp_state,
 };
+use inspector_sdk::protocol::{ETHERTYPE_ARP, UDP};
+use inspector_sdk::tcp::{ACK, SYN};
 use inspector_sdk::testing::{Harness, World, head, record};
 
 const CLIENT: u32 = 1;
@@ -24,8 +26,6 @@ const SECOND: u64 = 1_000_000_000;
 const NOW: u64 = 100 * SECOND;
 const A: &str = "10.9.0.1:40000";
 const B: &str = "10.9.0.2:80";
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
 
 /// Reasons and functions, each under its index.
 const REASONS: &[&str] = &[
@@ -47,6 +47,10 @@ const REASONS: &[&str] = &[
     "XFRM_POLICY",
     "BRIDGE_INGRESS_STP_STATE",
     "TCP_RFC7323_TW_PAWS",
+    "TCP_ZEROWINDOW",
+    "TCP_RFC7323_PAWS_ACK",
+    "IPV6DISABLED",
+    "TC_EGRESS",
 ];
 const SYMBOLS: &[&str] = &[
     "tcp_v4_rcv",
@@ -211,11 +215,11 @@ fn at_entity(entity: u32, from: &str, to: &str, kind: u16) -> Head {
 }
 
 fn udp(drop: &mut SkbDrop) {
-    (drop.head.proto, drop.tcp_flags) = (17, 0);
+    (drop.head.proto, drop.tcp_flags) = (UDP, 0);
 }
 
 #[test]
-fn a_closed_port_is_told_with_reset_reasons_and_without() {
+fn a_closed_port_is_found_with_reset_reasons_and_without() {
     let closed =
         |case: Case| case.dropped(SERVER, A, B, "NO_SOCKET", "tcp_v4_rcv").reset_received(CLIENT, A, B, 2);
     let with_reason =
@@ -428,7 +432,7 @@ fn what_is_refused_for_its_lack_of_a_signature_or_by_a_policy_is_named() {
 
 #[test]
 fn a_blocked_port_of_a_bridge_is_a_fault_only_to_who_waits_for_what_it_drops() {
-    let asks = |d: &mut SkbDrop| (d.pkt_type, d.ethertype) = (1, 0x0806);
+    let asks = |d: &mut SkbDrop| (d.pkt_type, d.ethertype) = (1, ETHERTYPE_ARP);
     let blocked = |case: Case, change: fn(&mut SkbDrop)| {
         case.dropped_as(
             SERVER,
@@ -452,7 +456,7 @@ fn failed_neighbour() -> Neighbour {
 }
 
 #[test]
-fn who_hangs_up_its_own_connection_is_remarked_and_no_fault() {
+fn who_hangs_up_its_own_connection_is_no_fault() {
     let opened = || {
         let opened: TcpState = record(at_entity(CLIENT, A, B, tcp_state::KIND_CONNECTED));
         Case::new().give(opened)
@@ -529,7 +533,7 @@ fn resets_name_their_sender_and_why() {
 }
 
 #[test]
-fn an_unresolved_neighbour_is_told_once_with_what_it_stops() {
+fn an_unresolved_neighbour_is_one_finding_with_what_it_stops() {
     let case = Case::new().give(failed_neighbour()).dropped(
         CLIENT,
         A,
@@ -548,14 +552,14 @@ fn local_ports_are_exhausted_if_a_connect_never_had_one() {
 }
 
 #[test]
-fn memory_limits_are_told() {
+fn memory_limits_are_found() {
     let memory: SocketError = record(at_entity(SERVER, B, A, socket_error::KIND_MEMORY));
     Case::new().give(memory).concludes("socket-memory-pressure", SERVER);
 }
 
 fn query(at: u64) -> Dns {
     let mut query: Dns = record(at_entity(CLIENT, A, "10.9.0.2:53", dns::KIND_QUERY));
-    (query.head.proto, query.tries, query.head.ts_ns) = (17, 1, at);
+    (query.head.proto, query.tries, query.head.ts_ns) = (UDP, 1, at);
     query
 }
 
@@ -567,7 +571,7 @@ fn answer(rcode: u8, latency_ns: u64) -> Dns {
 }
 
 #[test]
-fn names_fail_in_different_ways() {
+fn names_fail_for_different_reasons() {
     Case::new().give(query(NOW)).concludes("dns-timeout", CLIENT);
     Case::new().give(query(NOW)).give(answer(2, 1_000_000)).concludes("dns-error", CLIENT);
     Case::new().give(query(NOW)).give(answer(0, 400_000_000)).concludes("dns-slow", CLIENT);
@@ -612,6 +616,32 @@ fn a_reason_that_no_rule_knows_is_shown_and_not_hidden() {
         "{}",
         finding.title
     );
+}
+
+#[test]
+fn what_is_benign_or_an_effect_of_a_known_cause_is_no_finding_of_its_own() {
+    let dropped = |reason: &str| Case::new().dropped(SERVER, A, B, reason, "some_function").found();
+    assert_eq!(dropped("TCP_ZEROWINDOW"), []);
+    assert_eq!(dropped("TCP_RFC7323_PAWS_ACK"), []);
+    assert_eq!(dropped("IPV6DISABLED"), [("unexplained-drop".to_owned(), SERVER, 0)]);
+}
+
+#[test]
+fn a_finding_says_whether_it_is_a_cause_or_a_symptom() {
+    let role = |case: Case| case.report("node", &[]).findings[0].role.clone();
+    assert_eq!(role(Case::new().dropped(SERVER, A, B, "NETFILTER_DROP", "nft_do_chain")), "cause");
+    assert_eq!(role(Case::new().sent_again(A, B, tcp_retransmit::WHY_SYN, 2)), "symptom");
+}
+
+#[test]
+fn what_speaks_against_a_conclusion_makes_it_one_level_less_sure() {
+    let first = |case: Case| {
+        let finding = case.report("node", &[]).findings.remove(0);
+        (finding.confidence, finding.evidence.iter().filter(|line| line.kind == "against").count())
+    };
+    let egress = Case::new().dropped(SERVER, A, B, "TC_EGRESS", "some_function");
+    assert_eq!(first(egress), (95, 0));
+    assert_eq!(first(Case::new().dropped(SERVER, A, B, "SOCKET_FILTER", "tcp_v4_rcv")), (85, 1));
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! - [`waiting`]: queries without an answer, and their deadline.
 //! - [`report`]: the wording of events.
 //!
-//! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
+//! Everything is counted. Events are limited per entity; the rest is reported as a number.
 
 mod report;
 mod waiting;
@@ -13,10 +13,11 @@ mod words;
 
 use std::time::Duration;
 
-use inspector_sdk::budget::Shown;
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::metrics::{Counter, Histogram};
 use inspector_sdk::probes::dns::{KIND_ANSWER, KIND_QUERY};
-use inspector_sdk::probes::{Dns, SkbDrop};
+use inspector_sdk::probes::{Dns, Record as _, SkbDrop};
+use inspector_sdk::protocol::{DNS_PORT, UDP};
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, MetricDecl, Timestamp, kernel};
 
 use crate::waiting::{Closed, Waiting};
@@ -40,12 +41,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Slower is worth an event: a page that needs ten names one after the other takes five seconds.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// Events shown one by one, per entity and second; names that do not exist have a budget of their
-/// own, because search lists make them by the thousand.
+/// Events, per entity and second; names that do not exist have a limit of their own, because search
+/// lists make them by the thousand.
 const DETAILS: u32 = 100;
-
-const DNS_PORT: u64 = 53;
-const UDP: u64 = 17;
 
 /// The analyzer.
 #[derive(Debug)]
@@ -58,8 +56,8 @@ pub struct DnsAnalyzer {
     late: Counter<&'static str>,
     unjudged: Counter,
     waiting: Waiting,
-    shown: Shown,
-    shown_nxdomain: Shown,
+    events: EventLimit,
+    nxdomain_events: EventLimit,
 }
 
 inspector_sdk::export!(DnsAnalyzer with ticker, entity_watch);
@@ -76,8 +74,8 @@ impl Analyzer for DnsAnalyzer {
             .tick_every(Duration::from_secs(1))
             .probe::<Dns>()
             .probe::<SkbDrop>()
-            .only("sport", "eq", DNS_PORT)
-            .only("proto", "eq", UDP)
+            .only("sport", "eq", DNS_PORT.into())
+            .only("proto", "eq", UDP.into())
             .metric(
                 counter(QUERIES, "DNS queries sent by clients here (cgroup_skb), by record type and transport.")
                     .labels(&["qtype", "transport"]),
@@ -120,8 +118,8 @@ impl Analyzer for DnsAnalyzer {
             late: Counter::declared(LATE)?,
             unjudged: Counter::declared(UNJUDGED)?,
             waiting: Waiting::default(),
-            shown: Shown::per_second(DETAILS),
-            shown_nxdomain: Shown::per_second(DETAILS),
+            events: EventLimit::per_second(DETAILS),
+            nxdomain_events: EventLimit::per_second(DETAILS),
         })
     }
 
@@ -134,7 +132,7 @@ impl Analyzer for DnsAnalyzer {
                 _ => {}
             }
         }
-        if batch.probe == "dns" && batch.lost > 0 {
+        if batch.probe == Dns::PROBE && batch.lost > 0 {
             // Answers may be among what was lost: nothing can be called a timeout.
             let unjudged = self.waiting.clear();
             unjudged.into_iter().for_each(|entity| self.unjudged.add(entity, (), 1));
@@ -151,14 +149,14 @@ impl Analyzer for DnsAnalyzer {
         for query in self.waiting.overdue(now) {
             self.timed_out(&query, now);
         }
-        self.shown.tick(now);
-        self.shown_nxdomain.tick(now);
+        self.events.tick(now);
+        self.nxdomain_events.tick(now);
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
         self.waiting.forget(ids);
-        self.shown.forget(ids);
-        self.shown_nxdomain.forget(ids);
+        self.events.forget(ids);
+        self.nxdomain_events.forget(ids);
     }
 }
 
@@ -186,21 +184,21 @@ impl DnsAnalyzer {
         }
         if latency >= DEADLINE {
             self.late.add(entity, "timeout", 1);
-            self.shown.emit(entity, report::LATE, now, || report::late(dns, latency, "timeout"));
+            self.events.emit(entity, report::LATE, now, || report::late(dns, latency, "timeout"));
         } else if latency >= SLOW {
-            self.shown.emit(entity, report::SLOW, now, || report::slow(dns));
+            self.events.emit(entity, report::SLOW, now, || report::slow(dns));
         }
         if dns.rcode != words::NOERROR {
             let is_nxdomain = dns.rcode == words::NXDOMAIN;
-            let shown = if is_nxdomain { &mut self.shown_nxdomain } else { &mut self.shown };
-            shown.emit(entity, report::ERROR, now, || report::error(dns));
+            let events = if is_nxdomain { &mut self.nxdomain_events } else { &mut self.events };
+            events.emit(entity, report::ERROR, now, || report::error(dns));
         }
     }
 
     fn timed_out(&mut self, query: &Dns, now: Timestamp) {
         let entity = query.head.entity;
         self.timeouts.add(entity, (), 1);
-        self.shown.emit(entity, report::TIMEOUT, now, || report::timeout(query, now));
+        self.events.emit(entity, report::TIMEOUT, now, || report::timeout(query, now));
     }
 
     /// An answer for which there was no socket any more.
@@ -208,6 +206,6 @@ impl DnsAnalyzer {
         let Some(Closed { query, after }) = self.waiting.closed(drop) else { return };
         let entity = query.head.entity;
         self.late.add(entity, "closed", 1);
-        self.shown.emit(entity, report::LATE, now, || report::late(&query, after, "closed"));
+        self.events.emit(entity, report::LATE, now, || report::late(&query, after, "closed"));
     }
 }

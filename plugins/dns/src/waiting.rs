@@ -1,6 +1,6 @@
 //! Queries that wait for their answer.
 //!
-//! One that is overdue is told once, and kept for a while: its answer may still come.
+//! One that is overdue is reported once, and kept for a while: its answer may still come.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ pub struct Waiting {
 #[derive(Debug)]
 struct Query {
     record: Dns,
-    /// Its timeout has been told.
+    /// Its timeout has been reported.
     overdue: bool,
 }
 
@@ -101,8 +101,8 @@ impl Waiting {
 
     /// Forgets all, and says whose those were that are not overdue.
     pub fn clear(&mut self) -> Vec<EntityId> {
-        let untold = self.queries.drain().filter(|(_, query)| !query.overdue);
-        untold.map(|(_, query)| query.record.head.entity).collect()
+        let unreported = self.queries.drain().filter(|(_, query)| !query.overdue);
+        unreported.map(|(_, query)| query.record.head.entity).collect()
     }
 
     /// Forgets entities that vanished: nobody waits there any more.

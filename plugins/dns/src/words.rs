@@ -49,5 +49,5 @@ pub fn qtype(number: u16) -> &'static str {
 
 /// Name of a transport.
 pub fn transport(protocol: u8) -> &'static str {
-    if protocol == inspector_sdk::flow::TCP { "tcp" } else { "udp" }
+    if protocol == inspector_sdk::protocol::TCP { "tcp" } else { "udp" }
 }

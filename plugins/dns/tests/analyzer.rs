@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use dns::DnsAnalyzer;
 use inspector_sdk::probes::dns::{KIND_ANSWER, KIND_QUERY};
 use inspector_sdk::probes::{Dns, SkbDrop};
+use inspector_sdk::protocol::UDP;
 use inspector_sdk::testing::{Harness, World, head, record};
 use inspector_sdk::{Analyzer, EntityId};
 
@@ -19,7 +20,7 @@ fn start() -> Harness<DnsAnalyzer> {
 
 fn dns(kind: u16, at: u64) -> Dns {
     let mut dns: Dns = record(head("10.0.0.1:4000", "10.0.0.2:53"));
-    (dns.head.kind, dns.head.proto, dns.head.ts_ns) = (kind, 17, at);
+    (dns.head.kind, dns.head.proto, dns.head.ts_ns) = (kind, UDP, at);
     (dns.socket, dns.id, dns.qtype, dns.matched, dns.tries) = (7, 0x1234, 1, 1, 1);
     dns.name[..NAME.len()].copy_from_slice(NAME);
     dns.name_length = NAME.len() as u8;
@@ -89,7 +90,7 @@ fn an_answer_after_the_deadline_is_late_and_a_slow_one_is_slow() {
 
 fn dropped(reason: u32, at: u64) -> SkbDrop {
     let mut drop: SkbDrop = record(head("10.0.0.2:53", "10.0.0.1:4000"));
-    (drop.head.proto, drop.head.ts_ns, drop.reason) = (17, at, reason);
+    (drop.head.proto, drop.head.ts_ns, drop.reason) = (UDP, at, reason);
     drop
 }
 

@@ -14,11 +14,11 @@ pub mod transmit;
 use std::time::Duration;
 
 use inspector_sdk::analyzer::is_granted;
-use inspector_sdk::budget::{Budget, HeldBack};
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::probes::sum::{bounds_seconds, is_above};
 use inspector_sdk::probes::{Qdisc, RxLatency, TxLatency};
 use inspector_sdk::totals::Totals;
-use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, MetricDecl, Timestamp};
+use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, MetricDecl, Timestamp};
 
 use crate::queue::Queues;
 use crate::receive::Receive;
@@ -29,7 +29,7 @@ pub const SLOW_NS: u64 = 10_000_000;
 /// Above it, it has names of its own there.
 pub const VERY_SLOW_NS: u64 = 100_000_000;
 
-/// Events shown one by one, per entity and second.
+/// Events of single packets, per entity and second.
 const DETAILS: u32 = 100;
 
 /// A total of the contract, as an index of [`TOTALS`].
@@ -74,16 +74,14 @@ pub struct Latency {
     transmit: Transmit,
     receive: Receive,
     queues: Queues,
-    told: Told,
+    output: Output,
 }
 
 /// What all parts write to.
 #[derive(Debug)]
-pub struct Told {
+pub struct Output {
     totals: Totals<6>,
-    budget: Budget,
-    /// By kind of event.
-    held_back: HeldBack<&'static str>,
+    events: EventLimit,
 }
 
 inspector_sdk::export!(Latency with ticker, entity_watch, snapshot);
@@ -112,61 +110,48 @@ impl Analyzer for Latency {
         if !is_granted::<RxLatency>(args) {
             totals.hide(received..queued);
         }
-        let told = Told { totals, budget: Budget::per_second(DETAILS), held_back: HeldBack::default() };
-        Ok(Self { transmit: Transmit::new()?, receive: Receive::new()?, queues: Queues::new()?, told })
+        let output = Output { totals, events: EventLimit::per_second(DETAILS) };
+        Ok(Self { transmit: Transmit::new()?, receive: Receive::new()?, queues: Queues::new()?, output })
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
         let now = batch.now;
-        batch.events::<TxLatency>().for_each(|packet| self.transmit.take(packet, now, &mut self.told));
-        batch.events::<RxLatency>().for_each(|segment| self.receive.take(segment, now, &mut self.told));
+        batch.events::<TxLatency>().for_each(|packet| self.transmit.take(packet, now, &mut self.output));
+        batch.events::<RxLatency>().for_each(|segment| self.receive.take(segment, now, &mut self.output));
         batch.events::<Qdisc>().for_each(|sum| self.queues.take(sum));
-        self.told.totals.publish();
+        self.output.totals.publish();
         Ok(())
     }
 
     fn tick(&mut self, now: Timestamp) {
-        for (entity, kind, n) in self.told.held_back.take() {
-            let mut event = Event::new(kind, now).entity(entity).attr("count", n);
-            event.message = format!("{n} more whose details are not shown");
-            event.emit();
-        }
-        self.told.totals.publish();
+        self.output.events.tick(now);
+        self.output.totals.publish();
     }
 
     fn added(&mut self, ids: &[EntityId]) {
-        self.told.totals.start(ids);
-        self.told.totals.publish();
+        self.output.totals.start(ids);
+        self.output.totals.publish();
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
-        self.told.totals.forget(ids);
-        self.told.budget.forget(ids);
+        self.output.totals.forget(ids);
+        self.output.events.forget(ids);
     }
 
     fn save(&self) -> Vec<u8> {
-        self.told.totals.save()
+        self.output.totals.save()
     }
 
     fn restore(&mut self, _: &str, state: &[u8]) -> Result<(), Error> {
-        self.told.totals.restore(state)
+        self.output.totals.restore(state)
     }
 }
 
-impl Told {
+impl Output {
     /// Counts `n` of one bucket in a total if they are above its bound.
     fn count(&mut self, entity: EntityId, total: Total, bucket: u16, bound_ns: u64, n: u64) {
         if is_above(bucket, bound_ns) {
             self.totals.add(entity, total as usize, n);
-        }
-    }
-
-    /// Sends an event if its entity has budget, else counts it for the next tick.
-    fn emit(&mut self, entity: EntityId, kind: &'static str, now: Timestamp, event: impl FnOnce() -> Event) {
-        if self.budget.take(entity, now) {
-            event().emit();
-        } else {
-            self.held_back.add(entity, kind, 1);
         }
     }
 }
@@ -174,9 +159,4 @@ impl Told {
 /// Buckets of the histograms: some entities have several, so not every bound of the sums.
 fn buckets() -> Vec<f64> {
     bounds_seconds(10_000, 1_000_000_000, true)
-}
-
-/// A duration for people.
-fn milliseconds(ns: u64) -> String {
-    format!("{:.3}", ns as f64 / 1e6)
 }

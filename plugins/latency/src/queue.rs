@@ -24,13 +24,13 @@ pub struct Queues {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Device(u32);
 
-impl inspector_sdk::metrics::Labels for Device {
+impl inspector_sdk::labels::Labels for Device {
     fn values(&self) -> Vec<String> {
         vec![self.0.to_string()]
     }
 }
 
-/// Declares what is told of queueing disciplines.
+/// Declares the metrics of queueing disciplines.
 pub fn describe(description: Description) -> Description {
     let enqueued = MetricDecl::counter(
         ENQUEUED,

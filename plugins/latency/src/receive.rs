@@ -4,9 +4,9 @@ use inspector_sdk::metrics::Histogram;
 use inspector_sdk::probes::RxLatency;
 use inspector_sdk::probes::rx_latency::KIND_SUM;
 use inspector_sdk::probes::sum::mean_seconds;
-use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp, flow};
+use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp, tcp};
 
-use crate::{SLOW_NS, Told, Total, VERY_SLOW_NS, buckets, milliseconds};
+use crate::{Output, SLOW_NS, Total, VERY_SLOW_NS, buckets};
 
 const LATENCY: &str = "inspector_receive_latency_seconds";
 const SLOW: &str = "RXKERNEL_SLOW";
@@ -17,7 +17,7 @@ pub struct Receive {
     latency: Histogram,
 }
 
-/// Declares what is told of segments on their way in.
+/// Declares the metrics and events of segments on their way in.
 pub fn describe(description: Description) -> Description {
     let latency = MetricDecl::histogram(
         LATENCY,
@@ -40,14 +40,14 @@ impl Receive {
         Ok(Self { latency: Histogram::declared(LATENCY)? })
     }
 
-    /// Counts a sum; shows a slow one, which is in a sum as well.
-    pub fn take(&mut self, segment: &RxLatency, now: Timestamp, told: &mut Told) {
+    /// Counts a sum, or emits the event of a slow segment, which is in a sum as well.
+    pub fn take(&mut self, segment: &RxLatency, now: Timestamp, output: &mut Output) {
         let (entity, n) = (segment.head.entity, segment.count);
         if segment.head.kind != KIND_SUM {
-            return told.emit(entity, SLOW, now, || event(segment));
+            return output.events.emit(entity, SLOW, now, || event(segment));
         }
-        told.count(entity, Total::RxOver10, segment.bucket, SLOW_NS, n);
-        told.count(entity, Total::RxOver100, segment.bucket, VERY_SLOW_NS, n);
+        output.count(entity, Total::RxOver10, segment.bucket, SLOW_NS, n);
+        output.count(entity, Total::RxOver100, segment.bucket, VERY_SLOW_NS, n);
         self.latency.observe_times(entity, (), mean_seconds(n, segment.duration_ns), n);
     }
 }
@@ -57,8 +57,8 @@ fn event(segment: &RxLatency) -> Event {
     let key = format!("{SLOW} {} {}", segment.head.entity, event.message);
     event
         .severity(Severity::Warning)
-        .say("state", flow::tcp_state(segment.head.tcp_state))
-        .fact("duration_ms", milliseconds(segment.duration_ns))
+        .say("state", tcp::state(segment.head.tcp_state))
+        .duration_ns(segment.duration_ns)
         .fact("length", segment.length)
         .dedup_key(key)
 }

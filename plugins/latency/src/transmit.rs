@@ -9,7 +9,7 @@ use inspector_sdk::probes::tx_latency::{
 };
 use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp};
 
-use crate::{SLOW_NS, Told, Total, VERY_SLOW_NS, buckets, milliseconds};
+use crate::{Output, SLOW_NS, Total, VERY_SLOW_NS, buckets};
 
 const LATENCY: &str = "inspector_transmit_latency_seconds";
 const UNSEEN: &str = "inspector_transmit_unseen_total";
@@ -28,7 +28,7 @@ pub struct Transmit {
     errors: Counter,
 }
 
-/// Declares what is told of packets on their way out.
+/// Declares the metrics and events of packets on their way out.
 pub fn describe(description: Description) -> Description {
     let latency = MetricDecl::histogram(
         LATENCY,
@@ -65,26 +65,26 @@ impl Transmit {
         })
     }
 
-    /// Counts a sum; shows one that was slow or refused, which is in a sum as well.
-    pub fn take(&mut self, packet: &TxLatency, now: Timestamp, told: &mut Told) {
+    /// Counts a sum, or emits the event of a packet that was slow or refused, which is in a sum as well.
+    pub fn take(&mut self, packet: &TxLatency, now: Timestamp, output: &mut Output) {
         let entity = packet.head.entity;
         if packet.head.kind == KIND_SUM {
-            return self.count(packet, told);
+            return self.count(packet, output);
         }
         let Some(kind) = kind(packet) else { return };
-        told.emit(entity, kind, now, || event(kind, packet));
+        output.events.emit(entity, kind, now, || event(kind, packet));
     }
 
-    fn count(&mut self, sum: &TxLatency, told: &mut Told) {
+    fn count(&mut self, sum: &TxLatency, output: &mut Output) {
         let (entity, n) = (sum.head.entity, sum.count);
         match sum.stage {
             STAGE_UNSEEN => return self.unseen.add(entity, (), n),
             STAGE_ERROR => return self.errors.add(entity, (), n),
-            STAGE_QDISC => told.count(entity, Total::QdiscOver100, sum.bucket, VERY_SLOW_NS, n),
-            STAGE_DRIVER => told.count(entity, Total::DriverOver100, sum.bucket, VERY_SLOW_NS, n),
+            STAGE_QDISC => output.count(entity, Total::QdiscOver100, sum.bucket, VERY_SLOW_NS, n),
+            STAGE_DRIVER => output.count(entity, Total::DriverOver100, sum.bucket, VERY_SLOW_NS, n),
             STAGE_KERNEL => {
-                told.count(entity, Total::TxOver10, sum.bucket, SLOW_NS, n);
-                told.count(entity, Total::TxOver100, sum.bucket, VERY_SLOW_NS, n);
+                output.count(entity, Total::TxOver10, sum.bucket, SLOW_NS, n);
+                output.count(entity, Total::TxOver100, sum.bucket, VERY_SLOW_NS, n);
             }
             _ => {}
         }
@@ -126,7 +126,7 @@ fn event(kind: &str, packet: &TxLatency) -> Event {
     let event = event.severity(Severity::Warning).fact("device", device);
     let event = match head.kind {
         KIND_ERROR => event.fact("code", packet.code),
-        _ => event.fact("duration_ms", milliseconds(packet.duration_ns)),
+        _ => event.duration_ns(packet.duration_ns),
     };
     event.fact("length", packet.length).attr("ifindex", packet.ifindex).dedup_key(key)
 }

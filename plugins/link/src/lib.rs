@@ -5,7 +5,7 @@
 //! - [`icmp`]: what this node refuses, and whom it tells.
 //! - [`route`]: what its own programs are refused.
 //!
-//! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
+//! Everything is counted. Events are limited per entity; the rest is reported as a number.
 
 pub mod icmp;
 pub mod neighbour;
@@ -13,7 +13,7 @@ pub mod route;
 
 use std::time::Duration;
 
-use inspector_sdk::budget::Shown;
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::probes::{Icmp, Neighbour, Route};
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp};
 
@@ -21,7 +21,7 @@ use crate::icmp::Errors;
 use crate::neighbour::Neighbours;
 use crate::route::Refusals;
 
-/// Events shown one by one, per entity and second.
+/// Events, per entity and second.
 const DETAILS: u32 = 100;
 
 /// The analyzer.
@@ -30,7 +30,7 @@ pub struct Link {
     neighbours: Neighbours,
     errors: Errors,
     refusals: Refusals,
-    shown: Shown,
+    events: EventLimit,
 }
 
 inspector_sdk::export!(Link with ticker, entity_watch);
@@ -52,23 +52,23 @@ impl Analyzer for Link {
             neighbours: Neighbours::new()?,
             errors: Errors::new()?,
             refusals: Refusals::new()?,
-            shown: Shown::per_second(DETAILS),
+            events: EventLimit::per_second(DETAILS),
         })
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
         let now = batch.now;
-        batch.events::<Neighbour>().for_each(|n| self.neighbours.take(n, now, &mut self.shown));
-        batch.events::<Icmp>().for_each(|error| self.errors.take(error, now, &mut self.shown));
-        batch.events::<Route>().for_each(|refusal| self.refusals.take(refusal, now, &mut self.shown));
+        batch.events::<Neighbour>().for_each(|n| self.neighbours.take(n, now, &mut self.events));
+        batch.events::<Icmp>().for_each(|error| self.errors.take(error, now, &mut self.events));
+        batch.events::<Route>().for_each(|refusal| self.refusals.take(refusal, now, &mut self.events));
         Ok(())
     }
 
     fn tick(&mut self, now: Timestamp) {
-        self.shown.tick(now);
+        self.events.tick(now);
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
-        self.shown.forget(ids);
+        self.events.forget(ids);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use inspector_sdk::budget::Shown;
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::metrics::Counter;
 use inspector_sdk::probes::Neighbour;
 use inspector_sdk::probes::neighbour::{
@@ -29,7 +29,7 @@ pub struct Neighbours {
     dead: Counter,
 }
 
-/// Declares what is told of neighbours.
+/// Declares the metrics and events of neighbours.
 pub fn describe(description: Description) -> Description {
     let failures = MetricDecl::counter(
         FAILURES,
@@ -73,26 +73,26 @@ impl Neighbours {
         })
     }
 
-    /// Counts and shows one.
-    pub fn take(&mut self, n: &Neighbour, now: Timestamp, shown: &mut Shown) {
+    /// Counts one and emits its event.
+    pub fn take(&mut self, n: &Neighbour, now: Timestamp, events: &mut EventLimit) {
         let entity = n.head.entity;
         match n.head.kind {
             KIND_FAILED => {
                 self.failures.add(entity, was_known(n), 1);
-                shown.emit(entity, NEIGH_FAILED, now, || failed(n));
+                events.emit(entity, NEIGH_FAILED, now, || failed(n));
             }
             KIND_CHANGED => {
                 self.changes.add(entity, "taken", 1);
-                shown.emit(entity, NEIGH_CHANGED, now, || changed(NEIGH_CHANGED, n));
+                events.emit(entity, NEIGH_CHANGED, now, || changed(NEIGH_CHANGED, n));
             }
             KIND_CLAIMED => {
                 self.changes.add(entity, "refused", 1);
                 let conflict = || changed(NEIGH_CONFLICT, n).severity(Severity::Warning);
-                shown.emit(entity, NEIGH_CONFLICT, now, conflict);
+                events.emit(entity, NEIGH_CONFLICT, now, conflict);
             }
             KIND_TABLE_FULL => {
                 self.table_full.add(entity, (), 1);
-                shown.emit(entity, NEIGH_TABLE_FULL, now, || table_full(n));
+                events.emit(entity, NEIGH_TABLE_FULL, now, || table_full(n));
             }
             // Its packet is in the drops of packet-loss.
             KIND_DEAD => self.dead.add(entity, (), 1),

@@ -1,6 +1,6 @@
 //! Connects and sends of this node's programs that the routing table refuses.
 
-use inspector_sdk::budget::Shown;
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::metrics::Counter;
 use inspector_sdk::probes::Route;
 use inspector_sdk::probes::route::{RTN_BLACKHOLE, RTN_PROHIBIT, RTN_UNREACHABLE, RTN_UNSPEC};
@@ -15,7 +15,7 @@ pub struct Refusals {
     refused: Counter<&'static str>,
 }
 
-/// Declares what is told of refusing routes.
+/// Declares the metrics and events of refusing routes.
 pub fn describe(description: Description) -> Description {
     let refused = MetricDecl::counter(
         REFUSALS,
@@ -38,11 +38,11 @@ impl Refusals {
         Ok(Self { refused: Counter::declared(REFUSALS)? })
     }
 
-    /// Counts and shows one.
-    pub fn take(&mut self, refusal: &Route, now: Timestamp, shown: &mut Shown) {
+    /// Counts one and emits its event.
+    pub fn take(&mut self, refusal: &Route, now: Timestamp, events: &mut EventLimit) {
         let entity = refusal.head.entity;
         self.refused.add(entity, route(refusal), 1);
-        shown.emit(entity, ROUTE_REFUSED, now, || event(refusal));
+        events.emit(entity, ROUTE_REFUSED, now, || event(refusal));
     }
 }
 
@@ -66,10 +66,7 @@ fn event(refusal: &Route) -> Event {
         0 => event,
         pid => event.fact("process", refusal.thread_name()).fact("pid", pid),
     };
-    event
-        .attr("ifindex", refusal.ifindex)
-        .severity(if refusal.is_usual() { Severity::Info } else { Severity::Warning })
-        .dedup_key(key)
+    event.attr("ifindex", refusal.ifindex).severity(Severity::warning_if(!refusal.is_usual())).dedup_key(key)
 }
 
 fn route(refusal: &Route) -> &'static str {

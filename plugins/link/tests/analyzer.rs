@@ -7,6 +7,7 @@ use inspector_sdk::probes::neighbour::{
 use inspector_sdk::probes::record::FLAG_DEVICE;
 use inspector_sdk::probes::route::{KIND_REFUSED, RTN_BLACKHOLE, RTN_UNSPEC};
 use inspector_sdk::probes::{Icmp, Neighbour, Route, icmp};
+use inspector_sdk::protocol::UDP;
 use inspector_sdk::testing::{Harness, World, head, record};
 use link::Link;
 
@@ -63,7 +64,7 @@ fn a_full_table_is_critical_and_a_dead_entry_is_only_counted() {
 
 fn icmp(kind: u16, icmp_type: u8, code: u8) -> Icmp {
     let mut error: Icmp = record(head("10.0.0.1:4000", "10.0.0.2:53"));
-    (error.head.kind, error.head.proto) = (kind, 17);
+    (error.head.kind, error.head.proto) = (kind, UDP);
     Icmp { icmp_type, code, ..error }
 }
 
@@ -114,7 +115,7 @@ fn a_route_that_refuses_is_told_with_the_program_that_was_refused() {
 #[test]
 fn attempts_from_several_ports_to_one_destination_are_one_event() {
     let mut host = start();
-    let from = |from| refusal(from, "10.8.0.1:53", 17, RTN_BLACKHOLE, 22);
+    let from = |from| refusal(from, "10.8.0.1:53", UDP, RTN_BLACKHOLE, 22);
     host.batch(5, &[from("10.0.0.1:4000"), from("10.0.0.1:4001"), from("10.0.0.1:4002")]);
     let events = host.events();
     assert!(events.iter().all(|event| event.dedup_key.is_some() && event.dedup_key == events[0].dedup_key));
@@ -125,15 +126,15 @@ fn a_missing_route_is_no_warning_where_programs_only_ask() {
     let mut host = start();
     let missing = |from, to, protocol| refusal(from, to, protocol, RTN_UNSPEC, 101);
     let (v4, v6) = (("10.0.0.1:0", "192.0.2.1:443"), ("[fd00::1]:0", "[2001:db8::1]:443"));
-    let connected = Route { in_socket: 1, ..missing(v4.0, v4.1, 17) };
-    let resolver = Route { in_socket: 1, ..missing(v4.0, "192.0.2.1:53", 17) };
+    let connected = Route { in_socket: 1, ..missing(v4.0, v4.1, UDP) };
+    let resolver = Route { in_socket: 1, ..missing(v4.0, "192.0.2.1:53", UDP) };
     for (refusal, severity) in [
         (missing(v4.0, v4.1, 6), 1),
-        (missing(v4.0, v4.1, 17), 1),
+        (missing(v4.0, v4.1, UDP), 1),
         (connected, 0),
         (resolver, 1),
         (missing(v6.0, v6.1, 6), 1),
-        (missing(v6.0, v6.1, 17), 0),
+        (missing(v6.0, v6.1, UDP), 0),
         (missing("[::1]:0", v6.1, 6), 0),
         (missing("[fe80::1]:0", v6.1, 6), 0),
         (Route { route_type: RTN_BLACKHOLE, ..connected }, 1),

@@ -1,13 +1,13 @@
 //! Packets that the kernel dropped: how many, why, where and whose.
 //!
-//! - [`place`]: where a packet was dropped, and what that place means.
+//! - [`site`]: where and why a packet was dropped, and what that means.
 //! - [`tally`]: counts a batch by entity and site.
 //! - [`totals`]: the running totals of the original exporter's metrics.
 //!
 //! Every drop is counted, also those whose details the kernel or the budget here suppressed.
-//! Noise is counted and shown, but is never abnormal and never a warning.
+//! Noise is counted and has events, but is never abnormal and never a warning.
 
-pub mod place;
+pub mod site;
 pub mod tally;
 pub mod totals;
 
@@ -15,22 +15,22 @@ use std::time::Duration;
 
 use inspector_sdk::analyzer::is_granted;
 use inspector_sdk::budget::Budget;
-use inspector_sdk::metrics::{Counter, Gauge};
+use inspector_sdk::metrics::Counter;
 use inspector_sdk::probes::SkbDrop;
 use inspector_sdk::probes::skb_drop::KIND_SUMMARY;
+use inspector_sdk::protocol::{self, ETHERTYPE_ARP};
 use inspector_sdk::{
     Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, MetricDecl, Severity, Timestamp,
-    entities, flow,
 };
 
-use crate::place::{Cause, Places};
+use crate::site::{Cause, Sites};
 use crate::tally::{Key, Tally};
 use crate::totals::{TOTALS, Totals};
 
 const DROPS: &str = "inspector_drops_total";
 const PACKETLOSS: &str = "PACKETLOSS";
 
-/// Drops shown one by one, per entity and second. The host's quota is for all entities together.
+/// Drops with an event of their own, per entity and second. The host's quota is for all entities together.
 const DETAILS: u32 = 500;
 /// The same for noise, which must not take the place of drops that matter.
 const NOISE_DETAILS: u32 = 10;
@@ -42,12 +42,10 @@ const PUBLISH_NS: u64 = 1_000_000_000;
 #[derive(Debug)]
 pub struct PacketLoss {
     drops: Counter<Cause>,
-    /// One per name in [`TOTALS`].
-    published: Vec<Gauge>,
     totals: Totals,
     published_at: Timestamp,
     tally: Tally,
-    places: Places,
+    sites: Sites,
     details: Budget,
     noise_details: Budget,
 }
@@ -75,15 +73,16 @@ impl Analyzer for PacketLoss {
     }
 
     fn init(args: &InitArgs) -> Result<Self, Error> {
-        let shown = if is_granted::<SkbDrop>(args) { &TOTALS[..] } else { &[] };
-        let published = shown.iter().map(|total| Gauge::declared(total.metric));
+        let mut totals = Totals::declared(TOTALS.map(|total| total.metric))?;
+        if !is_granted::<SkbDrop>(args) {
+            totals.hide(0..TOTALS.len());
+        }
         Ok(Self {
             drops: Counter::declared(DROPS)?,
-            published: published.collect::<Result<_, _>>()?,
-            totals: Totals::default(),
+            totals,
             published_at: 0,
             tally: Tally::default(),
-            places: Places::default(),
+            sites: Sites::default(),
             details: Budget::per_second(DETAILS),
             noise_details: Budget::per_second(NOISE_DETAILS),
         })
@@ -92,24 +91,24 @@ impl Analyzer for PacketLoss {
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
         self.tally.bound();
         let Some(first) = batch.events::<SkbDrop>().next() else { return Ok(()) };
-        let mut run = self.tally.take(Key::of(first), &mut self.places);
+        let mut run = self.tally.take(Key::of(first), &mut self.sites);
         for drop in batch.events::<SkbDrop>() {
             let key = Key::of(drop);
             if run.key != key {
                 self.tally.put(run);
-                run = self.tally.take(key, &mut self.places);
+                run = self.tally.take(key, &mut self.sites);
             }
             run.drops += drop.count;
             if drop.head.kind == KIND_SUMMARY {
                 continue;
             }
-            let is_first = !run.place.noise && run.is_among_first(batch.now);
+            let is_first = !run.class.is_noise && run.is_among_first(batch.now);
             if run.details_left && !is_first {
-                let budget = if run.place.noise { &mut self.noise_details } else { &mut self.details };
+                let budget = if run.class.is_noise { &mut self.noise_details } else { &mut self.details };
                 run.details_left = budget.take(key.entity, batch.now);
             }
             if is_first || run.details_left {
-                run.shown += 1;
+                run.detailed += 1;
                 detail(drop, run.cause()).emit();
             }
         }
@@ -126,15 +125,12 @@ impl Analyzer for PacketLoss {
             summary(entity, cause, n, now).emit();
         }
         self.publish(now);
-        if self.totals.is_crowded() {
-            self.totals.keep(&entities::all());
-        }
     }
 
     fn added(&mut self, ids: &[EntityId]) {
         // A total that starts at 0 lets `rate()` see the first drop.
         self.totals.start(ids);
-        self.publish(self.published_at);
+        self.totals.publish();
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
@@ -149,8 +145,7 @@ impl Analyzer for PacketLoss {
     }
 
     fn restore(&mut self, _: &str, state: &[u8]) -> Result<(), Error> {
-        self.totals = Totals::restore(state)?;
-        Ok(())
+        self.totals.restore(state)
     }
 }
 
@@ -159,32 +154,28 @@ impl PacketLoss {
     fn settle(&mut self) {
         for count in self.tally.end_batch() {
             self.drops.add(count.key.entity, count.cause(), count.drops);
-            self.totals.add(count.key.entity, count.place, count.drops);
+            totals::add(&mut self.totals, count.key.entity, count.class, count.drops);
         }
     }
 
     /// Publishes the totals that changed.
     fn publish(&mut self, now: Timestamp) {
         self.published_at = now;
-        for (entity, totals) in self.totals.changed() {
-            for (gauge, total) in self.published.iter_mut().zip(totals) {
-                gauge.set(entity, (), total as f64);
-            }
-        }
+        self.totals.publish();
     }
 }
 
 /// One drop, as its event.
 fn detail(drop: &SkbDrop, cause: Cause) -> Event {
     let protocol = match (drop.head.proto, drop.ethertype) {
-        (0, 0x0806) => "ARP".to_owned(),
+        (0, ETHERTYPE_ARP) => "ARP".to_owned(),
         (0, other) => format!("0x{other:04x}"),
-        (number, _) => flow::protocol(number),
+        (number, _) => protocol::name(number),
     };
     let event = Event::new(PACKETLOSS, drop.head.ts_ns).flow_named(&drop.head, &protocol);
     let key = format!("{} {protocol} {} {}", drop.head.entity, event.message, drop.reason);
     event
-        .severity(severity(cause.noise))
+        .severity(Severity::warning_if(!cause.is_noise))
         .say("protocol", &protocol)
         .fact("reason", cause.reason())
         .fact("location", cause.location())
@@ -200,13 +191,9 @@ fn summary(entity: EntityId, cause: Cause, drops: u64, now: Timestamp) -> Event 
     event.message = format!("{drops} drops whose details were suppressed");
     event
         .entity(entity)
-        .severity(severity(cause.noise))
+        .severity(Severity::warning_if(!cause.is_noise))
         .fact("reason", cause.reason())
         .fact("location", cause.symbol())
         .attr("count", drops)
         .attr("class", cause.class())
-}
-
-fn severity(noise: bool) -> Severity {
-    if noise { Severity::Info } else { Severity::Warning }
 }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use inspector_sdk::Analyzer;
-use inspector_sdk::flow::TCP;
 use inspector_sdk::probes::SkbDrop;
 use inspector_sdk::probes::skb_drop::{KIND_DROP, KIND_SUMMARY};
+use inspector_sdk::protocol::{ETHERTYPE_ARP, TCP, UDP};
 use inspector_sdk::testing::{Harness, World, head, record};
 use packet_loss::PacketLoss;
 
@@ -44,7 +44,7 @@ fn tick(host: &mut Harness<PacketLoss>) {
 fn drop(reason: u32, location: u64) -> SkbDrop {
     let mut drop: SkbDrop = record(head("10.0.0.1:4000", "10.0.0.2:53"));
     drop.head.kind = KIND_DROP;
-    drop.head.proto = 17;
+    drop.head.proto = UDP;
     (drop.reason, drop.location, drop.count, drop.length, drop.ethertype) = (reason, location, 1, 60, 0x0800);
     drop
 }
@@ -98,7 +98,7 @@ fn noise_is_counted_but_neither_abnormal_nor_a_warning() {
 fn an_arp_packet_is_called_arp() {
     let mut host = start();
     let mut arp = drop(NETFILTER_DROP, NF_HOOK);
-    (arp.head.proto, arp.head.flags, arp.ethertype) = (0, 1, 0x0806);
+    (arp.head.proto, arp.head.flags, arp.ethertype) = (0, 1, ETHERTYPE_ARP);
     host.batch(5, &[arp]);
     assert_eq!(host.events()[0].attrs[0].value, "ARP");
 }

@@ -13,6 +13,25 @@ pub fn is_granted<R: Record>(args: &InitArgs) -> bool {
     args.probes.iter().flatten().any(|probe| probe.name == R::PROBE)
 }
 
+/// The part that a finding, or a line of its evidence, plays for the conversations that it names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It is what they suffer from.
+    Cause,
+    /// It is what they suffer; the cause may be elsewhere.
+    Symptom,
+}
+
+impl Role {
+    /// As the contract has it: `role` of a finding, and the attribute `role` of evidence.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cause => "cause",
+            Self::Symptom => "symptom",
+        }
+    }
+}
+
 /// An analyzer: one state, fed by the host through the hooks below.
 ///
 /// `describe` and `init` are mandatory. `on_batch` is always exported; every other hook is called
@@ -27,7 +46,7 @@ pub trait Analyzer: Sized + 'static {
     /// Builds the state; called once, before every other hook.
     ///
     /// # Errors
-    /// A configuration that it refuses; the analyzer then does not run.
+    /// What it cannot work without; the analyzer then does not run.
     fn init(args: &InitArgs) -> Result<Self, Error>;
 
     /// Takes the next events of one subscribed probe.
@@ -74,15 +93,6 @@ pub trait Analyzer: Sized + 'static {
     /// Bytes it cannot read; it then goes on empty.
     fn restore(&mut self, from_version: &str, state: &[u8]) -> Result<(), Error> {
         let _ = (from_version, state);
-        Ok(())
-    }
-
-    /// Takes a new configuration while running (`reconfigure`).
-    ///
-    /// # Errors
-    /// A configuration that it refuses; the old one goes on.
-    fn reconfigure(&mut self, config: &str) -> Result<(), Error> {
-        let _ = config;
         Ok(())
     }
 }

@@ -32,4 +32,3 @@ hook!(ticker, "inspector:sdk/ticker");
 hook!(entity_watch, "inspector:sdk/entity-watch");
 hook!(diagnosis, "inspector:sdk/diagnosis");
 hook!(snapshot, "inspector:sdk/snapshot");
-hook!(reconfigure, "inspector:sdk/reconfigure");

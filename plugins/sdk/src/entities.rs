@@ -20,6 +20,18 @@ pub fn by_ip(ip: IpAddr) -> EntityId {
     entities::by_ip((bits >> 64) as u64, bits as u64)
 }
 
+/// The node itself, if it is one of these.
+pub fn host_among(ids: &[EntityId]) -> Option<EntityId> {
+    ids.iter().copied().find(|id| get(*id).is_some_and(|entity| entity.is_host()))
+}
+
+impl Entity {
+    /// Whether it is the node itself.
+    pub fn is_host(&self) -> bool {
+        self.kind == "host"
+    }
+}
+
 /// All entities that exist now.
 pub fn all() -> Vec<EntityId> {
     entities::all()

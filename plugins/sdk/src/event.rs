@@ -10,15 +10,33 @@ use crate::bindings::inspector::analyzer::types::Attr;
 use crate::host::events;
 use crate::{EntityId, Event, Timestamp};
 
-/// How bad it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How bad an event or a finding is; later ones are worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Worth knowing when looking for something else.
-    Info = 0,
-    /// Something failed.
-    Warning = 1,
-    /// A service is down.
-    Critical = 2,
+    /// Nothing fails; worth knowing when looking for something else.
+    Info,
+    /// Something fails.
+    Warning,
+    /// Nothing of it works: a service is down.
+    Critical,
+}
+
+impl Severity {
+    /// A warning if that holds, else information.
+    pub fn warning_if(is_trouble: bool) -> Self {
+        if is_trouble { Self::Warning } else { Self::Info }
+    }
+}
+
+/// The contract's number.
+impl From<Severity> for u8 {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Info => 0,
+            Severity::Warning => 1,
+            Severity::Critical => 2,
+        }
+    }
 }
 
 /// A named fact.
@@ -46,7 +64,7 @@ impl Event {
     /// Says how bad it is.
     #[must_use]
     pub fn severity(mut self, severity: Severity) -> Self {
-        self.severity = severity as u8;
+        self.severity = severity.into();
         self
     }
 
@@ -70,6 +88,12 @@ impl Event {
     #[must_use]
     pub fn fact(self, name: &str, value: impl Display) -> Self {
         self.say(name, &value).attr(name, value)
+    }
+
+    /// Adds a duration in milliseconds to both, as `duration_ms`.
+    #[must_use]
+    pub fn duration_ns(self, ns: u64) -> Self {
+        self.fact("duration_ms", format_args!("{:.3}", ns as f64 / 1e6))
     }
 
     /// The host folds events with equal keys into one with a count, inside a short window.

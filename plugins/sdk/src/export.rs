@@ -10,14 +10,13 @@ use std::thread::LocalKey;
 use crate::bindings::diagnosis::exports::inspector::analyzer::diagnosis;
 use crate::bindings::entity_watch::exports::inspector::analyzer::entity_watch;
 use crate::bindings::exports::inspector::analyzer::guest;
-use crate::bindings::reconfigure::exports::inspector::analyzer::reconfigure;
 use crate::bindings::snapshot::exports::inspector::analyzer::snapshot;
 use crate::bindings::ticker::exports::inspector::analyzer::ticker;
 use crate::instance::Instance;
 use crate::{Analyzer, Description, EntityId, Error, InitArgs, Timestamp};
 
 /// Turns an analyzer into a component. Only the hooks listed behind `with` are exported:
-/// `ticker`, `entity_watch`, `diagnosis`, `snapshot`, `reconfigure`.
+/// `ticker`, `entity_watch`, `diagnosis`, `snapshot`.
 ///
 /// ```
 /// # use inspector_sdk::{Analyzer, Description, Error, InitArgs};
@@ -117,11 +116,5 @@ impl<E: Exported> snapshot::Guest for E {
 
     fn restore(from_version: String, state: Vec<u8>) -> Result<(), Error> {
         with::<E, _>(|instance| instance.hook(|analyzer| analyzer.restore(&from_version, &state)))?
-    }
-}
-
-impl<E: Exported> reconfigure::Guest for E {
-    fn apply(config: String) -> Result<(), Error> {
-        with::<E, _>(|instance| instance.hook(|analyzer| analyzer.reconfigure(&config)))?
     }
 }

@@ -1,4 +1,4 @@
-//! Words for the head of a record: protocol, endpoints, TCP state.
+//! Words for the head of a record: endpoints, with the protocol and the TCP state.
 //!
 //! Every built-in event is worded here, so that one connection reads the same in all of them:
 //! `10.1.16.255:43186 -> [fd00::1]:3128` in text; `protocol`, `saddr`, `sport`, `daddr`, `dport`
@@ -10,48 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use inspector_ebpf::Head;
 use inspector_ebpf::record::{FLAG_PACKET, FLAG_PORTS, FLAG_SOCKET};
 
-use crate::Event;
-
-/// IP protocol number of TCP.
-pub const TCP: u8 = 6;
-
-/// Name of an IP protocol, or its number.
-pub fn protocol(number: u8) -> String {
-    let name = match number {
-        1 => "ICMP",
-        2 => "IGMP",
-        TCP => "TCP",
-        17 => "UDP",
-        33 => "DCCP",
-        47 => "GRE",
-        50 => "ESP",
-        58 => "ICMPv6",
-        132 => "SCTP",
-        other => return other.to_string(),
-    };
-    name.to_owned()
-}
-
-/// Name of a TCP state, as the kernel spells it; `TCP_OTHER` where there was no socket. The
-/// numbers are user ABI, so they are the same on every kernel.
-pub fn tcp_state(state: u8) -> &'static str {
-    match state {
-        1 => "TCP_ESTABLISHED",
-        2 => "TCP_SYN_SENT",
-        3 => "TCP_SYN_RECV",
-        4 => "TCP_FIN_WAIT1",
-        5 => "TCP_FIN_WAIT2",
-        6 => "TCP_TIME_WAIT",
-        7 => "TCP_CLOSE",
-        8 => "TCP_CLOSE_WAIT",
-        9 => "TCP_LAST_ACK",
-        10 => "TCP_LISTEN",
-        11 => "TCP_CLOSING",
-        12 => "TCP_NEW_SYN_RECV",
-        13 => "TCP_BOUND_INACTIVE",
-        _ => "TCP_OTHER",
-    }
-}
+use crate::protocol::{self, TCP};
+use crate::{Event, tcp};
 
 /// `source -> destination`, or that they are not known.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +35,7 @@ impl Event {
     /// Begins the message with the endpoints, and adds them and the protocol to the attributes.
     #[must_use]
     pub fn flow(self, head: &Head) -> Self {
-        self.flow_named(head, &protocol(head.proto))
+        self.flow_named(head, &protocol::name(head.proto))
     }
 
     /// [`Event::flow`] under another name for the protocol, where IP does not have it (`ARP`).
@@ -94,7 +54,7 @@ impl Event {
             };
         }
         if head.proto == TCP {
-            event = event.attr("state", tcp_state(head.tcp_state));
+            event = event.attr("state", tcp::state(head.tcp_state));
         }
         event
     }

@@ -3,10 +3,10 @@
 //! - [`analyzer`]: the trait to implement, and [`export!`], which turns the implementer into a component.
 //! - [`describe`]: what an analyzer says about itself: probes, metrics, events, sources.
 //! - [`batch`], [`source`]: what comes in: typed events without a copy, kernel counter tables.
-//! - [`metrics`], [`event`], [`log`](mod@log): what goes out.
-//! - [`flow`], [`kernel`], [`entities`], [`errno`]: words for addresses, protocols, drop reasons, pods
-//!   and errors.
-//! - [`noise`]: drops that nobody misses.
+//! - [`metrics`], [`labels`], [`event`], [`log`](mod@log): what goes out.
+//! - [`flow`], [`kernel`], [`entities`]: names of addresses, drop reasons and pods.
+//! - [`protocol`], [`tcp`], [`icmp`], [`errno`]: numbers of protocols, states and errors, with their names.
+//! - [`probes::drop_reason`]: what a drop reason means, and which drops nobody misses.
 //! - [`budget`], [`totals`], [`map`]: a limit on detailed events per entity; sums for metrics without a
 //!   type; a fast map with a fixed order.
 //! - [`instance`], [`export`](mod@export), [`bindings`]: the seam to the host; authors do not see it.
@@ -28,15 +28,18 @@ pub mod event;
 pub mod export;
 pub mod flow;
 mod host;
+pub mod icmp;
 #[doc(hidden)]
 pub mod instance;
 pub mod kernel;
+pub mod labels;
 pub mod log;
 pub mod map;
 pub mod metrics;
-pub mod noise;
+pub mod protocol;
 mod series;
 pub mod source;
+pub mod tcp;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 pub mod totals;

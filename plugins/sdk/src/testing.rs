@@ -129,7 +129,7 @@ pub fn head(from: &str, to: &str) -> Head {
         daddr: octets(to),
         sport: from.port(),
         dport: to.port(),
-        proto: crate::flow::TCP,
+        proto: crate::protocol::TCP,
         tcp_state: 0,
         flags: FLAG_PACKET | FLAG_PORTS,
     }

@@ -6,14 +6,13 @@
 use std::time::Duration;
 
 use inspector_sdk::analyzer::is_granted;
-use inspector_sdk::budget::Shown;
-use inspector_sdk::metrics::{Gauge, Histogram};
+use inspector_sdk::budget::EventLimit;
+use inspector_sdk::metrics::Histogram;
 use inspector_sdk::probes::SocketLatency;
 use inspector_sdk::probes::socket_latency::{KIND_READ, KIND_READS, KIND_SEND, KIND_SENDS};
 use inspector_sdk::probes::sum::is_above;
+use inspector_sdk::totals::Totals;
 use inspector_sdk::{Description, EntityId, Error, Event, InitArgs, MetricDecl, Severity, Timestamp};
-
-use crate::totals::Totals;
 
 const READSLOW: &str = "SOCKETLAT_READSLOW";
 const SENDSLOW: &str = "SOCKETLAT_SENDSLOW";
@@ -70,11 +69,10 @@ const TOTALS: [Total; 4] = [
 pub struct Latencies {
     read_seconds: Histogram,
     send_seconds: Histogram,
-    published: Vec<Gauge>,
-    totals: Totals,
+    totals: Totals<{ TOTALS.len() }>,
 }
 
-/// Declares what is told of reads and sends.
+/// Declares the metrics and events of reads and sends.
 pub fn describe(description: Description) -> Description {
     let description = description
         .probe::<SocketLatency>()
@@ -99,18 +97,19 @@ impl Latencies {
     /// # Errors
     /// A metric that is not declared.
     pub fn new(args: &InitArgs) -> Result<Self, Error> {
-        let shown = if is_granted::<SocketLatency>(args) { &TOTALS[..] } else { &[] };
-        let published = shown.iter().map(|total| Gauge::declared(total.metric));
+        let mut totals = Totals::declared(TOTALS.map(|total| total.metric))?;
+        if !is_granted::<SocketLatency>(args) {
+            totals.hide(0..TOTALS.len());
+        }
         Ok(Self {
             read_seconds: Histogram::declared(READ_SECONDS)?,
             send_seconds: Histogram::declared(SEND_SECONDS)?,
-            published: published.collect::<Result<_, _>>()?,
-            totals: Totals::default(),
+            totals,
         })
     }
 
-    /// Counts a sum, or shows a slow one.
-    pub fn take(&mut self, one: &SocketLatency, now: Timestamp, shown: &mut Shown) {
+    /// Counts a sum, or emits the event of a slow one.
+    pub fn take(&mut self, one: &SocketLatency, now: Timestamp, events: &mut EventLimit) {
         let entity = one.head.entity;
         match one.head.kind {
             KIND_READS => {
@@ -121,8 +120,8 @@ impl Latencies {
                 observe(&mut self.send_seconds, one);
                 self.add(one);
             }
-            KIND_READ => shown.emit(entity, READSLOW, now, || event(READSLOW, one)),
-            KIND_SEND => shown.emit(entity, SENDSLOW, now, || event(SENDSLOW, one)),
+            KIND_READ => events.emit(entity, READSLOW, now, || event(READSLOW, one)),
+            KIND_SEND => events.emit(entity, SENDSLOW, now, || event(SENDSLOW, one)),
             // A kind that a newer probe has and this analyzer does not know.
             _ => {}
         }
@@ -138,22 +137,13 @@ impl Latencies {
 
     /// Publishes the totals that changed.
     pub fn publish(&mut self) {
-        for (entity, row) in self.totals.changed() {
-            for (gauge, total) in self.published.iter_mut().zip(row) {
-                gauge.set(entity, (), total as f64);
-            }
-        }
+        self.totals.publish();
     }
 
     /// A total that starts at 0 lets `rate()` see the first slow one.
     pub fn start(&mut self, entities: &[EntityId]) {
         self.totals.start(entities);
         self.publish();
-    }
-
-    /// Keeps the totals of live entities only, if there are too many.
-    pub fn bound(&mut self, live: impl FnOnce() -> Vec<EntityId>) {
-        self.totals.bound(live);
     }
 
     /// Forgets entities that vanished.
@@ -171,7 +161,7 @@ impl Latencies {
     /// # Errors
     /// Bytes that are none.
     pub fn restore(&mut self, state: &[u8]) -> Result<(), Error> {
-        self.totals = Totals::restore(state)?;
+        self.totals.restore(state)?;
         self.publish();
         Ok(())
     }

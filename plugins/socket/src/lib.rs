@@ -1,26 +1,24 @@
-//! Sockets: what they are told went wrong, what they have no room for, and applications that are
+//! Sockets: errors reported to them, packets that they have no room for, and applications that are
 //! slow to read or whose sends block.
 //!
 //! - [`trouble`]: errors and full buffers.
 //! - [`latency`]: reads and sends.
-//! - [`totals`]: the sums behind the metrics whose names are a contract.
 //!
-//! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
+//! Everything is counted. Events are limited per entity; the rest is reported as a number.
 
 mod latency;
-mod totals;
 mod trouble;
 
 use std::time::Duration;
 
-use inspector_sdk::budget::Shown;
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::probes::{SocketError, SocketLatency};
-use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp, entities};
+use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp};
 
 use crate::latency::Latencies;
 use crate::trouble::Troubles;
 
-/// Events shown one by one, per entity and second.
+/// Events, per entity and second.
 const DETAILS: u32 = 100;
 
 /// The analyzer.
@@ -28,7 +26,7 @@ const DETAILS: u32 = 100;
 pub struct Socket {
     troubles: Troubles,
     latencies: Latencies,
-    shown: Shown,
+    events: EventLimit,
 }
 
 inspector_sdk::export!(Socket with ticker, entity_watch, snapshot);
@@ -47,21 +45,20 @@ impl Analyzer for Socket {
         Ok(Self {
             troubles: Troubles::new()?,
             latencies: Latencies::new(args)?,
-            shown: Shown::per_second(DETAILS),
+            events: EventLimit::per_second(DETAILS),
         })
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
         let now = batch.now;
-        batch.events::<SocketError>().for_each(|error| self.troubles.take(error, now, &mut self.shown));
-        batch.events::<SocketLatency>().for_each(|one| self.latencies.take(one, now, &mut self.shown));
+        batch.events::<SocketError>().for_each(|error| self.troubles.take(error, now, &mut self.events));
+        batch.events::<SocketLatency>().for_each(|one| self.latencies.take(one, now, &mut self.events));
         self.latencies.publish();
         Ok(())
     }
 
     fn tick(&mut self, now: Timestamp) {
-        self.shown.tick(now);
-        self.latencies.bound(entities::all);
+        self.events.tick(now);
     }
 
     fn added(&mut self, ids: &[EntityId]) {
@@ -69,7 +66,7 @@ impl Analyzer for Socket {
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
-        self.shown.forget(ids);
+        self.events.forget(ids);
         self.latencies.forget(ids);
     }
 

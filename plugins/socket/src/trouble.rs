@@ -1,10 +1,12 @@
-//! What sockets are told went wrong, and packets that they have no room for.
+//! Errors that the kernel reports to sockets, and packets that they have no room for.
 
-use inspector_sdk::budget::Shown;
-use inspector_sdk::metrics::{Counter, Labels};
+use inspector_sdk::budget::EventLimit;
+use inspector_sdk::errno::{self, ECONNABORTED, ECONNREFUSED, ECONNRESET, ENOBUFS, EPIPE};
+use inspector_sdk::labels::Labels;
+use inspector_sdk::metrics::Counter;
 use inspector_sdk::probes::SocketError;
 use inspector_sdk::probes::socket_error::{KIND_MEMORY, KIND_QUEUE_FULL, KIND_REPORTED, KIND_UDP_REFUSED};
-use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp, errno, flow};
+use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp, protocol};
 
 const ERRORS: &str = "inspector_socket_errors_total";
 const DROPS: &str = "inspector_socket_receive_drops_total";
@@ -15,9 +17,7 @@ const SOCKET_RCVBUF_FULL: &str = "SOCKET_RCVBUF_FULL";
 const SOCKET_MEMORY_LIMIT: &str = "SOCKET_MEMORY_LIMIT";
 
 /// Errors by which a peer says no, which is often what a client asks for.
-const REFUSALS: [u32; 4] = [32, 103, 104, 111];
-/// The protocol's limit (`udp_mem`) and not the socket's (`rmem`).
-const ENOBUFS: u32 = 105;
+const REFUSALS: [u32; 4] = [EPIPE, ECONNABORTED, ECONNRESET, ECONNREFUSED];
 
 /// The metrics of trouble.
 #[derive(Debug)]
@@ -33,17 +33,17 @@ struct Protocol<T>(u8, T);
 
 impl Labels for Protocol<u32> {
     fn values(&self) -> Vec<String> {
-        vec![flow::protocol(self.0), errno::name(self.1)]
+        vec![protocol::name(self.0), errno::name(self.1)]
     }
 }
 
 impl Labels for Protocol<&'static str> {
     fn values(&self) -> Vec<String> {
-        vec![flow::protocol(self.0), self.1.to_owned()]
+        vec![protocol::name(self.0), self.1.to_owned()]
     }
 }
 
-/// Declares what is told of trouble.
+/// Declares the metrics and events of trouble.
 pub fn describe(description: Description) -> Description {
     let errors = MetricDecl::counter(
         ERRORS,
@@ -82,21 +82,21 @@ impl Troubles {
         })
     }
 
-    /// Counts and shows one.
-    pub fn take(&mut self, error: &SocketError, now: Timestamp, shown: &mut Shown) {
-        let (entity, protocol) = (error.head.entity, error.head.proto);
+    /// Counts one and emits its event.
+    pub fn take(&mut self, error: &SocketError, now: Timestamp, events: &mut EventLimit) {
+        let (entity, proto) = (error.head.entity, error.head.proto);
         match error.head.kind {
             KIND_REPORTED => {
-                self.errors.add(entity, Protocol(protocol, error.error), 1);
-                shown.emit(entity, SOCKET_ERROR, now, || reported(error));
+                self.errors.add(entity, Protocol(proto, error.error), 1);
+                events.emit(entity, SOCKET_ERROR, now, || reported(error));
             }
             KIND_QUEUE_FULL | KIND_UDP_REFUSED => {
-                self.drops.add(entity, Protocol(protocol, limit(error)), 1);
-                shown.emit(entity, SOCKET_RCVBUF_FULL, now, || full(error));
+                self.drops.add(entity, Protocol(proto, limit(error)), 1);
+                events.emit(entity, SOCKET_RCVBUF_FULL, now, || full(error));
             }
             KIND_MEMORY => {
-                self.memory.add(entity, Protocol(protocol, direction(error)), 1);
-                shown.emit(entity, SOCKET_MEMORY_LIMIT, now, || stopped(error));
+                self.memory.add(entity, Protocol(proto, direction(error)), 1);
+                events.emit(entity, SOCKET_MEMORY_LIMIT, now, || stopped(error));
             }
             // A kind that a newer probe has and this analyzer does not know.
             _ => {}
@@ -104,6 +104,7 @@ impl Troubles {
     }
 }
 
+/// `ENOBUFS` is the protocol's limit (`udp_mem`), anything else the socket's (`rmem`).
 fn limit(error: &SocketError) -> &'static str {
     if error.error == ENOBUFS { "protocol" } else { "socket" }
 }
@@ -114,11 +115,7 @@ fn direction(error: &SocketError) -> &'static str {
 
 fn reported(error: &SocketError) -> Event {
     let is_refusal = REFUSALS.contains(&error.error);
-    event(SOCKET_ERROR, error, errno::name(error.error)).severity(if is_refusal {
-        Severity::Info
-    } else {
-        Severity::Warning
-    })
+    event(SOCKET_ERROR, error, errno::name(error.error)).severity(Severity::warning_if(!is_refusal))
 }
 
 fn full(error: &SocketError) -> Event {
@@ -144,5 +141,5 @@ fn stopped(error: &SocketError) -> Event {
 fn event(kind: &str, error: &SocketError, name: String) -> Event {
     let event = Event::new(kind, error.head.ts_ns).flow(&error.head);
     let key = format!("{kind} {} {} {name}", error.head.entity, event.message);
-    event.say("protocol", flow::protocol(error.head.proto)).fact("error", name).dedup_key(key)
+    event.say("protocol", protocol::name(error.head.proto)).fact("error", name).dedup_key(key)
 }

@@ -5,6 +5,7 @@ use inspector_sdk::probes::socket_error::{KIND_MEMORY, KIND_REPORTED, KIND_UDP_R
 use inspector_sdk::probes::socket_latency::{KIND_READ, KIND_READS, KIND_SEND, KIND_SENDS};
 use inspector_sdk::probes::sum::BOUNDS_NS;
 use inspector_sdk::probes::{SocketError, SocketLatency};
+use inspector_sdk::protocol::UDP;
 use inspector_sdk::testing::{Harness, World, head, record};
 use socket::Socket;
 
@@ -16,7 +17,7 @@ fn start() -> Harness<Socket> {
 
 fn error(kind: u16, error: u32) -> SocketError {
     let mut trouble: SocketError = record(head("10.0.0.1:4000", "10.0.0.2:53"));
-    (trouble.head.kind, trouble.head.proto) = (kind, 17);
+    (trouble.head.kind, trouble.head.proto) = (kind, UDP);
     SocketError { error, ..trouble }
 }
 

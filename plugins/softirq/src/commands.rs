@@ -5,7 +5,7 @@ use inspector_sdk::probes::VirtioCommand;
 use inspector_sdk::probes::sum::{bounds_seconds, mean_seconds};
 use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp};
 
-use crate::{COMMANDS, Node, SLOW_NS, VERY_SLOW_NS, milliseconds, task};
+use crate::{COMMANDS, Node, SLOW_NS, VERY_SLOW_NS, task};
 
 const LATENCY: &str = "inspector_virtio_command_seconds";
 const REFUSED: &str = "inspector_virtio_commands_refused_total";
@@ -20,7 +20,7 @@ pub struct Commands {
     refused: Counter,
 }
 
-/// Declares what is told of commands.
+/// Declares the metrics and events of commands.
 pub fn describe(description: Description) -> Description {
     let latency = MetricDecl::histogram(
         LATENCY,
@@ -48,7 +48,7 @@ impl Commands {
         Ok(Self { latency: Histogram::declared(LATENCY)?, refused: Counter::declared(REFUSED)? })
     }
 
-    /// Counts one, and shows it if it is slow.
+    /// Counts one, and emits its event if it is slow.
     pub fn take(&mut self, command: &VirtioCommand, now: Timestamp, node: &mut Node) {
         let (slow, very_slow) = (command.duration_ns > SLOW_NS, command.duration_ns > VERY_SLOW_NS);
         self.latency.observe(node.entity, (), mean_seconds(1, command.duration_ns));
@@ -58,15 +58,15 @@ impl Commands {
         node.count(COMMANDS, slow, very_slow, 1);
         if slow {
             let kind = if very_slow { VERY_SLOW } else { SLOW };
-            node.emit(kind, now, |event| told(event, command), command.head.ts_ns);
+            node.emit(kind, now, |event| describe_command(event, command), command.head.ts_ns);
         }
     }
 }
 
-fn told(event: Event, command: &VirtioCommand) -> Event {
+fn describe_command(event: Event, command: &VirtioCommand) -> Event {
     let event = event
         .severity(Severity::Warning)
-        .fact("duration_ms", milliseconds(command.duration_ns))
+        .duration_ns(command.duration_ns)
         .fact("task", task(&command.comm, command.pid));
     let event = if command.known == 1 {
         event.fact("class", command.class).fact("command", command.command)

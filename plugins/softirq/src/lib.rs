@@ -1,32 +1,32 @@
 //! What holds packets up before any packet is looked at: soft interrupts that wait or run for long,
 //! and a hypervisor that takes its time for a command.
 //!
-//! - [`turns`]: waits and runs of NET_RX and NET_TX.
+//! - [`interrupts`]: waits and runs of NET_RX and NET_TX.
 //! - [`commands`]: commands of virtio_net.
 //!
 //! All of it belongs to the node, so to the entity `host`. Counters and histograms come from sums
 //! and are exact; events come from records, which the probe limits.
 
 pub mod commands;
-pub mod turns;
+pub mod interrupts;
 
 use std::time::Duration;
 
 use inspector_sdk::analyzer::is_granted;
-use inspector_sdk::budget::{Budget, HeldBack};
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::probes::{Softirq, VirtioCommand};
 use inspector_sdk::totals::Totals;
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, Event, InitArgs, Timestamp, entities};
 
 use crate::commands::Commands;
-use crate::turns::Turns;
+use crate::interrupts::Interrupts;
 
 /// Above it, a time is slow in the words of the contract.
 pub const SLOW_NS: u64 = 10_000_000;
 /// Above it, it has names of its own there.
 pub const VERY_SLOW_NS: u64 = 100_000_000;
 
-/// Events shown one by one, per second.
+/// Events of single interrupts and commands, per second.
 const DETAILS: u32 = 50;
 
 /// Index of the first metric of commands in [`TOTALS`].
@@ -54,7 +54,7 @@ const TOTALS: [(&str, &str); 6] = [
 /// The analyzer.
 #[derive(Debug)]
 pub struct SoftirqAnalyzer {
-    turns: Turns,
+    interrupts: Interrupts,
     commands: Commands,
     node: Node,
 }
@@ -65,9 +65,7 @@ pub struct Node {
     /// The entity `host`; 0 until it is known.
     entity: EntityId,
     totals: Totals<6>,
-    budget: Budget,
-    /// By kind of event.
-    held_back: HeldBack<&'static str>,
+    events: EventLimit,
 }
 
 inspector_sdk::export!(SoftirqAnalyzer with ticker, entity_watch, snapshot);
@@ -83,7 +81,7 @@ impl Analyzer for SoftirqAnalyzer {
         let description = TOTALS.iter().fold(description, |description, (name, help)| {
             description.metric(inspector_sdk::MetricDecl::unknown(name, help))
         });
-        commands::describe(turns::describe(description))
+        commands::describe(interrupts::describe(description))
     }
 
     fn init(args: &InitArgs) -> Result<Self, Error> {
@@ -94,31 +92,25 @@ impl Analyzer for SoftirqAnalyzer {
         if !is_granted::<VirtioCommand>(args) {
             totals.hide(COMMANDS..TOTALS.len());
         }
-        let node =
-            Node { entity: 0, totals, budget: Budget::per_second(DETAILS), held_back: HeldBack::default() };
-        Ok(Self { turns: Turns::new()?, commands: Commands::new()?, node })
+        let node = Node { entity: 0, totals, events: EventLimit::per_second(DETAILS) };
+        Ok(Self { interrupts: Interrupts::new()?, commands: Commands::new()?, node })
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
         let now = batch.now;
-        batch.events::<Softirq>().for_each(|turn| self.turns.take(turn, now, &mut self.node));
+        batch.events::<Softirq>().for_each(|record| self.interrupts.take(record, now, &mut self.node));
         batch.events::<VirtioCommand>().for_each(|command| self.commands.take(command, now, &mut self.node));
         self.node.totals.publish();
         Ok(())
     }
 
     fn tick(&mut self, now: Timestamp) {
-        for (entity, kind, n) in self.node.held_back.take() {
-            let mut event = Event::new(kind, now).entity(entity).attr("count", n);
-            event.message = format!("{n} more whose details are not shown");
-            event.emit();
-        }
+        self.node.events.tick(now);
         self.node.totals.publish();
     }
 
     fn added(&mut self, ids: &[EntityId]) {
-        let is_host = |id: &EntityId| entities::get(*id).is_some_and(|entity| entity.kind == "host");
-        if let Some(host) = ids.iter().copied().find(is_host) {
+        if let Some(host) = entities::host_among(ids) {
             self.node.entity = host;
             self.node.totals.start(&[host]);
         }
@@ -143,7 +135,7 @@ impl Node {
         }
     }
 
-    /// Sends an event if there is budget, else counts it for the next tick.
+    /// Emits what `event` makes of an event of the node, within the limit.
     fn emit(
         &mut self,
         kind: &'static str,
@@ -151,17 +143,9 @@ impl Node {
         event: impl FnOnce(Event) -> Event,
         at: Timestamp,
     ) {
-        if self.budget.take(self.entity, now) {
-            event(Event::new(kind, at).entity(self.entity)).emit();
-        } else {
-            self.held_back.add(self.entity, kind, 1);
-        }
+        let entity = self.entity;
+        self.events.emit(entity, kind, now, || event(Event::new(kind, at).entity(entity)));
     }
-}
-
-/// A duration for people.
-fn milliseconds(ns: u64) -> String {
-    format!("{:.3}", ns as f64 / 1e6)
 }
 
 /// `comm/pid`, without what a process may have put into its name.

@@ -4,13 +4,12 @@
 
 use std::time::Duration;
 
-use inspector_sdk::budget::Shown;
-use inspector_sdk::metrics::{Counter, Histogram, Labels};
+use inspector_sdk::budget::EventLimit;
+use inspector_sdk::labels::Labels;
+use inspector_sdk::metrics::{Counter, Histogram};
 use inspector_sdk::probes::TcpState;
 use inspector_sdk::probes::tcp_state::{KIND_ACCEPTED, KIND_CLOSED, KIND_CONNECTED, KIND_FAILED};
-use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp, errno};
-
-use crate::severity;
+use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp, errno};
 
 const OPENED: &str = "inspector_tcp_connections_opened_total";
 const ACCEPTED: &str = "inspector_tcp_connections_accepted_total";
@@ -59,7 +58,7 @@ impl Labels for Errno {
     }
 }
 
-/// Declares what is told of connections.
+/// Declares the metrics and events of connections.
 pub fn describe(description: Description) -> Description {
     let counter = MetricDecl::counter;
     let histogram = MetricDecl::histogram;
@@ -107,54 +106,54 @@ impl Connections {
         })
     }
 
-    /// Counts one turn, and shows it if it is a failure.
-    pub fn take(&mut self, turn: &TcpState, now: Timestamp, shown: &mut Shown) {
-        let entity = turn.head.entity;
-        match turn.head.kind {
+    /// Counts one transition of a connection, and emits an event if it is a failure.
+    pub fn take(&mut self, state: &TcpState, now: Timestamp, events: &mut EventLimit) {
+        let entity = state.head.entity;
+        match state.head.kind {
             KIND_CONNECTED => {
                 self.opened.add(entity, (), 1);
-                observe_time(&mut self.connect_seconds, turn);
+                observe_time(&mut self.connect_seconds, state);
             }
             KIND_ACCEPTED => self.accepted.add(entity, (), 1),
-            KIND_CLOSED => self.closed(turn),
+            KIND_CLOSED => self.closed(state),
             KIND_FAILED => {
-                self.failures.add(entity, Errno(turn.error), 1);
-                shown.emit(entity, CONNECT_FAILED, now, || failed(turn));
+                self.failures.add(entity, Errno(state.error), 1);
+                events.emit(entity, CONNECT_FAILED, now, || failed(state));
             }
             // A kind that a newer probe has and this analyzer does not know.
             _ => {}
         }
     }
 
-    fn closed(&mut self, turn: &TcpState) {
-        let entity = turn.head.entity;
+    fn closed(&mut self, state: &TcpState) {
+        let entity = state.head.entity;
         self.closed.add(entity, (), 1);
-        self.sent_bytes.add(entity, (), turn.bytes_sent);
-        self.received_bytes.add(entity, (), turn.bytes_received);
-        self.retransmits.observe(entity, (), f64::from(turn.retransmits));
-        observe_time(&mut self.connection_seconds, turn);
-        if turn.srtt_us > 0 {
-            self.srtt_seconds.observe(entity, (), f64::from(turn.srtt_us) / 1e6);
+        self.sent_bytes.add(entity, (), state.bytes_sent);
+        self.received_bytes.add(entity, (), state.bytes_received);
+        self.retransmits.observe(entity, (), f64::from(state.retransmits));
+        observe_time(&mut self.connection_seconds, state);
+        if state.srtt_us > 0 {
+            self.srtt_seconds.observe(entity, (), f64::from(state.srtt_us) / 1e6);
         }
     }
 }
 
 /// Observes a duration, unless its start was not seen.
-fn observe_time(seconds: &mut Histogram, turn: &TcpState) {
-    if turn.duration_ns > 0 {
-        seconds.observe(turn.head.entity, (), Duration::from_nanos(turn.duration_ns).as_secs_f64());
+fn observe_time(seconds: &mut Histogram, state: &TcpState) {
+    if state.duration_ns > 0 {
+        seconds.observe(state.head.entity, (), Duration::from_nanos(state.duration_ns).as_secs_f64());
     }
 }
 
-fn failed(turn: &TcpState) -> Event {
-    let head = &turn.head;
+fn failed(state: &TcpState) -> Event {
+    let head = &state.head;
     let event = Event::new(CONNECT_FAILED, head.ts_ns).flow(head);
     let key = format!("{CONNECT_FAILED} {} {} {}", head.entity, head.destination(), head.dport);
     event
-        .fact("error", Errno(turn.error).name())
-        .say("after", format_args!("{:.1?}", Duration::from_nanos(turn.duration_ns)))
-        .attr("duration_ns", turn.duration_ns)
-        .severity(severity(turn.error != 0))
+        .fact("error", Errno(state.error).name())
+        .say("after", format_args!("{:.1?}", Duration::from_nanos(state.duration_ns)))
+        .attr("duration_ns", state.duration_ns)
+        .severity(Severity::warning_if(state.error != 0))
         .dedup_key(key)
 }
 

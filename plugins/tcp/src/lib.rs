@@ -1,11 +1,11 @@
 //! TCP: resets, retransmissions, and the life of connections.
 //!
 //! - [`reset`]: resets sent and received, under the event names of the original exporter.
-//! - [`retransmit`]: what was sent again and why.
+//! - [`retransmit`]: retransmissions and why.
 //! - [`listen`]: accept queues that were full.
 //! - [`connection`]: opened, accepted, failed, closed; latency, lifetime, round-trip time.
 //!
-//! Everything is counted. Events are limited per entity, and what is beyond is told as a number.
+//! Everything is counted. Events are limited per entity; the rest is reported as a number.
 
 pub mod connection;
 pub mod listen;
@@ -14,16 +14,16 @@ pub mod retransmit;
 
 use std::time::Duration;
 
-use inspector_sdk::budget::Shown;
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::probes::{TcpReset, TcpRetransmit, TcpState};
-use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Severity, Timestamp};
+use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp};
 
 use crate::connection::Connections;
 use crate::listen::Listeners;
 use crate::reset::Resets;
 use crate::retransmit::Retransmits;
 
-/// Events shown one by one, per entity and second. The host's quota is for all entities together.
+/// Events, per entity and second. The host's quota is for all entities together.
 const DETAILS: u32 = 500;
 
 /// The analyzer.
@@ -33,7 +33,7 @@ pub struct Tcp {
     retransmits: Retransmits,
     connections: Connections,
     listeners: Listeners,
-    shown: Shown,
+    events: EventLimit,
 }
 
 inspector_sdk::export!(Tcp with ticker, entity_watch);
@@ -55,29 +55,27 @@ impl Analyzer for Tcp {
             retransmits: Retransmits::new()?,
             connections: Connections::new()?,
             listeners: Listeners::new(args.now),
-            shown: Shown::per_second(DETAILS),
+            events: EventLimit::per_second(DETAILS),
         })
     }
 
     fn on_batch(&mut self, batch: &Batch<'_>) -> Result<(), Error> {
         let now = batch.now;
-        batch.events::<TcpReset>().for_each(|reset| self.resets.take(reset, now, &mut self.shown));
-        batch.events::<TcpRetransmit>().for_each(|again| self.retransmits.take(again, now, &mut self.shown));
-        batch.events::<TcpState>().for_each(|turn| self.connections.take(turn, now, &mut self.shown));
+        batch.events::<TcpReset>().for_each(|reset| self.resets.take(reset, now, &mut self.events));
+        batch
+            .events::<TcpRetransmit>()
+            .for_each(|retransmit| self.retransmits.take(retransmit, now, &mut self.events));
+        batch.events::<TcpState>().for_each(|state| self.connections.take(state, now, &mut self.events));
         Ok(())
     }
 
     fn tick(&mut self, now: Timestamp) {
         self.listeners.tick(now);
-        self.shown.tick(now);
+        self.events.tick(now);
     }
 
     fn removed(&mut self, ids: &[EntityId]) {
-        self.shown.forget(ids);
+        self.events.forget(ids);
         self.listeners.forget(ids);
     }
-}
-
-fn severity(warning: bool) -> Severity {
-    if warning { Severity::Warning } else { Severity::Info }
 }

@@ -1,4 +1,4 @@
-//! Accept queues: connections that a listener had no room for. No tracepoint tells of them, so
+//! Accept queues: connections that a listener had no room for. No tracepoint reports them, so
 //! this is read from the counter `TcpExt.ListenOverflows` on every tick.
 
 use inspector_sdk::map::Map;
@@ -29,13 +29,13 @@ impl Listeners {
     pub fn new(now: Timestamp) -> Self {
         let source = Source::open(SOURCE);
         if let Err(error) = &source {
-            log!(WARN, "source {SOURCE}: {}; full accept queues are not told", error.message);
+            log!(WARN, "source {SOURCE}: {}; full accept queues are not reported", error.message);
         }
         let counter = source.ok().and_then(|source| source.column(COLUMN).map(|column| (source, column)));
         Self { counter, last: Map::default(), started: now }
     }
 
-    /// Tells every entity whose counter rose since the last tick.
+    /// Emits an event for every entity whose counter rose since the last tick.
     pub fn tick(&mut self, now: Timestamp) {
         let Some((source, column)) = &self.counter else { return };
         for entity in entities::all() {

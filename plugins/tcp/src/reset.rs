@@ -2,13 +2,13 @@
 //!
 //! A firewall's reset is none of this host's: it is received, and never sent by a socket.
 
-use inspector_sdk::budget::Shown;
-use inspector_sdk::metrics::{Counter, Labels};
+use inspector_sdk::budget::EventLimit;
+use inspector_sdk::labels::Labels;
+use inspector_sdk::metrics::Counter;
 use inspector_sdk::probes::TcpReset;
 use inspector_sdk::probes::tcp_reset::KIND_SENT;
-use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp, flow, kernel};
-
-use crate::severity;
+use inspector_sdk::tcp::{self, ESTABLISHED};
+use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp, kernel};
 
 const SENT: &str = "inspector_tcp_resets_sent_total";
 const RECEIVED: &str = "inspector_tcp_resets_received_total";
@@ -23,8 +23,6 @@ const PROCESS: &str = "TCPRESET_PROCESS";
 const RECEIVE: &str = "TCPRESET_RECEIVE";
 /// Received on an established connection.
 const RECEIVE_ESTABLISHED: &str = "TCP_RCV_RST_ESTAB";
-
-const ESTABLISHED: u8 = 1;
 
 /// Reasons for which a connection ends though its user did not ask for that: data was lost, or
 /// the peer is gone. The others are a socket option, a shutdown, a stray segment.
@@ -48,7 +46,7 @@ impl Labels for Reason {
     }
 }
 
-/// Declares what is told of resets.
+/// Declares the metrics and events of resets.
 pub fn describe(description: Description) -> Description {
     let sent = MetricDecl::counter(
         SENT,
@@ -78,17 +76,17 @@ impl Resets {
         Ok(Self { sent: Counter::declared(SENT)?, received: Counter::declared(RECEIVED)? })
     }
 
-    /// Counts and shows one.
-    pub fn take(&mut self, reset: &TcpReset, now: Timestamp, shown: &mut Shown) {
+    /// Counts one and emits its event.
+    pub fn take(&mut self, reset: &TcpReset, now: Timestamp, events: &mut EventLimit) {
         let entity = reset.head.entity;
         let reason = Reason((reset.has_reason != 0).then_some(reset.reason));
         if reset.head.kind == KIND_SENT {
             self.sent.add(entity, reason, 1);
         } else {
-            self.received.add(entity, flow::tcp_state(reset.head.tcp_state), 1);
+            self.received.add(entity, tcp::state(reset.head.tcp_state), 1);
         }
         let kind = kind(reset);
-        shown.emit(entity, kind, now, || event(kind, reset, reason));
+        events.emit(entity, kind, now, || event(kind, reset, reason));
     }
 }
 
@@ -113,7 +111,7 @@ fn event(kind: &str, reset: &TcpReset, reason: Reason) -> Event {
     }
     // An established connection that received a reset says so in its name already.
     if kind != RECEIVE_ESTABLISHED {
-        event = event.say("state", flow::tcp_state(head.tcp_state));
+        event = event.say("state", tcp::state(head.tcp_state));
     }
-    event.severity(severity(lost || head.tcp_state == ESTABLISHED)).dedup_key(key)
+    event.severity(Severity::warning_if(lost || head.tcp_state == ESTABLISHED)).dedup_key(key)
 }

@@ -1,14 +1,14 @@
-//! Retransmissions: what was sent again, and how the stack noticed the loss.
+//! Retransmissions, and how the stack noticed the loss.
 //!
 //! The probe counts calls, not segments: `RetransSegs` of `pod-counters` may be larger.
 
-use inspector_sdk::budget::Shown;
+use inspector_sdk::budget::EventLimit;
 use inspector_sdk::metrics::Counter;
 use inspector_sdk::probes::TcpRetransmit;
 use inspector_sdk::probes::tcp_retransmit::{
     KIND_CONG_STATE, KIND_SYNACK, WHY_FAST, WHY_LOSS, WHY_RTO, WHY_SYN, WHY_TLP,
 };
-use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp, flow};
+use inspector_sdk::{Description, Error, Event, MetricDecl, Timestamp, tcp};
 
 const RETRANSMITS: &str = "inspector_tcp_retransmits_total";
 const CONGESTION: &str = "inspector_tcp_congestion_changes_total";
@@ -21,7 +21,7 @@ pub struct Retransmits {
     congestion: Counter<&'static str>,
 }
 
-/// Declares what is told of retransmissions.
+/// Declares the metrics and events of retransmissions.
 pub fn describe(description: Description) -> Description {
     let retransmits = MetricDecl::counter(
         RETRANSMITS,
@@ -49,19 +49,19 @@ impl Retransmits {
         Ok(Self { by_kind: Counter::declared(RETRANSMITS)?, congestion: Counter::declared(CONGESTION)? })
     }
 
-    /// Counts one, and shows it if it is a segment.
-    pub fn take(&mut self, again: &TcpRetransmit, now: Timestamp, shown: &mut Shown) {
-        let entity = again.head.entity;
-        if again.head.kind == KIND_CONG_STATE {
-            return self.congestion.add(entity, congestion_state(again.ca_state), 1);
+    /// Counts one, and emits an event if it is a segment.
+    pub fn take(&mut self, retransmit: &TcpRetransmit, now: Timestamp, events: &mut EventLimit) {
+        let entity = retransmit.head.entity;
+        if retransmit.head.kind == KIND_CONG_STATE {
+            return self.congestion.add(entity, congestion_state(retransmit.ca_state), 1);
         }
-        self.by_kind.add(entity, kind(again), 1);
-        shown.emit(entity, TCPRETRANS, now, || event(again));
+        self.by_kind.add(entity, kind(retransmit), 1);
+        events.emit(entity, TCPRETRANS, now, || event(retransmit));
     }
 }
 
-fn kind(again: &TcpRetransmit) -> &'static str {
-    match (again.head.kind, again.why) {
+fn kind(retransmit: &TcpRetransmit) -> &'static str {
+    match (retransmit.head.kind, retransmit.why) {
         (KIND_SYNACK, _) => "synack",
         (_, WHY_SYN) => "syn",
         (_, WHY_RTO) => "rto",
@@ -84,17 +84,17 @@ fn congestion_state(state: u8) -> &'static str {
     }
 }
 
-fn event(again: &TcpRetransmit) -> Event {
-    let head = &again.head;
+fn event(retransmit: &TcpRetransmit) -> Event {
+    let head = &retransmit.head;
     let event = Event::new(TCPRETRANS, head.ts_ns).flow(head);
     let key = format!("{TCPRETRANS} {} {}", head.entity, event.message);
     event
-        .fact("kind", kind(again))
-        .say("state", flow::tcp_state(head.tcp_state))
-        .fact("timeouts", again.timeouts)
-        .fact("total", again.total)
-        .attr("seq", again.seq)
-        .attr("length", again.length)
-        .attr("congestion", congestion_state(again.ca_state))
+        .fact("kind", kind(retransmit))
+        .say("state", tcp::state(head.tcp_state))
+        .fact("timeouts", retransmit.timeouts)
+        .fact("total", retransmit.total)
+        .attr("seq", retransmit.seq)
+        .attr("length", retransmit.length)
+        .attr("congestion", congestion_state(retransmit.ca_state))
         .dedup_key(key)
 }

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use inspector_sdk::probes::tcp_state::{KIND_ACCEPTED, KIND_CLOSED, KIND_CONNECTED, KIND_FAILED};
 use inspector_sdk::probes::{TcpReset, TcpRetransmit, TcpState, tcp_reset, tcp_retransmit};
+use inspector_sdk::tcp::ESTABLISHED;
 use inspector_sdk::testing::{Harness, World, head, record};
 use inspector_sdk::{Analyzer, Event};
 use tcp::Tcp;
 
-const ESTABLISHED: u8 = 1;
 const ABORT_ON_CLOSE: u32 = 4;
 
 fn start() -> Harness<Tcp> {

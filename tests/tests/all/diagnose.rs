@@ -444,7 +444,7 @@ fn nodes_of_which_one_could_not_look_are_not_healthy() -> Result<()> {
 /// One end of a connection between two nodes.
 fn finding(code: &str, title: &str, node: &str, name: &str, role: &str) -> Value {
     json!({
-        "code": code, "title": title, "severity": 2, "confidence": 95, "count": 12,
+        "code": code, "role": role, "title": title, "severity": 2, "confidence": 95, "count": 12,
         "entities": [{ "name": name, "kind": "pod", "namespace": "shop", "node": node }],
         "first_seen": "2026-01-02T03:03:25.000Z", "last_seen": "2026-01-02T03:04:04.000Z",
         "evidence": [{

@@ -4,7 +4,7 @@
 
 use super::bindings::exports::inspector::analyzer::diagnosis as wit;
 use super::bindings::inspector::analyzer::types::Attr;
-use crate::answers::report::{Action, Answer, Check, Evidence, Finding, Place};
+use crate::answers::report::{Action, Answer, Check, Evidence, Finding, Place, Role};
 use crate::events::event::{MAX_ATTR_VALUE, MAX_NAME};
 use crate::plugin::shared::Shared;
 use crate::text::escape::admit;
@@ -65,6 +65,7 @@ impl Checker<'_> {
         let checks = self.some(finding.checks, MAX_CHECKS);
         Finding {
             code: admit(finding.code, MAX_NAME),
+            role: Role::of(&finding.role),
             title: admit(finding.title, MAX_TEXT),
             severity: finding.severity.into(),
             confidence: finding.confidence.min(100),

@@ -149,7 +149,6 @@ impl wit::entities::Host for State {
             netns_cookie: entity.cookie,
             netns_inode: entity.inode,
             ips: entity.ips.iter().map(IpAddr::to_string).collect(),
-            labels: Vec::new(),
             since: entity.since_ns,
         })
     }

@@ -107,7 +107,6 @@ impl Instance {
             node: shared.node.clone(),
             kernel: shared.kernel.clone(),
             probes,
-            config: String::new(),
         };
         this.call(slow, args.now, |this| this.guest.call_init(&mut this.store, &args))?
             .map_err(|e| refused("init: ", e))?;

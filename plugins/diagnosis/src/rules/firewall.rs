@@ -2,35 +2,45 @@
 
 use std::collections::BTreeMap;
 
-use inspector_sdk::EntityId;
-use inspector_sdk::flow::TCP;
+use inspector_sdk::protocol::{self, TCP};
+use inspector_sdk::{EntityId, Severity};
 
+use crate::codes::Code;
+use crate::confidence::Confidence;
 use crate::counters::{counter, gauge};
+use crate::evidence::Kind;
 use crate::fact::{Flow, Segment, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
+use crate::finding::Conclusion;
+use crate::findings::Findings;
 use crate::rules::Rule;
-use crate::view::{Dropped, View};
-
-/// The rules.
-pub const RULES: &[Rule] = &[
-    Rule { name: "netfilter drops packets", judge: netfilter },
-    Rule { name: "a security policy drops packets", judge: policy },
-];
+use crate::rules::traffic::{describe, outage};
+use crate::title::{Title, plural};
+use crate::window::{Dropped, Window};
 
 /// Ports tried once each that make it a scan.
 const MANY_PORTS: usize = 5;
 
 const QUEUES: &[&str] = &["nf_queue", "nfqnl_", "nf_reinject"];
 
-fn netfilter(view: &View, findings: &mut Findings) {
-    let strangers = strangers(view);
-    for dropped in view.drops.iter().filter(|d| is_by_rule(d) && !d.is_noise) {
-        findings.add(if is_table_full(view, dropped) {
-            table_full(view, dropped)
+/// The rules.
+pub const RULES: &[Rule] = &[
+    Rule::new("netfilter drops packets", netfilter).finds(&[
+        Code::FirewallDrop,
+        Code::FirewallReject,
+        Code::ConntrackFull,
+    ]),
+    Rule::new("a security policy drops packets", policy).finds(&[Code::FirewallDrop]),
+];
+
+fn netfilter(window: &Window, findings: &mut Findings) {
+    let strangers = strangers(window);
+    for drop in window.missed().filter(|drop| is_by_rule(drop)) {
+        findings.add(if is_table_full(window, drop) {
+            table_full(window, drop)
         } else {
-            match refusal(view, &dropped.flow, dropped) {
-                Some(how) => rejected(view, dropped, &how),
-                None => dropped_silently(view, dropped, is_background(view, dropped, &strangers)),
+            match refusal(window, drop) {
+                Some(how) => rejected(window, drop, &how),
+                None => dropped_silently(window, drop, is_background(window, drop, &strangers)),
             }
         });
     }
@@ -38,159 +48,138 @@ fn netfilter(view: &View, findings: &mut Findings) {
 
 /// A packet that a rule hands to a program (NFQUEUE) is dropped without a reason of its own if no
 /// program takes it.
-fn is_by_rule(d: &Dropped) -> bool {
-    d.is(&["NETFILTER_DROP"]) || (d.is(&["NOT_SPECIFIED"]) && d.within(QUEUES))
+fn is_by_rule(drop: &Dropped) -> bool {
+    drop.is(&["NETFILTER_DROP"]) || (drop.is(&["NOT_SPECIFIED"]) && drop.within(QUEUES))
 }
 
 /// A full table drops in `nf_hook_slow`, as an old rule does; its own counter tells them apart.
-fn is_table_full(view: &View, dropped: &Dropped) -> bool {
-    let counted = view.rise(dropped.entity, counter::CONNTRACK_DROP) > 0;
-    counted && !dropped.within(&["nft_do_chain"])
+fn is_table_full(window: &Window, drop: &Dropped) -> bool {
+    window.rise(drop.entity, counter::CONNTRACK_DROP) > 0 && !drop.within(&["nft_do_chain"])
 }
 
-fn table_full(view: &View, dropped: &Dropped) -> Conclusion {
-    let maximum = view.gauge(dropped.entity, gauge::CONNTRACK_MAXIMUM).map_or(0, |g| g.least);
-    let entries = view.gauge(dropped.entity, gauge::CONNTRACK_ENTRIES).map_or(0, |g| g.most);
-    let title =
-        format!("the connection-tracking table is full; {} of new connections dropped", total("packet"));
-    let mut found = Conclusion::of_drop("conntrack-full", dropped, title).severity(CRITICAL).confidence(95);
-    if let Some(amount) = view.counter(dropped.entity, counter::CONNTRACK_DROP) {
+fn table_full(window: &Window, drop: &Dropped) -> Conclusion {
+    let maximum = window.gauge(drop.entity, gauge::CONNTRACK_MAXIMUM).map_or(0, |gauge| gauge.least);
+    let entries = window.gauge(drop.entity, gauge::CONNTRACK_ENTRIES).map_or(0, |gauge| gauge.most);
+    let before = "the connection-tracking table is full; ";
+    let title = Title::counting(before, "packet", " of new connections dropped");
+    let mut found = Conclusion::of_drop(Code::ConntrackFull, drop, title)
+        .severity(Severity::Critical)
+        .confidence(Confidence::Certain);
+    if let Some(amount) = window.counter(drop.entity, counter::CONNTRACK_DROP) {
         found = found.rose("the drop counter of connection tracking", amount);
     }
     if maximum > 0 {
-        found = found.because("table", format!("{entries} entries of at most {maximum}"), 0);
+        found = found.because(Kind::Table, format!("{entries} entries of at most {maximum}"), 0);
     }
-    found.check("table", &[("source", "conntrack".to_owned())]).felt_by(view)
+    found.check("table", &[("source", "conntrack".to_owned())]).with_affected(window)
 }
 
 /// How netfilter answered on behalf of the receiver, if it did.
-fn refusal(view: &View, flow: &Flow, dropped: &Dropped) -> Option<String> {
-    let sent = |what: &What| {
-        matches!(what, What::IcmpSent { v6: false, kind: 3, code } if *code != 4)
-            || matches!(what, What::IcmpSent { v6: true, kind: 1, .. })
-    };
-    let by_icmp = view.of(sent).find(|(key, _)| key.entity == dropped.entity && key.flow.meets(flow));
+fn refusal(window: &Window, drop: &Dropped) -> Option<String> {
+    let is_unreachable = |what: &What| what.icmp_error().is_some_and(|error| error.is_unreachable());
+    let by_icmp =
+        window.of(is_unreachable).find(|(key, _)| key.entity == drop.entity && key.flow.meets(&drop.flow));
     if let Some((key, amount)) = by_icmp
-        && let What::IcmpSent { kind, code, .. } = key.what
+        && let What::IcmpSent(error) = key.what
     {
-        return Some(format!("{} (type {kind}, code {code})", plural(amount.count, "ICMP error")));
+        let errors = plural(amount.count, "ICMP error");
+        return Some(format!("{errors} (type {}, code {})", error.kind, error.code));
     }
-    if flow.proto != TCP {
+    if drop.flow.proto == TCP { reset_by_netfilter(window, drop) } else { None }
+}
+
+/// The stack reports each reset that it sends; netfilter makes its own, which only the counter includes.
+fn reset_by_netfilter(window: &Window, drop: &Dropped) -> Option<String> {
+    let flow = &drop.flow;
+    if window.resets.iter().any(|reset| reset.flow.meets(flow)) {
         return None;
     }
-    // The stack tells of each reset that it sends; netfilter makes its own and only the counter sees it.
-    let stack = view.resets.iter().filter(|r| r.flow.meets(flow)).count();
-    let received =
-        view.of(|what| matches!(what, What::ResetReceived { .. })).find(|(key, _)| key.concerns(flow));
-    if stack == 0 && received.is_some() {
+    if window.of(What::is_reset_received).any(|(key, _)| key.concerns(flow)) {
         return Some("resets that no stack here sent".to_owned());
     }
-    let told: u64 = view.resets.iter().filter(|r| r.entity == dropped.entity).map(|r| r.amount.count).sum();
-    let counted = view.rise(dropped.entity, counter::RESETS_SENT);
-    let gives_reasons = view.resets.iter().any(|r| r.reset.reason.is_some());
-    let local = view.is_local(flow.source());
-    (stack == 0 && !local && gives_reasons && counted > told)
-        .then(|| format!("{} that no stack here sent", plural(counted - told, "reset")))
+    let own = window.resets.iter().filter(|reset| reset.entity == drop.entity);
+    let reported: u64 = own.map(|reset| reset.amount.count).sum();
+    let counted = window.rise(drop.entity, counter::RESETS_SENT);
+    let gives_reasons = window.resets.iter().any(|reset| !reset.reason.is_empty());
+    (!window.is_local(flow.source()) && gives_reasons && counted > reported)
+        .then(|| format!("{} that no stack here sent", plural(counted - reported, "reset")))
 }
 
-fn rejected(view: &View, dropped: &Dropped, how: &str) -> Conclusion {
-    let title = format!("a firewall rule refuses {}: {}", traffic(&dropped.flow), total("packet"));
-    let found = Conclusion::of_drop("firewall-reject", dropped, title).confidence(93);
-    let found = found.because("event", format!("answered with {how}"), dropped.amount.last);
-    with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view)
+fn rejected(window: &Window, drop: &Dropped, how: &str) -> Conclusion {
+    let title = Title::counting(format!("a firewall rule refuses {}: ", describe(&drop.flow)), "packet", "");
+    let found = Conclusion::of_drop(Code::FirewallReject, drop, title).confidence(Confidence::Certain);
+    let found = found.because(Kind::Event, format!("answered with {how}"), drop.amount.last);
+    with_chains(found, drop).severity(outage(window, &drop.flow)).with_affected(window)
 }
 
-/// A reset that does not get through leaves the other side in its belief, which is told where that
-/// shows.
-fn dropped_silently(view: &View, dropped: &Dropped, is_background: bool) -> Conclusion {
-    if dropped.drop.segment == Segment::Rst {
-        let title = format!("a firewall rule drops resets: {}", total("packet"));
-        let found = Conclusion::new("firewall-drop", dropped.entity, dropped.amount, title);
-        return with_chains(found.drops(dropped), dropped).severity(INFO).confidence(80);
+/// A dropped reset leaves the other side in its belief, which is concluded where that shows.
+fn dropped_silently(window: &Window, drop: &Dropped, is_background: bool) -> Conclusion {
+    if drop.segment == Segment::Rst {
+        let title = Title::counting("a firewall rule drops resets: ", "packet", "");
+        let found = Conclusion::new(Code::FirewallDrop, drop.entity, drop.amount, title).drops(drop);
+        return with_chains(found, drop).severity(Severity::Info).confidence(Confidence::Likely);
     }
-    let how = if dropped.within(QUEUES) { "hands to a program that takes nothing" } else { "drops" };
-    let title = format!("a firewall rule {how} {}: {}", traffic(&dropped.flow), total("packet"));
-    let mut found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(95);
-    if dropped.within(QUEUES) {
-        found =
-            found.because("text", "/proc/net/netfilter/nfnetlink_queue lists the queues that are served", 0);
+    let is_queued = drop.within(QUEUES);
+    let how = if is_queued { "hands to a program that takes nothing" } else { "drops" };
+    let title = Title::counting(format!("a firewall rule {how} {}: ", describe(&drop.flow)), "packet", "");
+    let mut found = Conclusion::of_drop(Code::FirewallDrop, drop, title).confidence(Confidence::Certain);
+    if is_queued {
+        found = found.text("/proc/net/netfilter/nfnetlink_queue lists the queues that are served");
     }
-    let found = with_chains(found, dropped).severity(outage(view, &dropped.flow)).felt_by(view);
+    let found = with_chains(found, drop).severity(outage(window, &drop.flow)).with_affected(window);
     if is_background {
-        return found.severity(INFO).because("text", "strangers try many ports, each once", 0);
+        return found.severity(Severity::Info).text("strangers try many ports, each once");
     }
     found
 }
 
-/// Packets from elsewhere that came once and not again, as they would if somebody missed the answer:
-/// how many, by where they were dropped and the port that they were for.
+/// Packets from elsewhere that came once and were not retransmitted, as they would be if somebody missed
+/// the answer: how many, by where they were dropped and the port that they were for.
 type Strangers = BTreeMap<EntityId, BTreeMap<u16, usize>>;
 
-fn strangers(view: &View) -> Strangers {
+fn strangers(window: &Window) -> Strangers {
     let mut strangers = Strangers::new();
-    for d in view.drops.iter().filter(|d| is_stranger(view, d)) {
-        *strangers.entry(d.entity).or_default().entry(d.flow.dport).or_default() += 1;
+    for drop in window.drops.iter().filter(|drop| is_stranger(window, drop)) {
+        *strangers.entry(drop.entity).or_default().entry(drop.flow.dport).or_default() += 1;
     }
     strangers
 }
 
-fn is_stranger(view: &View, d: &Dropped) -> bool {
-    d.amount.count == 1
-        && matches!(d.drop.segment, Segment::Syn | Segment::None)
-        && d.is(&["NETFILTER_DROP"])
-        && !view.is_local(d.flow.source())
+fn is_stranger(window: &Window, drop: &Dropped) -> bool {
+    drop.amount.count == 1
+        && matches!(drop.segment, Segment::Syn | Segment::None)
+        && drop.is(&["NETFILTER_DROP"])
+        && !window.is_local(drop.flow.source())
 }
 
 /// What everybody meets who has a public address: strangers at one port after the other, and no more
 /// of them at this one than at others.
-fn is_background(view: &View, dropped: &Dropped, strangers: &Strangers) -> bool {
-    let Some(ports) = strangers.get(&dropped.entity) else { return false };
-    let at_it = ports.get(&dropped.flow.dport).copied().unwrap_or(0);
-    is_stranger(view, dropped) && ports.len() >= MANY_PORTS && at_it < ports.len()
+fn is_background(window: &Window, drop: &Dropped, strangers: &Strangers) -> bool {
+    let Some(ports) = strangers.get(&drop.entity) else { return false };
+    let at_it = ports.get(&drop.flow.dport).copied().unwrap_or(0);
+    is_stranger(window, drop) && ports.len() >= MANY_PORTS && at_it < ports.len()
 }
 
-fn with_chains(found: Conclusion, dropped: &Dropped) -> Conclusion {
-    let flow = dropped.flow;
+fn with_chains(found: Conclusion, drop: &Dropped) -> Conclusion {
+    let Flow { proto, dport, .. } = drop.flow;
     found.check(
         "netfilter",
         &[
-            ("saddr", flow.source().to_string()),
-            ("daddr", flow.destination().to_string()),
-            ("proto", inspector_sdk::flow::protocol(flow.proto)),
-            ("dport", flow.dport.to_string()),
+            ("saddr", drop.flow.source().to_string()),
+            ("daddr", drop.flow.destination().to_string()),
+            ("proto", protocol::name(proto)),
+            ("dport", dport.to_string()),
         ],
     )
 }
 
-fn traffic(flow: &Flow) -> String {
-    if flow.is_known() {
-        format!("{} {}", inspector_sdk::flow::protocol(flow.proto), flow.show())
-    } else {
-        "traffic".to_owned()
-    }
-}
-
-/// What is told to drop by other means than netfilter, for the same ends.
-fn policy(view: &View, findings: &mut Findings) {
+/// Policies of other subsystems than netfilter, for the same ends.
+fn policy(window: &Window, findings: &mut Findings) {
     for (reason, what) in [("XFRM_POLICY", "an IPsec policy"), ("SECURITY_HOOK", "a security module")] {
-        for dropped in view.drops.iter().filter(|d| d.is(&[reason])) {
-            let title = format!("{what} drops {}: {}", traffic(&dropped.flow), total("packet"));
-            let found = Conclusion::of_drop("firewall-drop", dropped, title).confidence(90);
-            findings.add(found.severity(outage(view, &dropped.flow)).felt_by(view));
+        for drop in window.dropped_for(&[reason]) {
+            let title = Title::counting(format!("{what} drops {}: ", describe(&drop.flow)), "packet", "");
+            let found = Conclusion::of_drop(Code::FirewallDrop, drop, title);
+            findings.add(found.severity(outage(window, &drop.flow)).with_affected(window));
         }
     }
-}
-
-/// Critical if somebody tries in vain to connect through it, and nobody succeeds.
-pub fn outage(view: &View, flow: &Flow) -> u8 {
-    if flow.proto != TCP {
-        return WARNING;
-    }
-    let service = flow.of_service();
-    let tries = |what: &What| {
-        matches!(what, What::ConnectFailed { .. })
-            || matches!(what, What::Retransmit { why } if *why == inspector_sdk::probes::tcp_retransmit::WHY_SYN)
-    };
-    let succeeds = view.count_on(&service, |what| matches!(what, What::Connected | What::Accepted));
-    if succeeds == 0 && view.count_on(flow, tries) > 0 { CRITICAL } else { WARNING }
 }

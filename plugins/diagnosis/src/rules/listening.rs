@@ -1,195 +1,227 @@
 //! Nobody listens: the wrong port, a service that is gone, a connection that one side has lost.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
-use inspector_sdk::flow::TCP;
+use inspector_sdk::analyzer::Role;
+use inspector_sdk::icmp::Meaning;
+use inspector_sdk::protocol::{DNS_PORT, TCP, UDP};
+use inspector_sdk::tcp::{ESTABLISHED, LISTEN};
+use inspector_sdk::{EntityId, Severity};
 
+use crate::codes::Code;
+use crate::confidence::Confidence;
+use crate::evidence::Kind;
 use crate::fact::{Amount, Flow, Segment, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, plural, total};
+use crate::finding::Conclusion;
+use crate::findings::Findings;
 use crate::rules::Rule;
-use crate::rules::packets::is_for_no_tunnel;
-use crate::view::View;
+use crate::rules::traffic::{is_for_no_tunnel, is_traceroute};
+use crate::title::{Title, plural};
+use crate::window::{Dropped, ResetSent, Window};
 
-const UDP: u8 = 17;
-/// DNS answers that come late find their port closed; that is no missing service.
-const DNS: u16 = 53;
-/// Destination ports of traceroute(8): one more with each probe, from the one registered for it.
-pub const TRACEROUTE: RangeInclusive<u16> = 33_434..=33_534;
-/// So many connections that went well, for each that did not, make a remark of it.
+/// So many connections that went well, for each that did not, make it no fault.
 const MANY: u64 = 10;
 /// The same where the service is known to have come, or come back, since.
 const SOME: u64 = 5;
-const LISTEN: u8 = 10;
-const ESTABLISHED: u8 = 1;
+/// Attempts named in the evidence.
+const NAMED: usize = 4;
+/// Ports below are a service's.
+const PRIVILEGED: u16 = 1_024;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule { name: "a connect to a port where nobody listens", judge: closed_tcp_port },
-    Rule { name: "datagrams to a port where nobody listens", judge: closed_udp_port },
-    Rule { name: "a segment of a connection that is not known here", judge: lost_connection },
+    Rule::new("a connect to a port where nobody listens", closed_tcp_port).finds(&[Code::PortNotListening]),
+    Rule::new("datagrams to a port where nobody listens", closed_udp_port).finds(&[Code::PortNotListening]),
+    Rule::new("a segment of a connection that is not known here", lost_connection)
+        .finds(&[Code::StaleConnection])
+        .after(&[Code::ResetAfterClose, Code::ResetByApplication, Code::PortNotListening]),
 ];
+
+/// Connects to a service that were refused, as one kind of event shows them.
+struct Refused {
+    flow: Flow,
+    amount: Amount,
+    /// What the stack did, for people.
+    how: &'static str,
+}
+
+/// By entity, address and port.
+type Services = BTreeMap<(EntityId, [u8; 16], u16), Vec<Refused>>;
 
 /// The stack answers a SYN for which it has no socket with a reset; kernels before 6.10 do not say
 /// so, but drop the SYN with a reason as all do.
-fn closed_tcp_port(view: &View, findings: &mut Findings) {
-    let by_reset = view
-        .resets
-        .iter()
-        .filter(|r| !r.reset.with_socket && r.reset.segment == Segment::Syn)
-        .map(|r| (r.entity, r.flow.back(), r.amount, "answered a SYN with a reset (NO_SOCKET)"));
-    let by_drop = view
-        .drops
-        .iter()
-        .filter(|d| d.is(&["NO_SOCKET"]) && d.flow.proto == TCP && d.drop.segment == Segment::Syn)
-        .map(|d| (d.entity, d.flow, d.amount, "dropped a SYN (NO_SOCKET)"));
-    // Both tell of one packet, so the larger number counts.
-    let mut services: BTreeMap<_, Vec<(Flow, Amount, &str)>> = BTreeMap::new();
-    for (entity, flow, amount, how) in by_reset.chain(by_drop) {
-        services.entry((entity, flow.to, flow.dport)).or_default().push((flow, amount, how));
+fn refused_services(window: &Window) -> Services {
+    let resets = window.resets.iter().filter(|reset| !reset.with_socket && reset.segment == Segment::Syn);
+    let by_reset = resets.map(|reset| {
+        let how = "answered a SYN with a reset (NO_SOCKET)";
+        (reset.entity, Refused { flow: reset.flow.back(), amount: reset.amount, how })
+    });
+    let is_syn = |drop: &&Dropped| drop.flow.proto == TCP && drop.segment == Segment::Syn;
+    let by_drop = window.dropped_for(&["NO_SOCKET"]).filter(is_syn).map(|drop| {
+        (drop.entity, Refused { flow: drop.flow, amount: drop.amount, how: "dropped a SYN (NO_SOCKET)" })
+    });
+    let mut services = Services::new();
+    for (entity, refused) in by_reset.chain(by_drop) {
+        services.entry((entity, refused.flow.to, refused.flow.dport)).or_default().push(refused);
     }
-    for ((entity, _, port), seen) in services {
-        let (flow, _, _) = seen[0];
-        let count_of = |what| seen.iter().filter(|s| s.2 == what).map(|s| s.1.count).sum::<u64>();
-        let mut amount = seen.iter().skip(1).fold(seen[0].1, |sum, s| {
-            let mut sum = sum;
-            sum.add(&s.1);
-            sum
-        });
-        amount.count = seen.iter().map(|s| count_of(s.2)).max().unwrap_or(0);
-        let title = format!(
-            "nobody listens on TCP port {port} of {}; {} refused",
-            flow.destination(),
-            total("connection")
-        );
-        let opened = |what: &What| matches!(what, What::Accepted | What::Connected);
-        let of_service: BTreeSet<_> = seen.iter().map(|s| Flow { sport: 0, ..s.0 }).collect();
-        let went_well = || view.of(opened).filter(|(key, _)| of_service.iter().any(|f| key.flow.meets(f)));
-        let accepted = went_well().map(|(_, a)| a.count).sum::<u64>();
-        let is_back =
-            went_well().map(|(_, a)| a.last).max() > Some(amount.last) && accepted >= SOME * amount.count;
-        let of_pair = view.count_on(&Flow { sport: 0, dport: 0, ..flow }, opened);
-        let of_host = view.of(|what| *what == What::Accepted).filter(|(key, _)| key.entity == entity);
+    services
+}
+
+/// How often, when. A reset and a drop tell of one packet, so the larger number counts.
+fn total(refused: &[Refused]) -> Amount {
+    let mut total = refused[0].amount;
+    refused.iter().skip(1).for_each(|other| total.add(&other.amount));
+    let of_kind = |how: &str| -> u64 {
+        refused.iter().filter(|other| other.how == how).map(|other| other.amount.count).sum()
+    };
+    total.count = refused.iter().map(|other| of_kind(other.how)).max().unwrap_or(0);
+    total
+}
+
+/// What became of other connects to a service and its host.
+struct Others {
+    /// Connections to the service that went well.
+    accepted: u64,
+    /// They did so after it had refused.
+    is_back: bool,
+    /// One refusal among many connections that went well.
+    is_stray: bool,
+}
+
+impl Others {
+    fn of(window: &Window, entity: EntityId, refused: &[Refused], amount: &Amount) -> Self {
+        let flow = refused[0].flow;
+        let of_service: BTreeSet<_> = refused.iter().map(|one| Flow { sport: 0, ..one.flow }).collect();
+        let went_well =
+            || window.of(What::is_open).filter(|(key, _)| of_service.iter().any(|flow| key.flow.meets(flow)));
+        let accepted = went_well().map(|(_, amount)| amount.count).sum::<u64>();
+        let is_later = went_well().map(|(_, amount)| amount.last).max() > Some(amount.last);
+        let of_pair = window.count_on(&Flow { sport: 0, dport: 0, ..flow }, What::is_open);
+        let of_host = window.of(|what| *what == What::Accepted).filter(|(key, _)| key.entity == entity);
         let of_host: u64 = of_host.map(|(_, amount)| amount.count).sum();
-        let is_stray = amount.count == 1 && (of_pair >= MANY || of_host >= MANY * MANY);
-        let severity = match accepted {
-            _ if is_back || is_stray => INFO,
-            0 => CRITICAL,
-            _ => WARNING,
-        };
-        let mut found =
-            Conclusion::new("port-not-listening", entity, amount, title).severity(severity).confidence(95);
-        for (flow, amount, how) in seen.iter().take(4) {
-            found = found
-                .because("event", format!("the stack {how}, {}", flow.show()), amount.last)
-                .with("flow", flow.canonical())
-                .with("role", "cause");
+        Self {
+            accepted,
+            is_back: is_later && accepted >= SOME * amount.count,
+            is_stray: amount.count == 1 && (of_pair >= MANY || of_host >= MANY * MANY),
         }
-        found = seen.iter().fold(found, |found, s| found.flow(s.0));
-        if accepted > 0 {
-            found = found
-                .although(format!("{} to it in the same time went well", plural(accepted, "connection")), 5);
-        }
-        if is_back {
-            found = found.because("event", "since then connections to it go well", amount.last);
-        } else if is_stray {
-            found =
-                found.because("text", "one connect among many connections to this host that went well", 0);
-        }
-        let found = found.check("listeners", &[("port", port.to_string())]);
-        findings.add(found.felt_by(view));
     }
+
+    fn severity(&self) -> Severity {
+        match self.accepted {
+            _ if self.is_back || self.is_stray => Severity::Info,
+            0 => Severity::Critical,
+            _ => Severity::Warning,
+        }
+    }
+
+    fn evidence(&self, mut found: Conclusion, last: u64) -> Conclusion {
+        if self.accepted > 0 {
+            let connections = plural(self.accepted, "connection");
+            found = found.although(format!("{connections} to it in the same time went well"));
+        }
+        if self.is_back {
+            found.because(Kind::Event, "since then connections to it go well", last)
+        } else if self.is_stray {
+            found.text("one connect among many connections to this host that went well")
+        } else {
+            found
+        }
+    }
+}
+
+fn closed_tcp_port(window: &Window, findings: &mut Findings) {
+    for ((entity, _, port), refused) in refused_services(window) {
+        let amount = total(&refused);
+        let others = Others::of(window, entity, &refused, &amount);
+        let before = format!("nobody listens on TCP port {port} of {}; ", refused[0].flow.destination());
+        let title = Title::counting(before, "connection", " refused");
+        let mut found = Conclusion::new(Code::PortNotListening, entity, amount, title)
+            .severity(others.severity())
+            .confidence(Confidence::Certain);
+        for Refused { flow, amount, how } in refused.iter().take(NAMED) {
+            let summary = format!("the stack {how}, {}", flow.show());
+            found = found.because(Kind::Event, summary, amount.last).on(flow, Role::Cause);
+        }
+        let found = found.flows(refused.iter().map(|one| one.flow));
+        let found = others.evidence(found, amount.last).check("listeners", &[("port", port.to_string())]);
+        findings.add(found.with_affected(window));
+    }
+}
+
+/// Whether a datagram comes back from a service: its client has closed its port.
+fn is_late_answer(flow: &Flow) -> bool {
+    flow.sport == DNS_PORT || (flow.sport != 0 && flow.of_service().dport == 0 && flow.sport < PRIVILEGED)
 }
 
 /// A datagram that comes back from a service to a closed port was late; multicast is for whoever
 /// wants it; traceroute(8) asks where nobody listens on purpose.
-fn closed_udp_port(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter().filter(|d| d.is(&["NO_SOCKET"]) && d.flow.proto == UDP && !d.drop.to_many) {
-        let answer = d.flow.sport == DNS
-            || (d.flow.sport != 0 && d.flow.of_service().dport == 0 && d.flow.sport < 1024);
-        if answer || is_for_no_tunnel(d) {
+fn closed_udp_port(window: &Window, findings: &mut Findings) {
+    let is_unicast = |drop: &&Dropped| drop.flow.proto == UDP && !drop.is_multicast;
+    for drop in window.dropped_for(&["NO_SOCKET"]).filter(is_unicast) {
+        if is_late_answer(&drop.flow) || is_for_no_tunnel(drop) {
             continue;
         }
-        let title = format!(
-            "nobody listens on UDP port {} of {}; {} lost",
-            d.flow.dport,
-            d.flow.destination(),
-            total("datagram")
-        );
-        let told = view.of(|what| {
-            matches!(
-                what,
-                What::IcmpSent { v6: false, kind: 3, code: 3 }
-                    | What::IcmpSent { v6: true, kind: 1, code: 4 }
-            )
-        });
-        let told = told.filter(|(key, _)| key.flow.meets(&d.flow)).map(|(_, a)| a.count).sum::<u64>();
-        let mut found = Conclusion::of_drop("port-not-listening", d, title).confidence(80);
-        if told > 0 {
-            found = found
-                .because(
-                    "event",
-                    format!("{} sent: port unreachable", plural(told, "ICMP error")),
-                    d.amount.last,
-                )
-                .confidence(90);
+        let port = drop.flow.dport;
+        let before = format!("nobody listens on UDP port {port} of {}; ", drop.flow.destination());
+        let title = Title::counting(before, "datagram", " lost");
+        let answers = window.of(|what| what.is_icmp(Meaning::PortUnreachable));
+        let answers = answers.filter(|(key, _)| key.flow.meets(&drop.flow));
+        let answers = answers.map(|(_, amount)| amount.count).sum::<u64>();
+        let mut found =
+            Conclusion::of_drop(Code::PortNotListening, drop, title).confidence(Confidence::Likely);
+        if answers > 0 {
+            let summary = format!("{} sent: port unreachable", plural(answers, "ICMP error"));
+            found = found.because(Kind::Event, summary, drop.amount.last).confidence(Confidence::Strong);
         }
-        if TRACEROUTE.contains(&d.flow.dport) {
-            found = found.severity(INFO).although("traceroute(8) uses such ports", 40);
+        if is_traceroute(&drop.flow) {
+            found = found.severity(Severity::Info).although("traceroute(8) uses such ports");
         }
-        let found = found.check("listeners", &[("port", d.flow.dport.to_string())]);
-        findings.add(found.felt_by(view));
+        let found = found.check("listeners", &[("port", port.to_string())]);
+        findings.add(found.with_affected(window));
     }
 }
 
 /// The stack resets what belongs to no connection that it knows, and a listener resets stray
-/// segments. Worth a warning if the peer believed in the connection.
-fn lost_connection(view: &View, findings: &mut Findings) {
-    let by_reset = view.resets.iter().filter(|r| {
-        let unknown = !r.reset.with_socket && r.reset.segment == Segment::Other;
-        unknown || (r.reset.with_socket && r.reset.state == LISTEN && r.reset.segment != Segment::Syn)
-    });
-    for r in by_reset {
-        if findings.explain(&r.flow) {
-            continue;
+/// segments. Before 6.10 there is no event for a reset without a socket.
+fn lost_connection(window: &Window, findings: &mut Findings) {
+    let is_by_reset = |reset: &&ResetSent| {
+        let is_unknown = !reset.with_socket && reset.segment == Segment::Other;
+        is_unknown || (reset.with_socket && reset.state == LISTEN && reset.segment != Segment::Syn)
+    };
+    for reset in window.resets.iter().filter(is_by_reset) {
+        if !findings.explain(&reset.flow) {
+            findings.add(lost(window, reset.entity, reset.flow.back(), reset.amount));
         }
-        let peer_believed =
-            view.count_on(&r.flow, |what| *what == What::ResetReceived { state: ESTABLISHED });
-        lost(view, findings, r.entity, r.flow.back(), r.amount, peer_believed);
     }
-    // Before 6.10 there is no event for a reset without a socket.
-    let told = |flow: &Flow| view.resets.iter().any(|r| r.flow.meets(flow));
-    let by_drop = view.drops.iter().filter(|d| {
-        d.flow.proto == TCP
-            && d.drop.segment == Segment::Other
-            && d.is(&["NO_SOCKET"])
-            && !d.within(&["cookie"])
-    });
-    for d in by_drop.filter(|d| !told(&d.flow)) {
-        if findings.explain(&d.flow) {
-            continue;
+    let is_by_drop = |drop: &&Dropped| {
+        drop.flow.proto == TCP && drop.segment == Segment::Other && !drop.within(&["cookie"])
+    };
+    for drop in window.dropped_for(&["NO_SOCKET"]).filter(is_by_drop) {
+        let is_reported = window.resets.iter().any(|reset| reset.flow.meets(&drop.flow));
+        if !is_reported && !findings.explain(&drop.flow) {
+            findings.add(lost(window, drop.entity, drop.flow, drop.amount));
         }
-        let peer_believed =
-            view.count_on(&d.flow, |what| *what == What::ResetReceived { state: ESTABLISHED });
-        lost(view, findings, d.entity, d.flow, d.amount, peer_believed);
     }
 }
 
-fn lost(view: &View, findings: &mut Findings, at: u32, flow: Flow, amount: Amount, peer_believed: u64) {
+/// Worth a warning if the peer believed in the connection.
+fn lost(window: &Window, at: EntityId, flow: Flow, amount: Amount) -> Conclusion {
+    let is_established = |what: &What| *what == What::ResetReceived { state: ESTABLISHED };
+    let peer_believed = window.count_on(&flow, is_established) > 0;
     // The end of a connection that was here a moment ago.
-    let ended = view.of(|what| matches!(what, What::Closed { .. }));
-    let ended_here = ended.filter(|(key, _)| key.entity == at && key.flow.meets(&flow)).count() > 0;
-    let title =
-        format!("{} of connections that it does not know (any more) answered with a reset", total("segment"));
-    let mut found = Conclusion::new("stale-connection", at, amount, title).flow(flow).confidence(75);
-    found = found
-        .because("event", format!("the stack has no connection {}", flow.show()), amount.last)
-        .with("flow", flow.canonical())
-        .with("role", "cause");
-    if peer_believed > 0 {
-        found = found.confidence(92);
-    } else if ended_here {
-        found = found.although("the connection was closed here shortly before", 30).severity(0);
-    }
-    findings.add(found.felt_by(view));
+    let mut ended = window.of(|what| matches!(what, What::Closed { .. }));
+    let ended_here = ended.any(|(key, _)| key.entity == at && key.flow.meets(&flow));
+    let after = " of connections that it does not know (any more) answered with a reset";
+    let summary = format!("the stack has no connection {}", flow.show());
+    let found = Conclusion::new(Code::StaleConnection, at, amount, Title::counting("", "segment", after))
+        .flow(flow)
+        .confidence(if peer_believed { Confidence::Certain } else { Confidence::Likely })
+        .because(Kind::Event, summary, amount.last)
+        .on(&flow, Role::Cause);
+    let found = if !peer_believed && ended_here {
+        found.severity(Severity::Info).although("the connection was closed here shortly before")
+    } else {
+        found
+    };
+    found.with_affected(window)
 }

@@ -1,141 +1,142 @@
 //! Queues and tables of TCP that are full: accept queue, SYN queue, local ports, TIME-WAIT.
 
-use inspector_sdk::EntityId;
+use inspector_sdk::analyzer::Role;
+use inspector_sdk::{EntityId, Severity};
 
+use crate::codes::Code;
+use crate::confidence::Confidence;
 use crate::counters::counter;
-use crate::fact::What;
-use crate::finding::{CRITICAL, Conclusion, Findings, WARNING, plural, total};
+use crate::evidence::Kind;
+use crate::fact::{Flow, What};
+use crate::finding::Conclusion;
+use crate::findings::Findings;
 use crate::rules::Rule;
-use crate::view::View;
+use crate::title::{Title, plural};
+use crate::window::Window;
 
-/// SYN-ACKs sent again, or cookies, before it is called a flood.
+/// SYN-ACKs retransmitted, or cookies, before it is called a flood.
 const FLOOD: u64 = 50;
+/// Listening ports that are looked at.
+const PORTS: usize = 4;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule { name: "an accept queue is full", judge: accept_queue },
-    Rule { name: "a SYN queue is full", judge: syn_queue },
-    Rule { name: "no local port is left", judge: local_ports },
-    Rule { name: "TIME-WAIT sockets are at their limit", judge: time_wait },
+    Rule::new("an accept queue is full", accept_queue)
+        .finds(&[Code::AcceptQueueOverflow])
+        .after(&[Code::FirewallDrop]),
+    Rule::new("a SYN queue is full", syn_queue).finds(&[Code::SynQueueOverflow]).after(&[Code::FirewallDrop]),
+    Rule::new("no local port is left", local_ports).finds(&[Code::LocalPortExhaustion]),
+    Rule::new("TIME-WAIT sockets are at their limit", time_wait).finds(&[Code::TimeWaitOverflow]),
 ];
 
 /// No packet is dropped with an event, so the counter says it, and the clients' SYNs say whose.
-fn accept_queue(view: &View, findings: &mut Findings) {
-    for (entity, amount) in view.risen(counter::LISTEN_OVERFLOWS) {
-        let title = format!(
-            "an accept queue is full: the application accepts too slowly or its backlog is too small; {} turned away",
-            total("connection attempt")
+fn accept_queue(window: &Window, findings: &mut Findings) {
+    for (entity, amount) in window.risen(counter::LISTEN_OVERFLOWS) {
+        let title = Title::counting(
+            "an accept queue is full: the application accepts too slowly or its backlog is too small; ",
+            "connection attempt",
+            " turned away",
         );
-        let found =
-            Conclusion::new("accept-queue-overflow", entity, amount, title).severity(CRITICAL).confidence(95);
-        let found = found.rose("TcpExtListenOverflows", amount);
-        let found = clients(view, findings, found, entity);
-        findings.add(found.felt_by(view));
+        let found = Conclusion::new(Code::AcceptQueueOverflow, entity, amount, title)
+            .severity(Severity::Critical)
+            .confidence(Confidence::Certain)
+            .rose("TcpExtListenOverflows", amount);
+        findings.add(clients(window, findings, found).with_affected(window));
     }
 }
 
-/// A full queue of one kind goes with one of the other, with the same clients.
-const QUEUES: &[&str] = &["accept-queue-overflow", "syn-queue-overflow"];
-
 /// Adds the conversations of those who try to connect to an entity, but for those of which it is known
-/// why they cannot: a firewall that drops the SYNs for one port does not fill the queue of another.
-pub fn clients(view: &View, findings: &Findings, mut found: Conclusion, entity: EntityId) -> Conclusion {
+/// why they cannot: a firewall that drops the SYNs for one port does not fill the queue of another. A
+/// full queue of one kind goes with one of the other, with the same clients.
+pub fn clients(window: &Window, findings: &Findings, mut found: Conclusion) -> Conclusion {
+    let entity = found.at;
     let mut ports = Vec::new();
-    for (key, _) in view.of(What::is_silence).filter(|(key, _)| !findings.explain_but(QUEUES, &key.flow)) {
+    let is_unexplained = |flow: &Flow| !findings.explain_but(Code::FULL_QUEUES, flow);
+    for (key, _) in window.of(What::is_silence).filter(|(key, _)| is_unexplained(&key.flow)) {
         let to = key.flow.destination();
-        if view.owns(entity, to) && (!view.is_shared(to) || view.saw(entity, &key.flow)) {
+        if window.owns(entity, to) && (!window.is_shared(to) || window.observed(entity, &key.flow)) {
             found = found.flow(key.flow);
             ports.push(key.flow.dport);
         }
     }
-    for (key, _) in view.of(|what| *what == What::SynAckAgain).filter(|(key, _)| key.entity == entity) {
+    for (key, _) in window.of(|what| *what == What::SynAckRetransmit).filter(|(key, _)| key.entity == entity)
+    {
         found = found.flow(key.flow);
         ports.push(key.flow.sport);
     }
     ports.sort_unstable();
     ports.dedup();
-    for port in ports.into_iter().take(4) {
-        found = found.check("listeners", &[("port", port.to_string())]);
-    }
-    found
+    let port = |found: Conclusion, port: u16| found.check("listeners", &[("port", port.to_string())]);
+    ports.into_iter().take(PORTS).fold(found, port)
 }
 
-fn syn_queue(view: &View, findings: &mut Findings) {
-    for entity in view.entities() {
-        let (cookies, full) = (
-            view.counter(entity, counter::SYNCOOKIES_SENT),
-            view.counter(entity, counter::REQUEST_QUEUE_FULL),
-        );
-        let drops = view.counter(entity, counter::LISTEN_DROPS);
-        let overflows = view.rise(entity, counter::LISTEN_OVERFLOWS);
-        let unexplained = drops.filter(|drops| drops.count > overflows);
-        let Some(amount) = cookies.or(full).or(unexplained) else { continue };
-        let again: u64 = view
-            .of(|what| *what == What::SynAckAgain)
-            .filter(|(key, _)| key.entity == entity)
-            .map(|(_, a)| a.count)
-            .sum();
-        // A drop of a SYN by a listener has other causes too.
-        if cookies.is_none() && full.is_none() && again == 0 {
-            continue;
-        }
-        let title = format!(
-            "more half-open connections than the SYN queue holds ({} beyond it): a flood, or clients whose answers get lost",
-            amount.count
-        );
-        let severity = if amount.count >= FLOOD { CRITICAL } else { WARNING };
-        let mut found =
-            Conclusion::new("syn-queue-overflow", entity, amount, title).severity(severity).confidence(92);
-        for (name, amount) in
-            [("TcpExtSyncookiesSent", cookies), ("TcpExtTCPReqQFull*", full), ("TcpExtListenDrops", drops)]
-        {
-            if let Some(amount) = amount {
-                found = found.rose(name, amount);
-            }
-        }
-        if again > 0 {
-            found = found.because(
-                "event",
-                format!("{} sent again without an answer", plural(again, "SYN-ACK")),
-                amount.last,
-            );
-        }
-        if overflows > 0 {
-            found = found.although("an accept queue was full at the same time", 20);
-        }
-        let found = clients(view, findings, found, entity);
-        findings.add(found.felt_by(view));
+fn syn_queue(window: &Window, findings: &mut Findings) {
+    for found in window.entities().into_iter().filter_map(|entity| full_syn_queue(window, entity)) {
+        findings.add(clients(window, findings, found).with_affected(window));
     }
+}
+
+fn full_syn_queue(window: &Window, entity: EntityId) -> Option<Conclusion> {
+    let cookies = window.counter(entity, counter::SYNCOOKIES_SENT);
+    let full = window.counter(entity, counter::REQUEST_QUEUE_FULL);
+    let drops = window.counter(entity, counter::LISTEN_DROPS);
+    let overflows = window.rise(entity, counter::LISTEN_OVERFLOWS);
+    let unexplained = drops.filter(|drops| drops.count > overflows);
+    let amount = cookies.or(full).or(unexplained)?;
+    let retransmits = syn_ack_retransmits(window, entity);
+    // A drop of a SYN by a listener has other causes too.
+    if cookies.is_none() && full.is_none() && retransmits == 0 {
+        return None;
+    }
+    let title = format!(
+        "more half-open connections than the SYN queue holds ({} beyond it): a flood, or clients whose answers get lost",
+        amount.count
+    );
+    let severity = if amount.count >= FLOOD { Severity::Critical } else { Severity::Warning };
+    let mut found = Conclusion::new(Code::SynQueueOverflow, entity, amount, title)
+        .severity(severity)
+        // That the queue is full is certain; whether it is a flood or lost answers is not.
+        .confidence(Confidence::Likely);
+    let counters =
+        [("TcpExtSyncookiesSent", cookies), ("TcpExtTCPReqQFull*", full), ("TcpExtListenDrops", drops)];
+    for (name, amount) in counters.into_iter().filter_map(|(name, amount)| Some((name, amount?))) {
+        found = found.rose(name, amount);
+    }
+    if retransmits > 0 {
+        let summary = format!("{} sent again without an answer", plural(retransmits, "SYN-ACK"));
+        found = found.because(Kind::Event, summary, amount.last);
+    }
+    Some(if overflows > 0 { found.although("an accept queue was full at the same time") } else { found })
+}
+
+fn syn_ack_retransmits(window: &Window, entity: EntityId) -> u64 {
+    let all = window.of(|what| *what == What::SynAckRetransmit).filter(|(key, _)| key.entity == entity);
+    all.map(|(_, amount)| amount.count).sum()
 }
 
 /// `connect` fails before it has a port: the state turns to SYN_SENT and back at once.
-fn local_ports(view: &View, findings: &mut Findings) {
+fn local_ports(window: &Window, findings: &mut Findings) {
     let is_portless = |what: &What| matches!(what, What::ConnectFailed { error: 0, portless: true, .. });
-    for (key, amount) in view.of(is_portless) {
-        let title = format!(
-            "no local port is left for {}: {} failed at once",
-            key.flow.destination(),
-            total("connect")
+    for (key, amount) in window.of(is_portless) {
+        let to = key.flow.destination();
+        let title =
+            Title::counting(format!("no local port is left for {to}: "), "connect", " failed at once");
+        let summary = format!("connects without a local port, {}", key.flow.show());
+        findings.add(
+            Conclusion::new(Code::LocalPortExhaustion, key.entity, *amount, title)
+                .severity(Severity::Critical)
+                .flow(key.flow)
+                .because(Kind::Event, summary, amount.last)
+                .on(&key.flow, Role::Cause),
         );
-        let found = Conclusion::new("local-port-exhaustion", key.entity, *amount, title)
-            .severity(CRITICAL)
-            .flow(key.flow);
-        let found = found.because(
-            "event",
-            format!("connects without a local port, {}", key.flow.show()),
-            amount.last,
-        );
-        findings.add(found.with("flow", key.flow.canonical()).with("role", "cause"));
     }
 }
 
-fn time_wait(view: &View, findings: &mut Findings) {
-    for (entity, amount) in view.risen(counter::TIME_WAIT_OVERFLOW) {
-        let title =
-            format!("the limit of TIME-WAIT sockets is reached; {} closed without it", total("connection"));
-        findings.add(
-            Conclusion::new("time-wait-overflow", entity, amount, title)
-                .rose("TcpExtTCPTimeWaitOverflow", amount),
-        );
+fn time_wait(window: &Window, findings: &mut Findings) {
+    for (entity, amount) in window.risen(counter::TIME_WAIT_OVERFLOW) {
+        let before = "the limit of TIME-WAIT sockets is reached; ";
+        let title = Title::counting(before, "connection", " closed without it");
+        let found = Conclusion::new(Code::TimeWaitOverflow, entity, amount, title);
+        findings.add(found.rose("TcpExtTCPTimeWaitOverflow", amount));
     }
 }

@@ -1,240 +1,216 @@
-//! The way: routes that are missing or refuse, routers that do not forward, addresses that cannot be.
+//! The path: routes that are missing or refuse, routers that do not forward, addresses that cannot be.
 
-use std::net::IpAddr;
+use inspector_sdk::analyzer::Role;
+use inspector_sdk::errno::{self, EACCES, EHOSTUNREACH, ENETUNREACH};
+use inspector_sdk::icmp::Meaning;
+use inspector_sdk::{EntityId, Severity};
 
-use inspector_sdk::EntityId;
-
+use crate::codes::Code;
+use crate::confidence::Confidence;
 use crate::counters::counter;
-use crate::fact::{Flow, What};
-use crate::finding::{CRITICAL, Conclusion, Findings, INFO, WARNING, total};
+use crate::evidence::Kind;
+use crate::fact::{Amount, Flow, What};
+use crate::finding::Conclusion;
+use crate::findings::Findings;
 use crate::rules::Rule;
-use crate::rules::firewall::outage;
-use crate::rules::listening::TRACEROUTE;
 use crate::rules::queues::clients;
-use crate::view::{Dropped, View};
+use crate::rules::traffic::{is_martian, is_traceroute, outage, worst_outage};
+use crate::title::Title;
+use crate::window::{Dropped, Window};
 
-const ENETUNREACH: u32 = 101;
+/// ICMP errors of which a few are a traceroute.
+const FEW: u64 = 3;
 
 /// The rules.
 pub const RULES: &[Rule] = &[
-    Rule { name: "a router has no route", judge: missing },
-    Rule { name: "this node has no route for what it sends", judge: missing_locally },
-    Rule { name: "a route refuses what is forwarded", judge: blocked },
-    Rule { name: "a route refuses what is sent from here", judge: blocked_locally },
-    Rule { name: "a host is asked to forward and does not", judge: not_forwarding },
-    Rule { name: "the reverse-path filter refuses", judge: reverse_path },
-    Rule { name: "a source address that cannot be", judge: martian },
-    Rule { name: "a packet ran out of hops", judge: hops },
+    Rule::new("a router has no route", missing).finds(&[Code::RouteMissing, Code::RouteBlocked]),
+    Rule::new("this node has no route for what it sends", missing_locally)
+        .finds(&[Code::RouteMissing])
+        .after(&[Code::FirewallDrop]),
+    Rule::new("a route refuses what is forwarded", blocked).finds(&[Code::RouteBlocked]),
+    Rule::new("a route refuses what is sent from here", blocked_locally).finds(&[Code::RouteBlocked]),
+    Rule::new("a host is asked to forward and does not", not_forwarding).finds(&[Code::ForwardingDisabled]),
+    Rule::new("the reverse-path filter refuses", reverse_path).finds(&[Code::ReversePathFilter]),
+    Rule::new("a source address that cannot be", martian).finds(&[Code::MartianSource]),
+    Rule::new("a packet ran out of hops", hops).finds(&[Code::TtlExceeded]),
 ];
 
-fn conclude(
-    view: &View,
-    findings: &mut Findings,
-    code: &'static str,
-    d: &Dropped,
-    title: String,
-    confidence: u8,
-) {
-    findings.add(refusal(view, code, d, title).confidence(confidence).felt_by(view));
+fn of_drop(window: &Window, code: Code, drop: &Dropped, title: Title) -> Conclusion {
+    let ends = [("to", drop.flow.destination().to_string()), ("from", drop.flow.source().to_string())];
+    Conclusion::of_drop(code, drop, title).severity(outage(window, &drop.flow)).check("route", &ends)
 }
 
-fn refusal(view: &View, code: &'static str, d: &Dropped, title: String) -> Conclusion {
-    let way = [("to", d.flow.destination().to_string()), ("from", d.flow.source().to_string())];
-    Conclusion::of_drop(code, d, title).severity(outage(view, &d.flow)).check("route", &way)
-}
-
-fn missing(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter().filter(|d| !d.is_noise && d.is(&["IP_INNOROUTES", "IP_OUTNOROUTES"])) {
+fn missing(window: &Window, findings: &mut Findings) {
+    for drop in window.missed().filter(|drop| drop.is(&["IP_INNOROUTES", "IP_OUTNOROUTES"])) {
+        let to = drop.flow.destination();
         // IPv6 has one reason for both; only its answer tells them apart.
-        let answer = |what: &What| matches!(what, What::IcmpSent { v6: true, kind: 1, code: 1 });
-        let (to, packets) = (d.flow.destination(), total("packet"));
-        if view.count_on(&d.flow, answer) > 0 {
-            let title = format!("the route to {to} is of type prohibit: {packets} dropped");
-            let found = refusal(view, "route-blocked", d, title).confidence(93);
-            findings.add(found.value("type", "prohibit").felt_by(view));
+        let is_prohibited = |what: &What| {
+            what.icmp_error().is_some_and(|error| error.is_v6 && error.meaning() == Meaning::Prohibited)
+        };
+        let found = if window.count_on(&drop.flow, is_prohibited) > 0 {
+            let before = format!("the route to {to} is of type prohibit: ");
+            let title = Title::counting(before, "packet", " dropped");
+            of_drop(window, Code::RouteBlocked, drop, title).value("type", "prohibit")
         } else {
-            conclude(view, findings, "route-missing", d, format!("no route to {to}: {packets} dropped"), 95);
-        }
+            let title = Title::counting(format!("no route to {to}: "), "packet", " dropped");
+            of_drop(window, Code::RouteMissing, drop, title)
+        };
+        findings.add(found.confidence(Confidence::Certain).with_affected(window));
     }
 }
 
-fn missing_locally(view: &View, findings: &mut Findings) {
-    for (key, amount) in refused(view, |error| error == ENETUNREACH) {
-        let title = format!("no route to {}: {} failed", key.0.destination(), total("send"));
-        findings.add(locally("route-missing", key, amount, title));
+fn missing_locally(window: &Window, findings: &mut Findings) {
+    for refusal in refusals(window).filter(|refusal| refusal.error == ENETUNREACH) {
+        let before = format!("no route to {}: ", refusal.flow.destination());
+        findings.add(refusal.conclude(Code::RouteMissing, Title::counting(before, "send", " failed")));
     }
-    for (entity, amount) in view.risen(counter::OUT_NO_ROUTES) {
-        if findings.has(&["route-missing"], entity) {
+    for (entity, amount) in window.risen(counter::OUT_NO_ROUTES) {
+        if findings.has(&[Code::RouteMissing], entity) {
             continue;
         }
-        let title = format!("no route for what is sent from here: {} failed", total("send"));
-        let found = Conclusion::new("route-missing", entity, amount, title).rose("IpOutNoRoutes", amount);
-        // Whoever connects to it waits for answers that have no way back.
-        let mut found = clients(view, findings, found, entity);
+        let title = Title::counting("no route for what is sent from here: ", "send", " failed");
+        let found = Conclusion::new(Code::RouteMissing, entity, amount, title).rose("IpOutNoRoutes", amount);
+        // Whoever connects to it waits for answers that have no route back.
+        let mut found = clients(window, findings, found);
         if let Some(back) = found.flows.first().map(Flow::source) {
             found = found.value("destination", back);
         }
-        let worst = found.flows.iter().map(|flow| outage(view, flow)).max().unwrap_or(WARNING);
-        findings.add(found.severity(worst).felt_by(view));
+        let severity = worst_outage(window, &found.flows, Severity::Warning);
+        findings.add(found.severity(severity).with_affected(window));
     }
 }
 
 /// On a router such a route ends in `ip_error` without a reason of its own; IPv6 has a function for
 /// each kind.
-fn blocked(view: &View, findings: &mut Findings) {
-    let is = |d: &&Dropped| {
-        !d.is_noise
-            && d.is(&["NOT_SPECIFIED"])
-            && d.within(&["ip_error", "dst_discard", "ip6_pkt_discard", "ip6_pkt_prohibit", "ip6_pkt_drop"])
-    };
-    for d in view.drops.iter().filter(is) {
-        let answer =
-            view.of(|what| matches!(what, What::IcmpSent { .. })).find(|(key, _)| key.flow.meets(&d.flow));
-        let kind = match answer.map(|(key, _)| key.what) {
-            Some(
-                What::IcmpSent { v6: false, code: 9 | 10 | 13, .. }
-                | What::IcmpSent { v6: true, code: 1, .. },
-            ) => "prohibit",
-            Some(What::IcmpSent { .. }) => "unreachable",
-            _ => "blackhole",
+fn blocked(window: &Window, findings: &mut Findings) {
+    let symbols = ["ip_error", "dst_discard", "ip6_pkt_discard", "ip6_pkt_prohibit", "ip6_pkt_drop"];
+    let is_by_route = |drop: &&Dropped| drop.is(&["NOT_SPECIFIED"]) && drop.within(&symbols);
+    for drop in window.missed().filter(is_by_route) {
+        let answers = window.of(|what| what.icmp_error().is_some());
+        let answer = answers.into_iter().find(|(key, _)| key.flow.meets(&drop.flow));
+        let kind = match answer.and_then(|(key, _)| key.what.icmp_error()) {
+            Some(error) if error.meaning() == Meaning::Prohibited => "prohibit",
+            Some(_) => "unreachable",
+            None => "blackhole",
         };
-        let title =
-            format!("the route to {} is of type {kind}: {} dropped", d.flow.destination(), total("packet"));
-        let found = refusal(view, "route-blocked", d, title).confidence(90);
-        findings.add(found.value("type", kind).felt_by(view));
+        let before = format!("the route to {} is of type {kind}: ", drop.flow.destination());
+        let title = Title::counting(before, "packet", " dropped");
+        let found = of_drop(window, Code::RouteBlocked, drop, title);
+        findings.add(found.value("type", kind).with_affected(window));
     }
 }
 
-fn blocked_locally(view: &View, findings: &mut Findings) {
-    for (key, amount) in refused(view, |error| error != ENETUNREACH) {
-        let kind = match key.2 {
-            13 => "prohibit",
-            113 => "unreachable",
+fn blocked_locally(window: &Window, findings: &mut Findings) {
+    for refusal in refusals(window).filter(|refusal| refusal.error != ENETUNREACH) {
+        let kind = match refusal.error {
+            EACCES => "prohibit",
+            EHOSTUNREACH => "unreachable",
             _ => "blackhole",
         };
-        let title =
-            format!("the route to {} is of type {kind}: {} failed", key.0.destination(), total("send"));
-        findings.add(locally("route-blocked", key, amount, title).value("type", kind));
+        let before = format!("the route to {} is of type {kind}: ", refusal.flow.destination());
+        let title = Title::counting(before, "send", " failed");
+        findings.add(refusal.conclude(Code::RouteBlocked, title).value("type", kind));
     }
 }
 
-type Refusal = (Flow, EntityId, u32);
+/// A route that refused what was sent from here.
+struct Refusal {
+    flow: Flow,
+    entity: EntityId,
+    error: u32,
+    amount: Amount,
+}
 
-fn refused(view: &View, is: impl Fn(u32) -> bool) -> Vec<(Refusal, crate::fact::Amount)> {
-    let facts = view.of(|what| matches!(what, What::RouteRefused { .. }));
-    let all = facts.filter_map(|(key, amount)| match key.what {
-        What::RouteRefused { error } if is(error) => Some(((key.flow, key.entity, error), *amount)),
+fn refusals(window: &Window) -> impl Iterator<Item = Refusal> {
+    let refused = window.of(|what| matches!(what, What::RouteRefused { .. }));
+    refused.filter_map(|(key, amount)| match key.what {
+        What::RouteRefused { error } => {
+            Some(Refusal { flow: key.flow, entity: key.entity, error, amount: *amount })
+        }
         _ => None,
-    });
-    all.collect()
+    })
 }
 
-fn locally(
-    code: &'static str,
-    (flow, entity, error): Refusal,
-    amount: crate::fact::Amount,
-    title: String,
-) -> Conclusion {
-    let summary = format!(
-        "a route lookup for {} failed with {}",
-        flow.destination(),
-        inspector_sdk::errno::name(error)
-    );
-    let found = Conclusion::new(code, entity, amount, title).severity(CRITICAL).confidence(95).flow(flow);
-    found
-        .because("event", summary, amount.last)
-        .with("flow", flow.canonical())
-        .with("role", "cause")
-        .check("route", &[("to", flow.destination().to_string())])
+impl Refusal {
+    fn conclude(&self, code: Code, title: Title) -> Conclusion {
+        let to = self.flow.destination();
+        let summary = format!("a route lookup for {to} failed with {}", errno::name(self.error));
+        Conclusion::new(code, self.entity, self.amount, title)
+            .severity(Severity::Critical)
+            .confidence(Confidence::Certain)
+            .flow(self.flow)
+            .because(Kind::Event, summary, self.amount.last)
+            .on(&self.flow, Role::Cause)
+            .check("route", &[("to", to.to_string())])
+    }
 }
 
 /// A host gets what is for another one, and is no router. What is for nobody it knows is often
 /// meant for an address that has moved.
-fn not_forwarding(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter().filter(|d| d.is(&["IP_INADDRERRORS"])) {
-        let title = format!(
-            "asked to forward packets to {}, but forwarding is off: {} dropped",
-            d.flow.destination(),
-            total("packet")
-        );
-        let confidence = if outage(view, &d.flow) == CRITICAL { 92 } else { 80 };
-        conclude(view, findings, "forwarding-disabled", d, title, confidence);
+fn not_forwarding(window: &Window, findings: &mut Findings) {
+    for drop in window.dropped_for(&["IP_INADDRERRORS"]) {
+        let before =
+            format!("asked to forward packets to {}, but forwarding is off: ", drop.flow.destination());
+        let title = Title::counting(before, "packet", " dropped");
+        let found = of_drop(window, Code::ForwardingDisabled, drop, title);
+        let is_outage = found.severity == Severity::Critical;
+        let confidence = if is_outage { Confidence::Certain } else { Confidence::Likely };
+        findings.add(found.confidence(confidence).with_affected(window));
     }
-    let without_reason = |d: &&Dropped| d.is(&["NOT_SPECIFIED"]) && d.within(&["ip6_forward"]);
-    for d in view.drops.iter().filter(without_reason) {
-        let title =
-            format!("asked to forward packets to {} and does not: {}", d.flow.destination(), total("packet"));
-        conclude(view, findings, "forwarding-disabled", d, title, 75);
-    }
-}
-
-fn reverse_path(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter().filter(|d| d.is(&["IP_RPFILTER"])) {
-        let title = format!(
-            "source validation refuses {}: the way back is through another device; {}",
-            d.flow.source(),
-            total("packet")
-        );
-        conclude(view, findings, "reverse-path-filter", d, title, 95);
+    for drop in window.dropped_for(&["NOT_SPECIFIED"]).filter(|drop| drop.within(&["ip6_forward"])) {
+        let before = format!("asked to forward packets to {} and does not: ", drop.flow.destination());
+        let found = of_drop(window, Code::ForwardingDisabled, drop, Title::counting(before, "packet", ""));
+        findings.add(found.confidence(Confidence::Likely).with_affected(window));
     }
 }
 
-/// Kernels before 6.13 have no reason for it and IPv6 has none of its own, but the addresses say it.
-fn martian(view: &View, findings: &mut Findings) {
-    for d in view.drops.iter().filter(|d| is_martian(view, d)) {
-        let packets = total("packet");
-        let title = if d.is(&["IP_LOCALNET"]) && d.flow.destination().is_loopback() {
-            format!("packets for the host's own {} came over a network: {packets}", d.flow.destination())
+fn reverse_path(window: &Window, findings: &mut Findings) {
+    for drop in window.dropped_for(&["IP_RPFILTER"]) {
+        let before = format!(
+            "source validation refuses {}: the way back is through another device; ",
+            drop.flow.source()
+        );
+        let found = of_drop(window, Code::ReversePathFilter, drop, Title::counting(before, "packet", ""));
+        findings.add(found.confidence(Confidence::Certain).with_affected(window));
+    }
+}
+
+fn martian(window: &Window, findings: &mut Findings) {
+    for drop in window.drops.iter().filter(|drop| is_martian(window, drop)) {
+        let (from, to) = (drop.flow.source(), drop.flow.destination());
+        let before = if drop.is(&["IP_LOCALNET"]) && to.is_loopback() {
+            format!("packets for the host's own {to} came over a network: ")
         } else {
-            format!("packets from the impossible address {}: {packets}", d.flow.source())
+            format!("packets from the impossible address {from}: ")
         };
-        conclude(view, findings, "martian-source", d, title, 90);
+        let found = of_drop(window, Code::MartianSource, drop, Title::counting(before, "packet", ""));
+        findings.add(found.with_affected(window));
     }
-}
-
-/// Whether a packet was dropped for its source address.
-pub fn is_martian(view: &View, d: &Dropped) -> bool {
-    let source = d.flow.source();
-    let impossible = match source {
-        IpAddr::V4(ip) => {
-            ip.is_loopback() || ip.is_broadcast() || ip.is_multicast() || view.owns(d.entity, source)
-        }
-        IpAddr::V6(ip) => ip.is_loopback() || ip.is_multicast(),
-    };
-    d.is(&["IP_LOCAL_SOURCE", "IP_INVALID_SOURCE", "IP_LOCALNET"])
-        || (impossible && d.is(&["NOT_SPECIFIED", "IP_INHDR"]) && d.within(&["ip_rcv_finish", "ip6_rcv"]))
 }
 
 /// Traceroute does this on purpose, so a few are no fault.
-fn hops(view: &View, findings: &mut Findings) {
-    let is_exceeded = |what: &What| {
-        matches!(
-            what,
-            What::IcmpSent { v6: false, kind: 11, code: 0 } | What::IcmpSent { v6: true, kind: 3, code: 0 }
-        )
-    };
-    for d in view.drops.iter().filter(|d| d.is(&["IP_INHDR"]) && d.within(&["ip_forward", "ip6_forward"])) {
-        let title =
-            format!("packets to {} ran out of hops: {} dropped", d.flow.destination(), total("packet"));
-        if TRACEROUTE.contains(&d.flow.dport) {
-            let found = Conclusion::of_drop("ttl-exceeded", d, title).severity(INFO);
-            findings.add(found.although("traceroute(8) does this on purpose", 40).felt_by(view));
+fn hops(window: &Window, findings: &mut Findings) {
+    let forwarded = window.dropped_for(&["IP_INHDR"]);
+    for drop in forwarded.filter(|drop| drop.within(&["ip_forward", "ip6_forward"])) {
+        let before = format!("packets to {} ran out of hops: ", drop.flow.destination());
+        let title = Title::counting(before, "packet", " dropped");
+        let found = if is_traceroute(&drop.flow) {
+            Conclusion::of_drop(Code::TtlExceeded, drop, title)
+                .severity(Severity::Info)
+                .although("traceroute(8) does this on purpose")
         } else {
-            conclude(view, findings, "ttl-exceeded", d, title, 90);
-        }
+            of_drop(window, Code::TtlExceeded, drop, title)
+        };
+        findings.add(found.with_affected(window));
     }
-    for (key, amount) in view.of(is_exceeded) {
-        if !findings.has(&["ttl-exceeded"], key.entity) {
+    for (key, amount) in window.of(|what| what.is_icmp(Meaning::HopsExceeded)) {
+        if !findings.has(&[Code::TtlExceeded], key.entity) {
             let title = format!("packets to {} ran out of hops", key.flow.destination());
-            let found =
-                Conclusion::new("ttl-exceeded", key.entity, *amount, title).flow(key.flow).confidence(85);
-            let severity = if amount.count > 3 { WARNING } else { INFO };
-            findings.add(
-                found
-                    .severity(severity)
-                    .because("event", "ICMP time exceeded sent", amount.last)
-                    .felt_by(view),
-            );
+            let found = Conclusion::new(Code::TtlExceeded, key.entity, *amount, title)
+                .severity(Severity::warning_if(amount.count > FEW))
+                .flow(key.flow)
+                .because(Kind::Event, "ICMP time exceeded sent", amount.last);
+            findings.add(found.with_affected(window));
         }
     }
 }

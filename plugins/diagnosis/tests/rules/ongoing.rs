@@ -24,7 +24,7 @@ fn asked_all_the_time() -> impl Iterator<Item = Dns> {
 }
 
 #[test]
-fn a_dead_name_server_that_is_still_being_asked_is_told() {
+fn a_dead_name_server_that_is_still_being_asked_is_found() {
     let dead = asked_all_the_time().fold(Case::new(), Case::give).report("dns", &[]);
     let [finding] = &dead.findings[..] else { panic!("{:?}", dead.findings) };
     // Three of them have not waited for a second yet.
@@ -74,7 +74,7 @@ fn an_answer_after_the_patience_is_slow_and_no_longer_missing() {
 }
 
 #[test]
-fn one_slow_answer_among_many_is_a_remark() {
+fn one_slow_answer_among_many_is_no_fault() {
     let answered = |case: Case, id: u16| {
         let (asked, takes) = (query_of(id, NOW), if id == 0 { 300 * MS } else { MS });
         case.give(asked).give(answer_to(asked, "10.9.0.2:53", NOW + takes))
@@ -84,7 +84,7 @@ fn one_slow_answer_among_many_is_a_remark() {
 }
 
 #[test]
-fn a_few_lost_queries_among_many_are_a_remark() {
+fn a_few_lost_queries_among_many_are_no_fault() {
     let asked = |lost: u16, of: u16| {
         let given = |case: Case, id: u16| {
             let asked = query_of(id, NOW - 3 * SECOND);
@@ -98,7 +98,7 @@ fn a_few_lost_queries_among_many_are_a_remark() {
 }
 
 #[test]
-fn of_two_name_servers_asked_at_once_the_silent_one_is_told() {
+fn of_two_name_servers_asked_at_once_the_silent_one_is_found() {
     let (first, mut second) = (query_of(1, NOW), query_of(1, NOW));
     second.tries = 2;
     second.head.daddr = head(A, "10.9.0.3:53").daddr;
@@ -152,7 +152,7 @@ fn who_opens_two_connections_for_the_faster_one_is_healthy() {
 }
 
 #[test]
-fn an_answer_that_finds_nobody_is_told_if_there_is_no_other_way() {
+fn an_answer_that_finds_nobody_is_a_fault_if_there_is_no_other_address() {
     let case = impatient(Case::new());
     let late = |case: Case, n: u16| {
         let to = format!("10.9.0.1:{}", 40_000 + n);
@@ -165,7 +165,7 @@ fn an_answer_that_finds_nobody_is_told_if_there_is_no_other_way() {
 }
 
 #[test]
-fn one_connect_without_an_answer_among_many_is_a_remark() {
+fn one_connect_without_an_answer_among_many_is_no_fault() {
     let one = (0..20).map(|n| connects(n, B)).fold(Case::new().give(gives_up(30, B, 800)), Case::give);
     let mut after = connects(31, B);
     after.head.ts_ns += SECOND;
@@ -173,7 +173,7 @@ fn one_connect_without_an_answer_among_many_is_a_remark() {
 }
 
 #[test]
-fn a_scan_of_a_host_that_answers_elsewhere_is_a_remark() {
+fn a_scan_of_a_host_that_answers_elsewhere_is_no_fault() {
     let at = |port: u16| format!("10.9.0.2:{port}");
     let scan = |case| (20..30).map(|port| gives_up(port, &at(port), 500)).fold(case, Case::give);
     let answered = Case::new().reset_received(CLIENT, "10.9.0.1:41000", "10.9.0.2:22", 2);
@@ -240,7 +240,7 @@ fn a_router_that_nobody_finds_is_named_and_not_who_is_behind_it() {
 #[test]
 fn a_filter_of_what_asks_for_a_neighbour_is_the_cause_of_the_silence() {
     let arp = |d: &mut SkbDrop| {
-        (d.ethertype, d.head.proto, d.tcp_flags, d.pkt_type) = (0x0806, 0, 0, 1);
+        (d.ethertype, d.head.proto, d.tcp_flags, d.pkt_type) = (ETHERTYPE_ARP, 0, 0, 1);
     };
     let filtered =
         Case::new().dropped_as(SERVER, "10.9.0.1:0", "10.9.0.99:0", "NETFILTER_DROP", "nft_do_chain", arp);
@@ -266,7 +266,7 @@ fn a_path_mtu_that_connection_after_connection_does_not_learn_is_a_black_hole() 
 }
 
 #[test]
-fn a_connect_that_a_router_elsewhere_refuses_is_told() {
+fn a_connect_that_a_router_elsewhere_refuses_is_found() {
     let refused = |error| TcpState { error, ..gives_up(1, "192.0.2.7:443", 3) };
     Case::new().give(refused(113)).concludes("peer-unresponsive", CLIENT);
     // A reset says it all; what is refused by a reset is no matter of routers.
@@ -275,7 +275,7 @@ fn a_connect_that_a_router_elsewhere_refuses_is_told() {
 }
 
 #[test]
-fn a_late_segment_of_a_connection_that_has_ended_is_a_remark_and_a_syn_is_none() {
+fn a_late_segment_of_a_connection_that_has_ended_is_no_fault_and_a_syn_is_one() {
     let late = |flags| {
         let change = move |d: &mut SkbDrop| d.tcp_flags = flags;
         Case::new().dropped_as(SERVER, A, B, "TCP_RFC7323_TW_PAWS", "tcp_v4_rcv", change)

@@ -9,11 +9,12 @@ use std::time::Duration;
 use inspector_sdk::analyzer::{Action, Check, Evidence, Finding, Report, Request};
 use inspector_sdk::bindings::inspector::analyzer::types::Attr;
 use inspector_sdk::probes::SkbDrop;
+use inspector_sdk::protocol::UDP;
 use inspector_sdk::source::Source;
 use inspector_sdk::{Analyzer, Batch, Description, EntityId, Error, InitArgs, Timestamp};
 
 /// UDP, and the port that `lab::faults::CLOSED_PORT` names.
-const WANTED: (u8, u16) = (17, 9);
+const WANTED: (u8, u16) = (UDP, 9);
 
 /// Between the hosts of the lab.
 const FLOW: [(&str, &str); 4] =
@@ -92,6 +93,7 @@ impl Concluding {
         let no_ports = self.no_ports.get(&id).copied().unwrap_or(0);
         Finding {
             code: "port-not-listening".to_owned(),
+            role: "cause".to_owned(),
             title: "datagrams reach a port where nothing listens".to_owned(),
             severity: 1,
             confidence: 99,

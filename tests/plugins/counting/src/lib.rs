@@ -5,11 +5,12 @@
 
 use inspector_sdk::metrics::Counter;
 use inspector_sdk::probes::SkbDrop;
+use inspector_sdk::protocol::UDP;
 use inspector_sdk::{Analyzer, Batch, Description, Error, InitArgs, MetricDecl};
 
 const VERSION: &str = if cfg!(feature = "second") { "2.0.0" } else { "1.0.0" };
 /// UDP, and the port that `lab::faults::CLOSED_PORT` names.
-const WANTED: (u8, u16) = (17, 9);
+const WANTED: (u8, u16) = (UDP, 9);
 const DROPS: &str = "inspector_test_drops_total";
 
 /// The analyzer.

@@ -49,6 +49,7 @@ fn finding(parts: usize, text: &str) -> Finding {
     };
     Finding {
         code: text.to_owned(),
+        role: text.to_owned(),
         title: text.to_owned(),
         severity: 255,
         confidence: 255,

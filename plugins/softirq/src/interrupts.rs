@@ -6,7 +6,7 @@ use inspector_sdk::probes::softirq::{KIND_SUM, NET_RX, NET_TX, PHASE_RUN, PHASE_
 use inspector_sdk::probes::sum::{bounds_seconds, is_above, mean_seconds};
 use inspector_sdk::{Description, Error, Event, MetricDecl, Severity, Timestamp};
 
-use crate::{Node, SLOW_NS, VERY_SLOW_NS, milliseconds, task};
+use crate::{Node, SLOW_NS, VERY_SLOW_NS, task};
 
 const LATENCY: &str = "inspector_softirq_latency_seconds";
 
@@ -17,11 +17,11 @@ const EXCUTE_100MS: &str = "NETSOFTIRQ_EXCUTE_100MS";
 
 /// The histogram of soft interrupts.
 #[derive(Debug)]
-pub struct Turns {
+pub struct Interrupts {
     latency: Histogram<[&'static str; 2]>,
 }
 
-/// Declares what is told of soft interrupts.
+/// Declares the metrics and events of soft interrupts.
 pub fn describe(description: Description) -> Description {
     let latency = MetricDecl::histogram(
         LATENCY,
@@ -38,7 +38,7 @@ pub fn describe(description: Description) -> Description {
         .event(EXCUTE_100MS, "A soft interrupt of the network ran for more than 100 ms.")
 }
 
-impl Turns {
+impl Interrupts {
     /// Their state; the metrics must be declared.
     ///
     /// # Errors
@@ -47,41 +47,42 @@ impl Turns {
         Ok(Self { latency: Histogram::declared(LATENCY)? })
     }
 
-    /// Counts a sum; shows a slow one, which is in a sum as well.
-    pub fn take(&mut self, turn: &Softirq, now: Timestamp, node: &mut Node) {
-        if turn.head.kind != KIND_SUM {
-            let at = turn.head.ts_ns;
-            return node.emit(kind(turn), now, |event| told(event, turn), at);
+    /// Counts a sum, or emits the event of a slow interrupt, which is in a sum as well.
+    pub fn take(&mut self, interrupt: &Softirq, now: Timestamp, node: &mut Node) {
+        if interrupt.head.kind != KIND_SUM {
+            let at = interrupt.head.ts_ns;
+            return node.emit(kind(interrupt), now, |event| describe_interrupt(event, interrupt), at);
         }
-        let mean = mean_seconds(turn.count, turn.duration_ns);
-        self.latency.observe_times(node.entity, [vector(turn), phase(turn)], mean, turn.count);
-        let (slow, very_slow) = (is_above(turn.bucket, SLOW_NS), is_above(turn.bucket, VERY_SLOW_NS));
-        match turn.phase {
-            PHASE_WAIT => node.count(0, slow, very_slow, turn.count),
-            PHASE_RUN => node.count(2, slow, very_slow, turn.count),
+        let mean = mean_seconds(interrupt.count, interrupt.duration_ns);
+        self.latency.observe_times(node.entity, [vector(interrupt), phase(interrupt)], mean, interrupt.count);
+        let (slow, very_slow) =
+            (is_above(interrupt.bucket, SLOW_NS), is_above(interrupt.bucket, VERY_SLOW_NS));
+        match interrupt.phase {
+            PHASE_WAIT => node.count(0, slow, very_slow, interrupt.count),
+            PHASE_RUN => node.count(2, slow, very_slow, interrupt.count),
             _ => {}
         }
     }
 }
 
-fn vector(turn: &Softirq) -> &'static str {
-    match turn.vector {
+fn vector(interrupt: &Softirq) -> &'static str {
+    match interrupt.vector {
         NET_TX => "NET_TX",
         NET_RX => "NET_RX",
         _ => "other",
     }
 }
 
-fn phase(turn: &Softirq) -> &'static str {
-    match turn.phase {
+fn phase(interrupt: &Softirq) -> &'static str {
+    match interrupt.phase {
         PHASE_WAIT => "wait",
         PHASE_RUN => "run",
         _ => "other",
     }
 }
 
-fn kind(turn: &Softirq) -> &'static str {
-    match (turn.phase, turn.duration_ns > VERY_SLOW_NS) {
+fn kind(interrupt: &Softirq) -> &'static str {
+    match (interrupt.phase, interrupt.duration_ns > VERY_SLOW_NS) {
         (PHASE_WAIT, false) => SCHED_SLOW,
         (PHASE_WAIT, true) => SCHED_100MS,
         (_, false) => EXCUTE_SLOW,
@@ -89,16 +90,16 @@ fn kind(turn: &Softirq) -> &'static str {
     }
 }
 
-fn told(event: Event, turn: &Softirq) -> Event {
-    let very_slow = turn.duration_ns > VERY_SLOW_NS;
+fn describe_interrupt(event: Event, interrupt: &Softirq) -> Event {
+    let very_slow = interrupt.duration_ns > VERY_SLOW_NS;
     let event = event
         .severity(if very_slow { Severity::Warning } else { Severity::Info })
-        .fact("vector", vector(turn))
-        .fact("cpu", turn.head.cpu)
-        .fact("duration_ms", milliseconds(turn.duration_ns))
+        .fact("vector", vector(interrupt))
+        .fact("cpu", interrupt.head.cpu)
+        .duration_ns(interrupt.duration_ns)
         // Who held it up: the task on the CPU when it was raised, if it is still there at the end.
-        .fact("raised_in", task(&turn.raised_comm, turn.raised_pid))
-        .fact("ran_in", task(&turn.comm, turn.pid));
-    let key = format!("{} {} {} {}", event.kind, turn.vector, turn.head.cpu, turn.pid);
+        .fact("raised_in", task(&interrupt.raised_comm, interrupt.raised_pid))
+        .fact("ran_in", task(&interrupt.comm, interrupt.pid));
+    let key = format!("{} {} {} {}", event.kind, interrupt.vector, interrupt.head.cpu, interrupt.pid);
     event.dedup_key(key)
 }

@@ -1,31 +1,33 @@
-//! What a question is answered from: the facts of a window, with the kernel's names, and who is who.
+//! What a question is answered from: the facts of a window of time, with the kernel's names, and which
+//! entity has which address.
 //!
 //! Nothing is concluded here. Facts of all entities are here, also where a question is about one:
-//! the cause of what it feels may sit in another.
+//! the cause of what it suffers may sit in another.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use inspector_sdk::entities::{self, Entity};
 use inspector_sdk::map::Map;
-use inspector_sdk::{EntityId, Timestamp, kernel, noise};
+use inspector_sdk::probes::drop_reason::{self, Circumstances, DropReason};
+use inspector_sdk::{EntityId, Timestamp, kernel};
 
 use crate::command::word;
-use crate::fact::{Amount, Drop, Flow, Key, Reset, What};
+use crate::fact::{Amount, Drop, Flow, Key, Reset, Segment, What};
 
 /// The facts of a window.
 #[derive(Debug)]
-pub struct View {
+pub struct Window {
     /// Now, as the question says.
     pub now: Timestamp,
-    /// Packets dropped; noise says so.
+    /// Packets dropped, noise among them.
     pub drops: Vec<Dropped>,
     /// Resets sent from here.
     pub resets: Vec<ResetSent>,
     /// DNS queries and answers that did not get here: whose query has no answer is not known then.
     pub lost_dns: u64,
     /// Everything else but counters, in a fixed order.
-    pub facts: Vec<(Key, Amount)>,
+    others: Vec<(Key, Amount)>,
     counters: Map<(EntityId, u16), Amount>,
     gauges: Map<(EntityId, u16), Amount>,
     entities: Map<EntityId, Entity>,
@@ -38,16 +40,24 @@ pub struct View {
 pub struct Dropped {
     /// The kernel's reason, e.g. `NETFILTER_DROP`.
     pub reason: Rc<str>,
+    /// What the reason means; `None` if the kernel is newer than the table.
+    pub meaning: Option<&'static DropReason>,
     /// The function, e.g. `nft_do_chain`.
     pub symbol: String,
+    /// Address of the call in it.
+    location: u64,
     /// Where.
     pub entity: EntityId,
     /// Between whom.
     pub flow: Flow,
     /// How many; the values are lengths.
     pub amount: Amount,
-    /// The rest of what is known.
-    pub drop: Drop,
+    /// Ethernet protocol.
+    pub ethertype: u16,
+    /// What the segment was.
+    pub segment: Segment,
+    /// The frame was for a multicast or the broadcast address.
+    pub is_multicast: bool,
     /// Nobody misses it.
     pub is_noise: bool,
 }
@@ -55,7 +65,7 @@ pub struct Dropped {
 /// Resets sent for one reason.
 #[derive(Debug, Clone)]
 pub struct ResetSent {
-    /// The kernel's reason; empty on kernels that give none.
+    /// The kernel's reason; empty on kernels before 6.10, which give none.
     pub reason: Rc<str>,
     /// Where.
     pub entity: EntityId,
@@ -63,19 +73,23 @@ pub struct ResetSent {
     pub flow: Flow,
     /// How many.
     pub amount: Amount,
-    /// The rest of what is known.
-    pub reset: Reset,
+    /// The segment that provoked it.
+    pub segment: Segment,
+    /// A socket was involved.
+    pub with_socket: bool,
+    /// Its state (`TCP_*`).
+    pub state: u8,
 }
 
-impl View {
+impl Window {
     /// Names and sorts the facts of a window.
-    pub fn new(now: Timestamp, window: Map<Key, Amount>) -> Self {
-        let mut view = Self {
+    pub fn new(now: Timestamp, facts: Map<Key, Amount>) -> Self {
+        let mut named = Self {
             now,
             drops: Vec::new(),
             resets: Vec::new(),
             lost_dns: 0,
-            facts: Vec::new(),
+            others: Vec::new(),
             counters: Map::default(),
             gauges: Map::default(),
             entities: Map::default(),
@@ -83,25 +97,24 @@ impl View {
             gone: Vec::new(),
         };
         // Those that are there come first, so that none that is gone keeps an address from its heir.
-        entities::all().into_iter().for_each(|entity| view.know(entity, true));
-        for (Key { entity, what, flow }, amount) in window {
-            view.know(entity, false);
+        entities::all().into_iter().for_each(|entity| named.know(entity, true));
+        for (Key { entity, what, flow }, amount) in facts {
+            named.know(entity, false);
             match what {
-                What::Drop(drop) => view.drops.push(Dropped::new(entity, flow, amount, drop)),
+                What::Drop(drop) => named.drops.push(Dropped::new(entity, flow, amount, drop)),
                 What::ResetSent(reset) => {
-                    let reason = reset.reason.map_or_else(|| "".into(), kernel::reset_reason);
-                    view.resets.push(ResetSent { reason, entity, flow, amount, reset });
+                    named.resets.push(ResetSent::new(entity, flow, amount, reset));
                 }
-                What::Counter(index) => drop(view.counters.insert((entity, index), amount)),
-                What::Gauge(index) => drop(view.gauges.insert((entity, index), amount)),
-                what => view.facts.push((Key { entity, what, flow }, amount)),
+                What::Counter(index) => drop(named.counters.insert((entity, index), amount)),
+                What::Gauge(index) => drop(named.gauges.insert((entity, index), amount)),
+                what => named.others.push((Key { entity, what, flow }, amount)),
             }
         }
         // The order of a map is none; ties between findings must not depend on it.
-        view.drops.sort_by_key(|d| (d.entity, d.amount.first, d.flow, d.drop.location));
-        view.resets.sort_by_key(|r| (r.entity, r.amount.first, r.flow));
-        view.facts.sort_by_key(|(key, amount)| (key.entity, amount.first, key.flow));
-        view
+        named.drops.sort_by_key(|drop| (drop.entity, drop.amount.first, drop.flow, drop.location));
+        named.resets.sort_by_key(|reset| (reset.entity, reset.amount.first, reset.flow));
+        named.others.sort_by_key(|(key, amount)| (key.entity, amount.first, key.flow));
+        named
     }
 
     fn know(&mut self, id: EntityId, is_live: bool) {
@@ -159,12 +172,22 @@ impl View {
 
     /// Facts of one kind.
     pub fn of<'a>(&'a self, is: impl Fn(&What) -> bool + 'a) -> impl Iterator<Item = &'a (Key, Amount)> {
-        self.facts.iter().filter(move |(key, _)| is(&key.what))
+        self.others.iter().filter(move |(key, _)| is(&key.what))
     }
 
     /// How often a kind of fact happened on a conversation, anywhere.
     pub fn count_on(&self, flow: &Flow, is: impl Fn(&What) -> bool) -> u64 {
         self.of(is).filter(|(key, _)| key.concerns(flow)).map(|(_, amount)| amount.count).sum()
+    }
+
+    /// Drops that somebody may miss.
+    pub fn missed(&self) -> impl Iterator<Item = &Dropped> {
+        self.drops.iter().filter(|drop| !drop.is_noise)
+    }
+
+    /// Drops for one of these reasons, noise among them.
+    pub fn dropped_for<'a>(&'a self, reasons: &'a [&'a str]) -> impl Iterator<Item = &'a Dropped> {
+        self.drops.iter().filter(move |drop| drop.is(reasons))
     }
 
     /// Whether one of an entity's addresses is this one.
@@ -182,11 +205,11 @@ impl View {
         self.owners.get(&ip).is_some_and(|owners| owners.len() > 1)
     }
 
-    /// Whether anything of a conversation was seen in an entity.
-    pub fn saw(&self, entity: EntityId, flow: &Flow) -> bool {
-        self.facts.iter().any(|(key, _)| key.entity == entity && key.flow.meets(flow))
-            || self.drops.iter().any(|d| d.entity == entity && d.flow.meets(flow))
-            || self.resets.iter().any(|r| r.entity == entity && r.flow.meets(flow))
+    /// Whether anything of a conversation was observed in an entity.
+    pub fn observed(&self, entity: EntityId, flow: &Flow) -> bool {
+        self.others.iter().any(|(key, _)| key.entity == entity && key.flow.meets(flow))
+            || self.drops.iter().any(|drop| drop.entity == entity && drop.flow.meets(flow))
+            || self.resets.iter().any(|reset| reset.entity == entity && reset.flow.meets(flow))
     }
 
     /// Whether anybody here has an address.
@@ -208,13 +231,13 @@ impl View {
 
     /// The node itself.
     pub fn host(&self) -> EntityId {
-        self.entities.values().find(|entity| entity.kind == "host").map_or(0, |host| host.id)
+        self.entities.values().find(|entity| entity.is_host()).map_or(0, |host| host.id)
     }
 
     /// Its name for people.
     pub fn name(&self, id: EntityId) -> String {
         match self.entities.get(&id) {
-            Some(entity) if entity.kind == "host" => "the node".to_owned(),
+            Some(entity) if entity.is_host() => "the node".to_owned(),
             Some(entity) if entity.namespace.is_empty() => entity.name.clone(),
             Some(entity) => format!("{}/{}", entity.namespace, entity.name),
             None => "an unknown namespace".to_owned(),
@@ -225,7 +248,7 @@ impl View {
     pub fn inside(&self, id: EntityId) -> String {
         match self.entities.get(&id) {
             Some(entity) if entity.kind == "netns" => format!("ip netns exec {} ", word(&entity.name)),
-            Some(entity) if entity.kind == "host" => String::new(),
+            Some(entity) if entity.is_host() => String::new(),
             Some(entity) if entity.kind == "pod" => {
                 let (namespace, name) = (word(&entity.namespace), word(&entity.name));
                 format!("kubectl debug -n {namespace} {name} --image=nicolaka/netshoot -it -- ")
@@ -240,9 +263,27 @@ impl Dropped {
     fn new(entity: EntityId, flow: Flow, amount: Amount, drop: Drop) -> Self {
         let reason = kernel::drop_reason(drop.reason);
         let symbol = kernel::symbol_at(drop.location).name.clone();
-        let is_noise = noise::rule(&reason, &symbol, drop.with_socket).is_some()
-            || (flow.destination().is_multicast() && noise::is_without_a_way(&reason));
-        Self { reason, symbol, entity, flow, amount, drop, is_noise }
+        let meaning = drop_reason::find(&reason);
+        let circumstances = Circumstances {
+            symbol: &symbol,
+            with_socket: drop.with_socket,
+            is_multicast: flow.destination().is_multicast(),
+        };
+        let is_noise = meaning.is_some_and(|reason| reason.is_noise(circumstances));
+        let Drop { location, ethertype, segment, is_multicast, .. } = drop;
+        Self {
+            reason,
+            meaning,
+            symbol,
+            location,
+            entity,
+            flow,
+            amount,
+            ethertype,
+            segment,
+            is_multicast,
+            is_noise,
+        }
     }
 
     /// Whether it was dropped for one of these reasons.
@@ -253,5 +294,13 @@ impl Dropped {
     /// Whether the function's name has one of these in it: names differ by kernel.
     pub fn within(&self, symbols: &[&str]) -> bool {
         symbols.iter().any(|symbol| self.symbol.contains(symbol))
+    }
+}
+
+impl ResetSent {
+    fn new(entity: EntityId, flow: Flow, amount: Amount, reset: Reset) -> Self {
+        let reason = reset.reason.map_or_else(|| "".into(), kernel::reset_reason);
+        let Reset { segment, with_socket, state, .. } = reset;
+        Self { reason, entity, flow, amount, segment, with_socket, state }
     }
 }
