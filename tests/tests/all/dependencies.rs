@@ -57,7 +57,7 @@ fn first_column(document: &str, heading: &str) -> Result<BTreeSet<String>> {
 #[test]
 fn every_dependency_has_its_reason_in_the_architecture() -> Result<()> {
     let mut files = Vec::new();
-    manifests(&workspace(), &mut files)?;
+    manifests(workspace(), &mut files)?;
     let texts = files.iter().map(fs::read_to_string).collect::<Result<Vec<_>, _>>()?;
     let own: BTreeSet<String> = texts.iter().filter_map(|text| package(text)).collect();
     let used: BTreeSet<String> = texts.iter().flat_map(|text| dependencies(text)).collect();

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::CONSUMER_CPU;
 use crate::cost::Cost;
 
-/// The rival of P3, as its users type it. The second probe only says that the first is attached.
+/// The rival of the probe, as its users type it. The second probe only says that the first is attached.
 const BPFTRACE: &str =
     "tracepoint:skb:kfree_skb { @[args->reason] = count(); } interval:ms:200 { printf(\"ready\\n\"); }";
 /// bpftrace wants both file systems; mounted for itself alone, so that the host stays as it is.
