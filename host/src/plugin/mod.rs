@@ -275,6 +275,5 @@ fn request(scenario: &str, entities: Vec<EntityId>, window: Duration, now_ns: u6
         entities,
         now: now_ns,
         window_ms: u32::try_from(window.as_millis()).unwrap_or(u32::MAX),
-        params: Vec::new(),
     }
 }
