@@ -184,7 +184,6 @@ impl Case {
             entities: entities.to_vec(),
             now: NOW + 2 * SECOND,
             window_ms: 60_000,
-            params: vec![],
         };
         self.host.hook(|analyzer| analyzer.diagnose(&request)).expect("a known scenario")
     }
