@@ -156,7 +156,6 @@ impl Instance {
             entities: question.entities.clone(),
             now: question.now_ns,
             window_ms: u32::try_from(question.window.as_millis()).unwrap_or(u32::MAX),
-            params: Vec::new(),
         };
         let report = self.call(slow_call(self.limits), request.now, |this| match &this.diagnosis {
             Some(diagnosis) => diagnosis.call_run(&mut this.store, &request),
