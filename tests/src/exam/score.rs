@@ -112,11 +112,11 @@ pub fn mark(case: &Case, findings: &[Concluded], took: Duration) -> Mark {
     }
 }
 
-/// Before what is no fault, other remarks may come, but no warning.
+/// Before what is no fault, other findings of severity info may come, but no warning.
 fn comes_first(expected: &Expected, findings: &[Concluded]) -> bool {
     if expected.info {
-        let remarks = findings.iter().take_while(|finding| finding.severity == 0);
-        return remarks.into_iter().any(|finding| finding.is(expected));
+        let infos = findings.iter().take_while(|finding| finding.severity == 0);
+        return infos.into_iter().any(|finding| finding.is(expected));
     }
     findings.first().is_some_and(|finding| finding.is(expected))
 }

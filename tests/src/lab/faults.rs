@@ -173,6 +173,14 @@ pub fn fill_neighbour_table(pair: &Pair, family: Family) -> Result<usize> {
     Ok((100..120).filter(refused).count())
 }
 
+/// Lets a host track its connections, by a rule that asks for their state.
+///
+/// # Errors
+/// If `nft` refuses the rule.
+pub fn track_connections(at: &Namespace) -> Result<()> {
+    at.filter("input", "ct state established counter accept")
+}
+
 /// Lets nft drop what comes in for a port.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
 //! A TCP peer whose every segment we write ourselves, for what no honest stack sends: segments
-//! outside of the window, old timestamps, damaged checksums, handshakes that stop half-way.
+//! outside of the window, old timestamps, handshakes that stop half-way.
 //!
 //! It lives at an address of its own on the client's link or behind a link, which no kernel owns,
 //! so nobody answers in its place.
@@ -61,8 +61,6 @@ pub struct Segment<'a> {
     pub data: &'a [u8],
     /// What it has received beyond a gap, from and to, counted from what it expects next.
     pub beyond: Option<(u32, u32)>,
-    /// Damages a byte after the checksum was made.
-    pub damaged: bool,
 }
 
 impl ScriptedPeer {
@@ -185,11 +183,6 @@ impl ScriptedPeer {
         );
         let mut frame = Vec::new();
         packet.tcp_header(tcp).write(&mut frame, segment.data)?;
-        if segment.damaged
-            && let Some(last) = frame.last_mut()
-        {
-            *last ^= 0xff;
-        }
         self.raw.send(&frame)
     }
 

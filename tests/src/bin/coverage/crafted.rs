@@ -13,8 +13,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use crate::{Made, Workload};
 
 /// Far outside of any window, and without data, which would be answered without a limit.
-const ELSEWHERE: Segment<'_> =
-    Segment { flags: ACK, off: -100_000_000, clock: 0, data: b"", beyond: None, damaged: false };
+const ELSEWHERE: Segment<'_> = Segment { flags: ACK, off: -100_000_000, clock: 0, data: b"", beyond: None };
 
 pub const WORKLOADS: &[Workload] = &[
     Workload {

@@ -145,11 +145,8 @@ fn marked_tunnel_packet() -> Result<()> {
     Ok(())
 }
 
-const TRACK: &str = "add table inet track; add chain inet track in { type filter hook input priority 0; }; \
-                     add rule inet track in ct state established counter accept";
-
 fn tracked(pair: &Pair) -> Result<Held> {
-    pair.server.nft(TRACK)?;
+    faults::track_connections(&pair.server)?;
     let connection = Connection::open(pair, V4)?;
     pair.server
         .run(|| run("conntrack", "-I -p udp -s 10.9.0.9 -d 10.9.0.2 --sport 1 --dport 2 --timeout 100"))?;
@@ -163,7 +160,7 @@ fn tracked(pair: &Pair) -> Result<Held> {
 
 /// The maximum is that of the machine; it is restored at once.
 fn full_table(pair: &Pair) -> Result<Held> {
-    pair.server.nft(TRACK)?;
+    faults::track_connections(&pair.server)?;
     // Room is made only among the neighbours in the table, so it has to be crowded.
     let _buckets = Global::set("/proc/sys/net/netfilter/nf_conntrack_buckets", "512")?;
     let connections = (0..4).map(|_| Connection::open(pair, V4)).collect::<Result<Vec<_>>>()?;

@@ -13,7 +13,7 @@ use crate::lab::cases::{
 };
 use crate::lab::counters::{counted, matched, reaches};
 use crate::lab::sockets::expect_reset;
-use crate::lab::{Connection, Global, Held, Scene, run};
+use crate::lab::{Connection, Global, Held, Scene, faults, run};
 
 pub const CASES: &[Case] = &[
     Case {
@@ -74,10 +74,7 @@ pub const CASES: &[Case] = &[
 
 /// Confirmed connections give way to nobody; the maximum is that of the machine.
 fn full_table(scene: &Scene) -> Result<Held> {
-    scene.server().nft(
-        "add table inet track; add chain inet track in { type filter hook input priority 0; }; \
-         add rule inet track in ct state established counter accept",
-    )?;
+    faults::track_connections(scene.server())?;
     let open = (0..5).map(|_| Connection::open(&scene.pair, scene.family)).collect::<Result<Vec<_>>>()?;
     let maximum = Global::set("/proc/sys/net/netfilter/nf_conntrack_max", "4")?;
     let to = open[0].server_at;

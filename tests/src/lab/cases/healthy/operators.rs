@@ -1,8 +1,7 @@
 //! What operators and switches do while everything is well.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::thread::sleep;
+use std::thread::{self, sleep};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
