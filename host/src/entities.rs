@@ -2,7 +2,7 @@
 //!
 //! An entity is keyed by its namespace cookie, which the kernel never reuses; inode numbers are
 //! reused at once and serve only for display. The reader asks for an id the moment it sees a
-//! cookie ([`Entities::stamp`]); `discover/` brings the name, before or after ([`Entities::seen`]).
+//! cookie ([`Entities::stamp`]); `discover/` brings the name, before or after ([`Entities::apply_scan`]).
 //! A vanished entity keeps its name for late events for [`TOMBSTONE`], then is forgotten.
 //! Nothing here does I/O.
 

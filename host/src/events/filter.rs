@@ -352,8 +352,8 @@ mod tests {
 
     #[test]
     fn every_protocol_that_the_sdk_names_can_be_asked_for() {
-        let sdk = include_str!("../../../plugins/sdk/src/flow.rs");
-        let (_, body) = sdk.split_once("pub fn protocol(").expect("the function that names protocols");
+        let sdk = include_str!("../../../plugins/sdk/src/protocol.rs");
+        let (_, body) = sdk.split_once("pub fn name(").expect("the function that names protocols");
         let (body, _) = body.split_once("name.to_owned()").expect("its end");
         let names: Vec<_> =
             body.lines().filter_map(|line| line.split_once("=> \"")?.1.split('"').next()).collect();

@@ -10,7 +10,7 @@ use crate::text::cause::chain as with_causes;
 /// reads the same for all that it takes.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The thread, its epoll or its eventfd; the only error that [`Probes::start`] returns.
+    /// The thread, its epoll or its eventfd; the only error that [`super::Probes::start`] returns.
     #[error("starting the reader of the rings: {0}")]
     Reader(#[source] io::Error),
     /// The kernel does not describe its types.

@@ -67,7 +67,7 @@ fn replay(case: &str) -> Result<String> {
     let output = Command::new(binary()?)
         .arg("replay")
         .arg(trace(case))
-        .arg("--plugin-dir")
+        .args(["--all", "--plugin-dir"])
         .arg(built_in()?)
         .output()?;
     ensure!(output.status.success(), "replay of {case}: {}", String::from_utf8_lossy(&output.stderr));
