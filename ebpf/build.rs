@@ -4,10 +4,21 @@
 //! little-endian as the records are.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::{env, fs, io};
 
-fn main() -> Result<(), String> {
+fn main() -> ExitCode {
+    // An error that is returned would be printed with its line breaks escaped.
+    compile_all().map_or_else(
+        |error| {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        },
+        |()| ExitCode::SUCCESS,
+    )
+}
+
+fn compile_all() -> Result<(), String> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-env-changed=CLANG");
     if env::var_os("CARGO_FEATURE_OBJECTS").is_none() {
