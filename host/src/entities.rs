@@ -5,6 +5,8 @@
 //! cookie ([`Entities::stamp`]); `discover/` brings the name, before or after ([`Entities::apply_scan`]).
 //! A vanished entity keeps its name for late events for [`TOMBSTONE`], then is forgotten.
 //! Nothing here does I/O.
+//!
+//! Longer than other files, because the table and what it is made from have one lock and one order.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;

@@ -100,7 +100,7 @@ pub(super) struct Scans {
 /// Starts the threads that look for namespaces; returns after the first scan.
 pub(super) fn follow(threads: &mut Threads, of: Scans, pending: Arc<PendingNames>) -> io::Result<()> {
     let (named, scans) = (Arc::<Notify>::default(), Arc::clone(&of.scans));
-    let (names, ring, scan) = (Arc::clone(&pending), Arc::clone(&named), Arc::clone(&scans.bell));
+    let (names, ring, scan) = (Arc::clone(&pending), Arc::clone(&named), Arc::clone(&scans.wake));
     threads.watch(&of.places.netns, move |created| {
         scan.notify();
         if !created.is_empty() {
@@ -111,19 +111,19 @@ pub(super) fn follow(threads: &mut Threads, of: Scans, pending: Arc<PendingNames
     follow_names(threads, of.known.clone(), Arc::clone(&of.take), pending, named)?;
 
     let first = scans.ask();
-    threads.spawn("namespaces", Arc::clone(&scans.bell), move || {
+    threads.spawn("namespaces", Arc::clone(&scans.wake), move || {
         let mut patience = FIRST_RESCAN;
         loop {
             let asking = scans.take();
             of.scan();
             asking.give(&());
-            patience = match scans.bell.wait(patience) {
+            patience = match scans.wake.wait(patience) {
                 Wake::Closed => return,
                 Wake::Notified => FIRST_RESCAN,
                 Wake::Timeout => (patience * 2).min(RESCAN),
             };
             // Many short-lived namespaces must not turn into a busy loop.
-            if pause(&scans.bell, SCAN_PAUSE) {
+            if pause(&scans.wake, SCAN_PAUSE) {
                 return;
             }
         }
@@ -140,10 +140,10 @@ fn follow_names(
     known: Known,
     take: Arc<dyn Take>,
     pending: Arc<PendingNames>,
-    bell: Arc<Notify>,
+    wake: Arc<Notify>,
 ) -> io::Result<()> {
-    let waiting = Arc::clone(&bell);
-    threads.spawn("names", bell, move || {
+    let waiting = Arc::clone(&wake);
+    threads.spawn("names", wake, move || {
         let mut unmounted = Vec::new();
         loop {
             let moment = if unmounted.is_empty() { Duration::MAX } else { NAME_POLL };

@@ -92,7 +92,7 @@ impl Unstarted {
             let (take, symbols) = (Arc::clone(&take), Arc::clone(&names.symbols));
             let sink = move |batch| {
                 if table.take_unnamed() {
-                    scans.bell.notify();
+                    scans.wake.notify();
                     pending.settle();
                 }
                 // The first records come when the listing is read, or nearly so; the ring keeps them.

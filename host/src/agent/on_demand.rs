@@ -10,20 +10,20 @@ use crate::notify::Notify;
 #[derive(Debug)]
 pub(super) struct OnDemand<T> {
     /// Rung when somebody asks: what the thread waits for.
-    pub(super) bell: Arc<Notify>,
+    pub(super) wake: Arc<Notify>,
     waiting: Mutex<Vec<SyncSender<T>>>,
 }
 
 impl<T: Clone> OnDemand<T> {
-    pub(super) fn new(bell: Arc<Notify>) -> Self {
-        Self { bell, waiting: Mutex::default() }
+    pub(super) fn new(wake: Arc<Notify>) -> Self {
+        Self { wake, waiting: Mutex::default() }
     }
 
     /// Asks for what is begun after this call.
     pub(super) fn ask(&self) -> Asked<T> {
         let (sender, result) = sync_channel(1);
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
-        self.bell.notify();
+        self.wake.notify();
         Asked(result)
     }
 

@@ -116,9 +116,9 @@ impl Agent {
 
     /// Starts, replaces and stops plugins as their files change.
     fn follow_plugin_files(&mut self, config: &Config) -> Result<(), Error> {
-        let bell = Arc::new(Notify::default());
+        let wake = Arc::new(Notify::default());
         for directory in &config.plugins.directories {
-            let ring = Arc::clone(&bell);
+            let ring = Arc::clone(&wake);
             self.threads.watch(directory, move |_| ring.notify());
         }
         let (plugins, node) = (Arc::clone(&self.plugins), Arc::clone(&self.node));
@@ -126,11 +126,11 @@ impl Agent {
             node.want_probes(wanted);
             memory::return_free();
         };
-        let (waiting, status) = (Arc::clone(&bell), Arc::clone(&self.view.status));
+        let (waiting, status) = (Arc::clone(&wake), Arc::clone(&self.view.status));
         let configured = config.plugins.clone();
         let (loaded, wait) = oneshot::channel();
         self.loaded = Some(wait);
-        Ok(self.threads.spawn("plugin-files", bell, move || {
+        Ok(self.threads.spawn("plugin-files", wake, move || {
             plugins.scan(&load);
             warn_of_strangers(&configured, &status);
             memory::return_free();

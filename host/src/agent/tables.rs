@@ -31,7 +31,7 @@ pub(super) fn follow(
     mut of: Tables,
     sources: impl Fn() -> BTreeSet<String> + Send + 'static,
 ) -> io::Result<()> {
-    threads.spawn("sources", Arc::clone(&of.tables.bell), move || {
+    threads.spawn("sources", Arc::clone(&of.tables.wake), move || {
         let mut due = Instant::now();
         let mut read = BTreeSet::new();
         loop {
@@ -58,7 +58,7 @@ pub(super) fn follow(
                 due = (due + of.interval).max(now);
                 read = wanted;
             }
-            if of.tables.bell.wait(due.saturating_duration_since(now)) == Wake::Closed {
+            if of.tables.wake.wait(due.saturating_duration_since(now)) == Wake::Closed {
                 return;
             }
         }

@@ -1,4 +1,4 @@
-//! The agent's own threads: each waits for its bell, and is missed by nobody but its own task if it panics.
+//! The agent's own threads: each waits for its [`Notify`]; one that panics costs its own task only.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,9 +18,9 @@ pub(super) struct Threads {
     watchers: Vec<Watcher>,
 }
 
-/// A thread and the bell that ends it.
+/// A thread, and what wakes and ends it.
 struct Running {
-    bell: Arc<Notify>,
+    wake: Arc<Notify>,
     thread: JoinHandle<()>,
 }
 
@@ -30,14 +30,14 @@ impl Threads {
         Self { status, running: Vec::new(), watchers: Vec::new() }
     }
 
-    /// Starts one; `body` ends when `bell` is closed.
+    /// Starts one; `body` ends when `wake` is closed.
     ///
     /// # Errors
     /// The system has no room for another thread.
     pub(super) fn spawn(
         &mut self,
         name: &str,
-        bell: Arc<Notify>,
+        wake: Arc<Notify>,
         body: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let (name, status) = (name.to_owned(), Arc::clone(&self.status));
@@ -53,7 +53,7 @@ impl Threads {
                 status.update().ended.push(format!("thread {name} panicked: {why}"));
             }
         })?;
-        self.running.push(Running { bell, thread });
+        self.running.push(Running { wake, thread });
         Ok(())
     }
 
@@ -69,7 +69,7 @@ impl Threads {
     /// Ends them all, and waits until they have.
     pub(super) fn stop(self) {
         for running in &self.running {
-            running.bell.close();
+            running.wake.close();
         }
         for running in self.running {
             let _ = running.thread.join();
@@ -77,12 +77,12 @@ impl Threads {
     }
 }
 
-/// Waits a moment, gathering further rings; true if the bell was closed.
-pub(super) fn pause(bell: &Notify, moment: Duration) -> bool {
+/// Waits a moment, gathering further notifications; true if `wake` was closed.
+pub(super) fn pause(wake: &Notify, moment: Duration) -> bool {
     let end = Instant::now() + moment;
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        match bell.wait(left) {
+        match wake.wait(left) {
             Wake::Closed => return true,
             Wake::Notified if !left.is_zero() => {}
             _ => return false,

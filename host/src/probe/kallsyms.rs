@@ -46,7 +46,7 @@ struct Shared {
     /// Set once the first listing is in the table.
     read: OnceLock<()>,
     /// Rung by an address that is not known.
-    bell: Notify,
+    wake: Notify,
 }
 
 impl Kallsyms {
@@ -67,7 +67,7 @@ impl Symbols for Kallsyms {
     fn at(&self, address: u64) -> Option<Symbol> {
         let found = self.0.table.read().unwrap_or_else(PoisonError::into_inner).at(address);
         if found.is_none() && address != 0 {
-            self.0.bell.notify();
+            self.0.wake.notify();
         }
         found
     }
@@ -83,7 +83,7 @@ impl Symbols for Kallsyms {
 
 impl Drop for Kallsyms {
     fn drop(&mut self) {
-        self.0.bell.close();
+        self.0.wake.close();
     }
 }
 
@@ -91,7 +91,7 @@ fn follow(files: &Files, shared: &Shared) {
     let mut modules = loaded(files);
     replace(shared, read(files));
     let _ = shared.read.set(());
-    while shared.bell.wait(LOOK) != Wake::Closed {
+    while shared.wake.wait(LOOK) != Wake::Closed {
         let now = loaded(files);
         if now != modules {
             modules = now;
