@@ -20,6 +20,7 @@ mod node;
 mod on_demand;
 pub mod once;
 mod options;
+mod pods;
 pub mod record;
 pub mod replay;
 mod running;

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::pods::{NamedBy, Pod, PodChange};
+
 /// How long a vanished entity still names late events.
 pub const TOMBSTONE: Duration = Duration::from_secs(45);
 
@@ -24,7 +26,7 @@ pub const TOMBSTONE: Duration = Duration::from_secs(45);
 pub type EntityId = u32;
 
 /// What sort of namespace an entity is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// The initial network namespace.
@@ -36,6 +38,7 @@ pub enum Kind {
     /// A container outside of Kubernetes.
     Container,
     /// A namespace that only a process, or nothing yet, is known of.
+    #[default]
     Anonymous,
 }
 
@@ -53,16 +56,32 @@ impl Kind {
 }
 
 /// One network namespace with a name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Entity {
     /// Id on this node, never reused while the agent runs.
     pub id: EntityId,
     /// What sort of namespace it is.
     pub kind: Kind,
-    /// Kubernetes namespace; empty for everything that is no pod.
+    /// Kubernetes namespace; empty for everything that is no pod, and for a pod that is known by its uid
+    /// only.
     pub namespace: String,
-    /// Pod name, netns name or container id; empty for the host.
+    /// Pod name or uid, netns name or container id; empty for the host.
     pub name: String,
+    /// Who said so.
+    #[serde(default)]
+    pub named_by: NamedBy,
+    /// Uid of the pod, as in its cgroup path; empty for everything else.
+    #[serde(default)]
+    pub pod_uid: String,
+    /// Who keeps the pod running, e.g. `Deployment/web`; empty unless the API server said so.
+    #[serde(default)]
+    pub owner: String,
+    /// Allowed labels of the pod.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Phase of the pod, e.g. `Running`; empty unless the API server said so.
+    #[serde(default)]
+    pub phase: String,
     /// `net->net_cookie` (5.14 and later can read it from user space).
     pub cookie: u64,
     /// Inode number of the namespace, for people; reused by the kernel.
@@ -105,7 +124,7 @@ impl Entity {
 }
 
 /// What `discover/` found out about one namespace in one scan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DiscoveredNetns {
     /// Key of the entity.
     pub cookie: u64,
@@ -117,6 +136,10 @@ pub struct DiscoveredNetns {
     pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Who said so.
+    pub named_by: NamedBy,
+    /// Uid of the pod, or empty.
+    pub pod_uid: String,
     /// Addresses of its interfaces, without loopback.
     pub ips: Vec<IpAddr>,
     /// Some of its processes.
@@ -133,8 +156,12 @@ pub struct DiscoveredNetns {
 pub struct Unentered {
     /// What sort of namespace it is.
     pub kind: Kind,
+    /// Kubernetes namespace, or empty.
+    pub namespace: String,
     /// Its name.
     pub name: String,
+    /// Who said so.
+    pub named_by: NamedBy,
     /// Inode number of the namespace; 0 if only its processes are known.
     pub inode: u64,
     /// Some of its processes.
@@ -193,6 +220,8 @@ struct Rows {
     /// 0 for an address that several entities have: it tells nobody.
     by_ip: HashMap<IpAddr, EntityId>,
     last_id: EntityId,
+    /// What the API server knows, by uid.
+    pods: BTreeMap<String, Pod>,
     /// Named outside of a scan, and when: a scan that began before did not see them.
     discovered: Vec<(EntityId, Instant)>,
 }
@@ -294,6 +323,34 @@ impl Entities {
         changes
     }
 
+    /// Takes what the API server said of this node's pods.
+    pub fn apply_pods(&self, change: PodChange) -> Changes {
+        let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
+        let added = match change {
+            PodChange::All(pods) => {
+                rows.pods = pods;
+                rows.learn(|_| true)
+            }
+            // A kubelet reports each pod again and again, mostly for what is not kept.
+            PodChange::Set(uid, pod) if rows.pods.get(&uid) == Some(&pod) => Vec::new(),
+            PodChange::Set(uid, pod) => {
+                rows.pods.insert(uid.clone(), pod);
+                rows.learn(|of| of == uid)
+            }
+            // Its entity keeps what is known, for the events that still come.
+            PodChange::Gone(uid) => {
+                rows.pods.remove(&uid);
+                Vec::new()
+            }
+        };
+        Changes { added, ..Changes::default() }
+    }
+
+    /// Number of pods of this node that the API server knows.
+    pub fn pods(&self) -> usize {
+        self.read().pods.len()
+    }
+
     /// All rows, by id: also of what vanished and of cookies without a name.
     pub fn rows(&self) -> Vec<EntityRow> {
         let row =
@@ -329,19 +386,8 @@ impl Entities {
             return *id;
         }
         let id = rows.id_of(cookie);
-        let entity = Entity {
-            id,
-            kind: Kind::Anonymous,
-            namespace: String::new(),
-            name: format!("netns-{cookie}"),
-            cookie,
-            inode: 0,
-            ips: Vec::new(),
-            pids: Vec::new(),
-            cgroup: String::new(),
-            path: PathBuf::new(),
-            since_ns: now_ns,
-        };
+        let name = format!("netns-{cookie}");
+        let entity = Entity { id, name, cookie, since_ns: now_ns, ..Entity::default() };
         // It counts as vanished until a scan sees it, so that one never seen is forgotten too.
         let row = Row { entity: Arc::new(entity), gone: Some(Instant::now()), named: false };
         rows.by_id.insert(id, row);
@@ -351,6 +397,74 @@ impl Entities {
 
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Rows> {
         self.rows.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Entity {
+    fn is_called_like(&self, other: &Self) -> bool {
+        (self.kind, &self.namespace, &self.name) == (other.kind, &other.namespace, &other.name)
+    }
+
+    /// Keeps what was known of the pod in this namespace: a namespace never changes hands, and a pod that is
+    /// being removed loses its processes and its folder of logs before its last packets are sent.
+    fn remember(&mut self, before: &Self) {
+        if before.pod_uid.is_empty() || self.kind == Kind::Host {
+            return;
+        }
+        if self.pod_uid.is_empty() || (self.pod_uid == before.pod_uid && self.named_by < before.named_by) {
+            (self.kind, self.named_by) = (before.kind, before.named_by);
+            self.namespace.clone_from(&before.namespace);
+            self.name.clone_from(&before.name);
+            self.pod_uid.clone_from(&before.pod_uid);
+        }
+        self.owner.clone_from(&before.owner);
+        self.labels.clone_from(&before.labels);
+        self.phase.clone_from(&before.phase);
+    }
+
+    /// Adds what the API server knows. A name that the node itself gave is the same, since both have it
+    /// under one uid.
+    fn learn(&mut self, pod: &Pod) {
+        if self.named_by < NamedBy::Runtime {
+            self.named_by = NamedBy::Api;
+            self.namespace.clone_from(&pod.name.namespace);
+            self.name.clone_from(&pod.name.name);
+        }
+        self.owner = pod.owner.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.labels.clone_from(&pod.labels);
+        self.phase.clone_from(&pod.phase);
+    }
+}
+
+impl From<DiscoveredNetns> for Entity {
+    fn from(found: DiscoveredNetns) -> Self {
+        let DiscoveredNetns {
+            cookie,
+            inode,
+            kind,
+            namespace,
+            name,
+            named_by,
+            pod_uid,
+            ips,
+            pids,
+            cgroup,
+            path,
+        } = found;
+        Self {
+            kind,
+            namespace,
+            name,
+            named_by,
+            pod_uid,
+            cookie,
+            inode,
+            ips,
+            pids,
+            cgroup,
+            path,
+            ..Self::default()
+        }
     }
 }
 
@@ -365,20 +479,8 @@ impl From<Entity> for Listed {
 
 impl From<Unentered> for Listed {
     fn from(unentered: Unentered) -> Self {
-        let Unentered { kind, name, inode, pids, cgroup, why } = unentered;
-        let entity = Entity {
-            id: 0,
-            kind,
-            namespace: String::new(),
-            name,
-            cookie: 0,
-            inode,
-            ips: Vec::new(),
-            pids,
-            cgroup,
-            path: PathBuf::new(),
-            since_ns: 0,
-        };
+        let Unentered { kind, namespace, name, named_by, inode, pids, cgroup, why } = unentered;
+        let entity = Entity { kind, namespace, name, named_by, inode, pids, cgroup, ..Entity::default() };
         Self { entity, unreadable: why }
     }
 }
@@ -392,32 +494,40 @@ impl Rows {
     }
 
     /// Stores a netns; true if the entity is new to plugins or is called otherwise now.
-    fn name(&mut self, id: EntityId, s: DiscoveredNetns, now_ns: u64) -> bool {
+    fn name(&mut self, id: EntityId, found: DiscoveredNetns, now_ns: u64) -> bool {
         let old = self.by_id.get(&id);
         let since_ns = old.map_or(now_ns, |row| row.entity.since_ns);
-        let (cookie, inode) = (s.cookie, s.inode);
-        let entity = Entity {
-            id,
-            kind: s.kind,
-            namespace: s.namespace,
-            name: s.name,
-            cookie,
-            inode,
-            ips: s.ips,
-            pids: s.pids,
-            cgroup: s.cgroup,
-            path: s.path,
-            since_ns,
-        };
-        let changed = !old.is_some_and(|row| {
-            row.gone.is_none()
-                && (row.entity.kind, &row.entity.namespace, &row.entity.name)
-                    == (entity.kind, &entity.namespace, &entity.name)
-        });
+        let mut entity = Entity { id, since_ns, ..Entity::from(found) };
+        if let Some(row) = old {
+            entity.remember(&row.entity);
+        }
+        if let Some(pod) = self.pods.get(&entity.pod_uid) {
+            entity.learn(pod);
+        }
+        let changed = !old.is_some_and(|row| row.gone.is_none() && row.entity.is_called_like(&entity));
         if old.is_none_or(|row| *row.entity != entity || row.gone.is_some()) {
             self.by_id.insert(id, Row { entity: Arc::new(entity), gone: None, named: true });
         }
         changed
+    }
+
+    /// Tells the entities of some pods what the API server said of them; returns who is called otherwise now.
+    fn learn(&mut self, is_concerned: impl Fn(&str) -> bool) -> Vec<EntityId> {
+        let mut renamed = Vec::new();
+        for (id, row) in &mut self.by_id {
+            let uid = row.entity.pod_uid.as_str();
+            let Some(pod) = self.pods.get(uid).filter(|_| is_concerned(uid)) else { continue };
+            let mut entity = Entity::clone(&row.entity);
+            entity.learn(pod);
+            if entity == *row.entity {
+                continue;
+            }
+            if row.gone.is_none() && !row.entity.is_called_like(&entity) {
+                renamed.push(*id);
+            }
+            row.entity = Arc::new(entity);
+        }
+        renamed
     }
 
     fn forget(&mut self, now: Instant) -> Vec<EntityId> {
@@ -447,19 +557,83 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pods::{Owner, PodName};
 
     fn netns(cookie: u64, name: &str) -> DiscoveredNetns {
         DiscoveredNetns {
             cookie,
             inode: 7,
             kind: Kind::Netns,
-            namespace: String::new(),
             name: name.to_owned(),
-            ips: vec![],
-            pids: vec![],
-            cgroup: String::new(),
-            path: PathBuf::new(),
+            ..DiscoveredNetns::default()
         }
+    }
+
+    const UID: &str = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e5f";
+
+    /// A namespace in which the processes of a pod run.
+    fn of_pod(cookie: u64, uid: &str, name: Option<&str>) -> DiscoveredNetns {
+        DiscoveredNetns {
+            kind: Kind::Pod,
+            namespace: name.map(|_| "shop".to_owned()).unwrap_or_default(),
+            named_by: if name.is_some() { NamedBy::PodLogs } else { NamedBy::Cgroup },
+            pod_uid: uid.to_owned(),
+            ..netns(cookie, name.unwrap_or(uid))
+        }
+    }
+
+    fn pod(name: &str, owner: &str) -> Pod {
+        let owner = Some(Owner { kind: "Deployment".to_owned(), name: owner.to_owned() });
+        let (labels, ips) = ([("app".to_owned(), name.to_owned())].into(), vec![]);
+        let name = PodName::new("shop", name).expect("a name");
+        Pod { name, owner, labels, ips, phase: "Running".to_owned(), host_network: false }
+    }
+
+    #[test]
+    fn a_pod_is_called_by_its_uid_until_somebody_knows_better() {
+        let entities = Entities::default();
+        let id = entities.apply_scan(vec![of_pod(1, UID, None)], 1, Instant::now()).added[0];
+        let shown = || {
+            let entity = entities.get(id).expect("live");
+            (entity.display(), entity.named_by, entity.owner.clone())
+        };
+        assert_eq!(shown(), (UID.to_owned(), NamedBy::Cgroup, String::new()));
+        let changes = entities.apply_pods(PodChange::All([(UID.to_owned(), pod("cart-1", "cart"))].into()));
+        assert_eq!(changes.added, [id]);
+        let named = ("shop/cart-1".to_owned(), NamedBy::Api, "Deployment/cart".to_owned());
+        assert_eq!(shown(), named);
+        // The API server forgets it, or goes away, and a scan knows no more than the uid.
+        entities.apply_pods(PodChange::Gone(UID.to_owned()));
+        assert!(entities.apply_scan(vec![of_pod(1, UID, None)], 2, Instant::now()).added.is_empty());
+        assert_eq!(shown(), named);
+    }
+
+    #[test]
+    fn what_the_node_says_comes_first_and_what_the_api_server_says_beside_it() {
+        let entities = Entities::default();
+        let before = PodChange::Set(UID.to_owned(), pod("cart-1", "cart"));
+        assert_eq!(entities.apply_pods(before), Changes::default());
+        let id = entities.apply_scan(vec![of_pod(1, UID, Some("cart-1"))], 1, Instant::now()).added[0];
+        let entity = entities.get(id).expect("live");
+        assert_eq!((entity.display().as_str(), entity.named_by), ("shop/cart-1", NamedBy::PodLogs));
+        assert_eq!((entity.owner.as_str(), &entity.labels["app"]), ("Deployment/cart", &"cart-1".to_owned()));
+        let other = PodChange::Set(UID.to_owned(), pod("cart-1", "cart-2"));
+        assert!(entities.apply_pods(other).added.is_empty(), "its name is the same");
+        assert_eq!(entities.get(id).expect("live").owner, "Deployment/cart-2");
+    }
+
+    #[test]
+    fn a_pod_whose_processes_are_gone_first_keeps_its_name() {
+        let entities = Entities::default();
+        let id = entities.apply_scan(vec![of_pod(1, UID, Some("cart-1"))], 1, Instant::now()).added[0];
+        let changes = entities.apply_scan(vec![netns(1, "cni-1")], 2, Instant::now());
+        assert!(changes.added.is_empty());
+        let entity = entities.get(id).expect("live");
+        assert_eq!((entity.kind, entity.display().as_str()), (Kind::Pod, "shop/cart-1"));
+        // Another pod under the same name has another namespace, so it is another entity.
+        let again = of_pod(2, "7c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e5f", Some("cart-1"));
+        let changes = entities.apply_scan(vec![again], 3, Instant::now());
+        assert_eq!((changes.removed, changes.added.contains(&id)), (vec![id], false));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! The **core** is plain memory without I/O, in the order in which data comes through it:
 //!
 //! - [`kernel`]: event records and counter tables as the kernel delivers them, and its names.
-//! - [`entities`]: whose network it is: pods, namespaces, the host.
+//! - [`entities`]: whose network it is: pods, namespaces, the host. [`pods`]: what is known of a pod.
 //! - [`series`]: what analyzers count. [`events`]: what they say has happened.
 //! - [`answers`]: questions, reports, and what could not be seen.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
@@ -23,6 +23,7 @@
 //!   that a directory changed.
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`tracefile`]: reads and writes the file of a recording.
+//! - [`kubernetes`]: what the API server says of this node's pods (kube).
 //! - [`http`]: serves metrics, events and state (hyper).
 //!
 //! [`agent`] joins them, and [`cli`] is the command line (clap).
@@ -39,10 +40,12 @@ pub mod events;
 pub mod frame;
 pub mod http;
 pub mod kernel;
+pub mod kubernetes;
 pub mod loss;
 pub mod netns;
 pub mod notify;
 pub mod plugin;
+pub mod pods;
 pub mod privilege;
 pub mod probe;
 pub mod series;

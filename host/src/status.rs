@@ -9,6 +9,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -341,6 +342,32 @@ impl Sight {
     }
 }
 
+/// How it goes with the API server; read by whoever shows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KubeStatus {
+    /// When it last told something.
+    pub reached: Option<Instant>,
+    /// Since when it fails; none if it does not.
+    pub failing: Option<Instant>,
+    /// Why it fails; empty if it does not.
+    pub reason: String,
+    /// Pods of this node that it told of.
+    pub pods: usize,
+}
+
+impl KubeStatus {
+    /// It has not told anything yet, or fails.
+    pub fn is_away(&self) -> bool {
+        self.reached.is_none() || self.failing.is_some()
+    }
+
+    /// How old what it told is: nothing while its watch goes on, since then it would have told of a change.
+    pub fn age(&self) -> Option<Duration> {
+        let reached = self.reached?;
+        Some(if self.failing.is_some() { reached.elapsed() } else { Duration::ZERO })
+    }
+}
+
 /// What the kernel says about this process; read by `http/`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Process {
@@ -377,6 +404,8 @@ pub struct States {
     pub gaps: BTreeMap<Sight, Vec<Gap>>,
     /// Processes that are protected from everybody, and in no sum over processes.
     pub left_out_processes: u64,
+    /// The API server; none if it is not asked.
+    pub kube: Option<KubeStatus>,
     /// By server name: `metrics` or `events`.
     pub servers: BTreeMap<String, ServerStatus>,
     /// The first scan for namespaces is over.

@@ -4,6 +4,7 @@
 //! - [`lab`]: network namespaces, links, firewall rules and faults.
 //! - [`agent`]: one running `inspector serve`, with its log.
 //! - [`exam`]: what the product concludes of the faults of the lab, and whether it is right.
+//! - [`apiserver`]: a strict Kubernetes API server with failures by script.
 //! - [`http`]: what a client of the agent's two servers receives.
 //! - [`scrape`]: the samples of one `/metrics` page.
 //! - [`prometheus`]: a real Prometheus that scrapes the agent.
@@ -16,6 +17,7 @@
 //! Everything needs root, and says so instead of skipping: a skipped kernel test proves nothing.
 
 pub mod agent;
+pub mod apiserver;
 pub mod exam;
 pub mod golden;
 pub mod http;

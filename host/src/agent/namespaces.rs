@@ -1,5 +1,5 @@
-//! Keeps the entity table true: at once when a namespace is named in `/run/netns`, when an event has
-//! an unknown cookie, or when a question is asked; within [`RESCAN`] otherwise.
+//! Keeps the entity table true: at once when a namespace is named in `/run/netns`, when a pod gets its
+//! folder of logs or its runtime a task, when an event has an unknown cookie, or when a question is asked; within [`RESCAN`] otherwise.
 
 use std::io;
 use std::path::PathBuf;
@@ -92,13 +92,14 @@ impl PendingNames {
 /// What looking for namespaces needs.
 pub(super) struct Scans {
     pub(super) places: Places,
+    pub(super) pods: discover::Pods,
     pub(super) known: Known,
     pub(super) scans: Arc<OnDemand<()>>,
     pub(super) take: Arc<dyn Take>,
 }
 
 /// Starts the threads that look for namespaces; returns after the first scan.
-pub(super) fn follow(threads: &mut Threads, of: Scans, pending: Arc<PendingNames>) -> io::Result<()> {
+pub(super) fn follow(threads: &mut Threads, mut of: Scans, pending: Arc<PendingNames>) -> io::Result<()> {
     let (named, scans) = (Arc::<Notify>::default(), Arc::clone(&of.scans));
     let (names, ring, scan) = (Arc::clone(&pending), Arc::clone(&named), Arc::clone(&scans.wake));
     threads.watch(&of.places.netns, move |created| {
@@ -108,6 +109,11 @@ pub(super) fn follow(threads: &mut Threads, of: Scans, pending: Arc<PendingNames
             ring.notify();
         }
     });
+    // What tells of pods is there before they have a process. Most nodes have one runtime, or none.
+    for directory in of.places.runtimes.iter().chain([&of.places.pod_logs]).filter(|path| path.is_dir()) {
+        let scan = Arc::clone(&scans.wake);
+        threads.watch(directory, move |_| scan.notify());
+    }
     follow_names(threads, of.known.clone(), Arc::clone(&of.take), pending, named)?;
 
     let first = scans.ask();
@@ -168,9 +174,9 @@ fn follow_names(
 }
 
 impl Scans {
-    fn scan(&self) {
+    fn scan(&mut self) {
         let began = Instant::now();
-        let scan = match discover::scan(&self.places) {
+        let scan = match discover::scan(&self.places, &mut self.pods) {
             Ok(scan) => scan,
             Err(error) => {
                 let path = self.places.proc.display();

@@ -13,6 +13,7 @@ use super::tables::{self, Tables};
 use super::threads::Threads;
 use super::{gaps, options};
 use crate::config::Config;
+use crate::discover;
 use crate::frame::{Frame, Take};
 use crate::kernel::names::KernelNames;
 use crate::kernel::table::{Columns, Snapshot};
@@ -104,7 +105,9 @@ impl Unstarted {
         };
         let mut threads = Threads::new(Arc::clone(&known.status));
         let places = options::places(config);
-        let of = Scans { places, known: known.clone(), scans: Arc::clone(&scans), take: Arc::clone(&take) };
+        let pods = discover::Pods::default();
+        let of =
+            Scans { places, pods, known: known.clone(), scans: Arc::clone(&scans), take: Arc::clone(&take) };
         namespaces::follow(&mut threads, of, pending)?;
         known.status.update().namespaces_seen = true;
         let of = Tables {

@@ -1,8 +1,9 @@
 //! What each part is told of the configuration.
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::discover::Places;
 use crate::events::log::Limits;
+use crate::kubernetes::watch;
 use crate::plugin;
 use crate::probe;
 use crate::series::metrics::Budget;
@@ -41,6 +42,15 @@ pub(super) fn probes(config: &Config) -> probe::Options {
     }
 }
 
+/// `None` where there is no API server to ask.
+pub(super) fn pods(config: &Config) -> Option<watch::Options> {
+    let config::Kubernetes { watch, kubeconfig, labels } = config.kubernetes.clone();
+    let can_ask = !kubeconfig.as_os_str().is_empty() || watch::is_in_cluster();
+    let options = watch::Options { node: config.node.name.clone(), kubeconfig, labels };
+    (watch == config::Watch::Auto && can_ask).then_some(options)
+}
+
 pub(super) fn places(config: &Config) -> Places {
-    Places { proc: config.paths.procfs.clone(), netns: config.paths.netns.clone() }
+    let config::Paths { procfs, netns, pod_logs, runtimes } = config.paths.clone();
+    Places { proc: procfs, netns, pod_logs, runtimes }
 }

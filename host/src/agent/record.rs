@@ -163,7 +163,7 @@ fn check_entities(config: &Config, wanted: &BTreeSet<String>) -> Result<(), Erro
         return Ok(());
     }
     let entities = Entities::default();
-    if let Ok(scan) = discover::scan(&options::places(config)) {
+    if let Ok(scan) = discover::scan(&options::places(config), &mut discover::Pods::default()) {
         entities.apply_scan(scan.namespaces, unix_ns(), Instant::now());
     }
     let live = entities.live();

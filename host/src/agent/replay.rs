@@ -9,7 +9,6 @@
 //! Longer than other files, because it turns every kind of entry back into a frame.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -384,10 +383,8 @@ fn entity_row(e: trace::Entity) -> EntityRow {
         cookie: e.cookie,
         inode: e.inode,
         ips: e.ips,
-        pids: Vec::new(),
-        cgroup: String::new(),
-        path: PathBuf::new(),
         since_ns: e.since_ns,
+        ..Entity::default()
     };
     EntityRow { entity: Arc::new(entity), live: e.live }
 }

@@ -16,6 +16,7 @@ use super::{memory, options};
 use crate::config::{self, Config};
 use crate::entities::Entities;
 use crate::events::log::EventLog;
+use crate::frame::Take;
 use crate::http;
 use crate::loss::Loss;
 use crate::notify::{Notify, Wake};
@@ -67,11 +68,22 @@ pub(super) fn view(config: &Config) -> Arc<View> {
     })
 }
 
+/// The same, for whoever keeps it up to date.
+pub(super) fn known(view: &View) -> Known {
+    Known {
+        entities: Arc::clone(&view.entities),
+        loss: Arc::clone(&view.loss),
+        status: Arc::clone(&view.status),
+    }
+}
+
 /// The parts that run on threads of their own.
 pub(super) struct Agent {
     pub(super) diagnoser: Arc<Diagnoser>,
     /// Tells when every plugin file that was there at the start has been looked at.
     pub(super) loaded: Option<oneshot::Receiver<()>>,
+    /// Takes what comes in beside the node's own frames.
+    pub(super) take: Arc<dyn Take>,
     view: Arc<View>,
     node: Arc<Node>,
     plugins: Arc<Plugins>,
@@ -81,12 +93,7 @@ pub(super) struct Agent {
 impl Agent {
     /// Starts everything but plugins, which come while the rest runs; blocking.
     pub(super) fn start(config: &Config, view: Arc<View>) -> Result<Self, Error> {
-        let known = Known {
-            entities: Arc::clone(&view.entities),
-            loss: Arc::clone(&view.loss),
-            status: Arc::clone(&view.status),
-        };
-        let node = Unstarted::new(config, known)?;
+        let node = Unstarted::new(config, known(&view))?;
         let shared = Shared {
             node: view.node.clone(),
             kernel: node::kernel_release(),
@@ -103,12 +110,13 @@ impl Agent {
         let plugins = Arc::new(Plugins::new(options::plugins(config), shared, Arc::clone(&more_sources))?);
         let analysis = Analysis { analyzers: Arc::clone(&plugins), metrics: Arc::clone(&view.metrics) };
         let reading = Arc::clone(&plugins);
-        let node = node.start(config, Arc::new(analysis), move || reading.sources(), more_sources)?;
+        let take: Arc<dyn Take> = Arc::new(analysis);
+        let node = node.start(config, Arc::clone(&take), move || reading.sources(), more_sources)?;
         let node = Arc::new(node);
         let diagnoser =
             Diagnoser { view: Arc::clone(&view), plugins: Arc::clone(&plugins), node: Arc::clone(&node) };
         let (diagnoser, threads) = (Arc::new(diagnoser), Threads::new(Arc::clone(&view.status)));
-        let mut agent = Self { diagnoser, loaded: None, view, node, plugins, threads };
+        let mut agent = Self { diagnoser, loaded: None, take, view, node, plugins, threads };
         agent.follow_plugin_files(config)?;
         agent.node.wait_for_symbols();
         Ok(agent)

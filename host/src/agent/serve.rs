@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::diagnoser::Diagnoser;
+use super::pods;
 use super::running::{self, Agent, Error};
 use crate::answers::question::{Answerer, Refusal};
 use crate::config::Config;
@@ -43,6 +44,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
 
     let started = tokio::task::spawn_blocking({
         let view = Arc::clone(&view);
+        let config = config.clone();
         move || Agent::start(&config, view)
     });
     let mut agent = started.await.expect("starting does not panic and is not cancelled")?;
@@ -60,8 +62,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         }
         std::future::pending::<()>().await;
     };
+    let pods = pods::follow(&config, running::known(&view), Arc::clone(&agent.take));
     tokio::select! {
         () = announce => {}
+        () = pods => {}
         () = shutdown => {}
     }
     flushing.abort();

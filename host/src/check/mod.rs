@@ -109,19 +109,7 @@ mod tests {
     fn here() -> Arc<Entity> {
         let path = std::path::PathBuf::from("/proc/thread-self/ns/net");
         let (cookie, inode) = netns::enter(&path).expect("a namespace");
-        Arc::new(Entity {
-            id: 1,
-            kind: Kind::Host,
-            namespace: String::new(),
-            name: String::new(),
-            cookie,
-            inode,
-            ips: vec![],
-            pids: vec![],
-            cgroup: String::new(),
-            path,
-            since_ns: 0,
-        })
+        Arc::new(Entity { id: 1, kind: Kind::Host, cookie, inode, path, ..Entity::default() })
     }
 
     fn facts(kind: &str, params: &[(&str, &str)]) -> Facts {

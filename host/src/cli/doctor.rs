@@ -15,7 +15,7 @@ use super::serve;
 use super::shared::Output;
 use super::table::Table;
 use super::terminal::{self, Colour, Style};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::discover::Places;
 use crate::probe::{self, Check};
 
@@ -47,7 +47,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let able = vital.ok;
     let mut checks = vec![kernel(), vital];
     checks.extend(probe::doctor());
-    checks.extend(node::checks(&Places { proc: config.paths.procfs, netns: config.paths.netns }));
+    let config::Paths { procfs, netns, pod_logs, runtimes } = config.paths;
+    checks.extend(node::checks(&Places { proc: procfs, netns, pod_logs, runtimes }));
     checks.extend(config.plugins.directories.iter().map(|dir| plugin_dir(dir)));
     match args.output {
         Output::Json => {

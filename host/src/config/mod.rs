@@ -41,6 +41,8 @@ pub struct Config {
     pub probes: Probes,
     /// The kernel's counter tables.
     pub sources: Sources,
+    /// The API server.
+    pub kubernetes: Kubernetes,
     /// What reasons mean.
     pub advice: Advice,
     /// The agent's own log.
@@ -145,6 +147,29 @@ pub struct Sources {
     pub interval: Duration,
 }
 
+/// Section `[kubernetes]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kubernetes {
+    /// Whether the API server is asked for this node's pods.
+    pub watch: Watch,
+    /// A kubeconfig file; empty for the service account of the pod that the agent runs in.
+    pub kubeconfig: PathBuf,
+    /// Keys of pod labels that are kept.
+    pub labels: Vec<String>,
+}
+
+/// Whether the API server is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Watch {
+    /// In a pod, and where there is a kubeconfig file.
+    #[default]
+    Auto,
+    /// Never.
+    Never,
+}
+
 /// Section `[advice]`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -201,6 +226,11 @@ pub struct Paths {
     /// Where `ip netns` keeps its names.
     #[serde(deserialize_with = "directory")]
     pub netns: PathBuf,
+    /// Where the kubelet keeps the logs of pods, in folders that have their names.
+    #[serde(deserialize_with = "directory")]
+    pub pod_logs: PathBuf,
+    /// Where container runtimes keep the configurations of their tasks; those that are not there are none.
+    pub runtimes: Vec<PathBuf>,
 }
 
 /// A refused configuration file.
@@ -395,7 +425,17 @@ impl Default for Sources {
 
 impl Default for Paths {
     fn default() -> Self {
-        Self { procfs: "/proc".into(), netns: "/run/netns".into() }
+        let runtimes = [
+            "/run/containerd/io.containerd.runtime.v2.task/k8s.io",
+            "/run/k3s/containerd/io.containerd.runtime.v2.task/k8s.io",
+            "/run/containers/storage/overlay-containers",
+        ];
+        Self {
+            procfs: "/proc".into(),
+            netns: "/run/netns".into(),
+            pod_logs: "/var/log/pods".into(),
+            runtimes: runtimes.map(PathBuf::from).into(),
+        }
     }
 }
 
@@ -419,7 +459,7 @@ mod tests {
         // Without a value for each key, the comparison above would prove nothing.
         let table: toml::Table = shipped.parse().expect("TOML");
         let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
-        assert_eq!((table.len(), keys), (9, 23), "a new key goes into deploy/inspector.toml and here");
+        assert_eq!((table.len(), keys), (10, 28), "a new key goes into deploy/inspector.toml and here");
     }
 
     #[test]

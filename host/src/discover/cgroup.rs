@@ -33,18 +33,22 @@ pub(super) fn path(text: &str) -> String {
 }
 
 /// `/kubepods/burstable/pod<uid>/<id>` (cgroupfs) or
-/// `/kubepods.slice/kubepods-pod<uid with underscores>.slice/cri-containerd-<id>.scope` (systemd).
+/// `/kubepods.slice/kubepods-pod<uid with underscores>.slice/cri-containerd-<id>.scope` (systemd), which
+/// in an OCI configuration is `kubepods-pod<uid with underscores>.slice:cri-containerd:<id>`.
 fn pod(path: &str) -> Option<Container> {
     path.contains("kubepods").then_some(())?;
-    path.split('/').find_map(|segment| {
+    path.split(['/', ':']).find_map(|segment| {
         let segment = segment.strip_suffix(".slice").unwrap_or(segment);
         let (before, uid) = segment.rsplit_once("pod")?;
         let uid = uid.replace('_', "-");
-        let static_pod = uid.len() == 32 && uid.bytes().all(|b| b.is_ascii_hexdigit());
-        let known =
-            static_pod || (uid.len() == 36 && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'));
-        (known && (before.is_empty() || before.ends_with('-'))).then_some(Container::Pod { uid })
+        (is_uid(&uid) && (before.is_empty() || before.ends_with('-'))).then_some(Container::Pod { uid })
     })
+}
+
+/// Whether this is the uid of a pod; that of a static pod is the MD5 of its file.
+pub(super) fn is_uid(text: &str) -> bool {
+    let is_hash = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    is_hash || (text.len() == 36 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-'))
 }
 
 /// `/docker/<id>`, `…/docker-<id>.scope`, `…/libpod-<id>.scope`, `…/cri-containerd-<id>.scope`.

@@ -4,8 +4,10 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::cgroup;
+use super::cgroup::{self, Container};
+use super::pods::Pods;
 use crate::entities::{DiscoveredNetns, Kind, MAX_PIDS, Process, Unentered};
+use crate::pods::{NamedBy, PodName};
 
 /// What points at one namespace, before it was entered.
 #[derive(Debug, Default)]
@@ -14,7 +16,7 @@ pub(super) struct Evidence {
     pub(super) netns_name: Option<String>,
     pub(super) pids: Vec<Process>,
     pub(super) cgroup: String,
-    pub(super) container: Option<cgroup::Container>,
+    pub(super) container: Option<Container>,
     pub(super) host: bool,
 }
 
@@ -46,35 +48,64 @@ impl Evidence {
         }
     }
 
-    pub(super) fn netns(self, cookie: u64, inode: u64, ips: Vec<IpAddr>) -> DiscoveredNetns {
-        let (kind, name) = self.identity(&format!("netns-{cookie}"));
+    pub(super) fn netns(self, cookie: u64, inode: u64, ips: Vec<IpAddr>, pods: &Pods) -> DiscoveredNetns {
+        let identity = self.identity(&format!("netns-{cookie}"), pods);
+        let Identity { kind, namespace, name, pod_uid, named_by } = identity;
         let Self { pids, cgroup, path, .. } = self;
-        DiscoveredNetns { cookie, inode, kind, namespace: String::new(), name, ips, pids, cgroup, path }
+        DiscoveredNetns { cookie, inode, kind, namespace, name, pod_uid, named_by, ips, pids, cgroup, path }
     }
 
     /// `inode` is 0 if only processes are known.
-    pub(super) fn unentered(self, inode: u64, why: String) -> Unentered {
+    pub(super) fn unentered(self, inode: u64, why: String, pods: &Pods) -> Unentered {
         let process = || self.pids.first().map(|process| format!("netns of {}", process.name));
         let nameless = match inode {
             0 => process().unwrap_or_default(),
             inode => format!("netns:{inode}"),
         };
-        let (kind, name) = self.identity(&nameless);
-        Unentered { kind, name, inode, pids: self.pids, cgroup: self.cgroup, why }
+        let Identity { kind, namespace, name, named_by, .. } = self.identity(&nameless, pods);
+        Unentered { kind, namespace, name, named_by, inode, pids: self.pids, cgroup: self.cgroup, why }
     }
 
     /// A pod's namespace usually has a file in `/run/netns` too (`cni-…`), and a container's may:
     /// what runs inside says more than what the file is called, unless a person named it.
-    fn identity(&self, nameless: &str) -> (Kind, String) {
+    fn identity(&self, nameless: &str, pods: &Pods) -> Identity {
+        let of = |kind, name: &str, named_by| Identity {
+            kind,
+            name: name.to_owned(),
+            named_by,
+            ..Identity::default()
+        };
         if self.host {
-            return (Kind::Host, String::new());
+            return of(Kind::Host, "", NamedBy::Nobody);
         }
-        match (&self.container, &self.netns_name) {
-            (Some(cgroup::Container::Pod { uid }), _) => (Kind::Pod, uid.clone()),
-            (_, Some(name)) => (Kind::Netns, name.clone()),
-            (Some(cgroup::Container::Plain { id }), None) => (Kind::Container, id.clone()),
-            (None, None) => (Kind::Anonymous, nameless.to_owned()),
+        let told = self.netns_name.as_deref().and_then(|name| pods.uid_in(name));
+        match (&self.container, told, &self.netns_name) {
+            (Some(Container::Pod { uid }), _, _) => Identity::of_pod(uid, pods),
+            (_, Some(uid), _) => Identity::of_pod(uid, pods),
+            (_, None, Some(name)) => of(Kind::Netns, name, NamedBy::Netns),
+            (Some(Container::Plain { id }), None, None) => of(Kind::Container, id, NamedBy::Cgroup),
+            (None, None, None) => of(Kind::Anonymous, nameless, NamedBy::Nobody),
         }
+    }
+}
+
+/// Who an entity is.
+#[derive(Debug, Default)]
+struct Identity {
+    kind: Kind,
+    namespace: String,
+    name: String,
+    pod_uid: String,
+    named_by: NamedBy,
+}
+
+impl Identity {
+    fn of_pod(uid: &str, pods: &Pods) -> Self {
+        let (namespace, name, named_by) = match pods.name(uid) {
+            Some((PodName { namespace, name }, by)) => (namespace.clone(), name.clone(), by),
+            None => (String::new(), uid.to_owned(), NamedBy::Cgroup),
+        };
+        Self { kind: Kind::Pod, namespace, name, pod_uid: uid.to_owned(), named_by }
     }
 }
 
@@ -99,10 +130,10 @@ mod tests {
         named.extend(Evidence {
             pids: vec![Process { pid: 9, name: "nginx".to_owned() }],
             cgroup: format!("/kubepods/pod{uid}/x"),
-            container: Some(cgroup::Container::Pod { uid: uid.to_owned() }),
+            container: Some(Container::Pod { uid: uid.to_owned() }),
             ..Evidence::default()
         });
-        let netns = named.netns(5, 7, vec![]);
+        let netns = named.netns(5, 7, vec![], &Pods::default());
         assert_eq!((netns.kind, netns.name.as_str(), netns.pids.len()), (Kind::Pod, uid, 1));
     }
 
@@ -110,7 +141,7 @@ mod tests {
     fn a_namespace_that_only_a_process_tells_of_is_called_after_it() {
         let pids = vec![Process { pid: 9, name: "nginx".to_owned() }];
         let evidence = Evidence { pids, ..Evidence::default() };
-        let shown = evidence.unentered(0, "no ptrace".to_owned());
+        let shown = evidence.unentered(0, "no ptrace".to_owned(), &Pods::default());
         assert_eq!((shown.kind, shown.name.as_str()), (Kind::Anonymous, "netns of nginx"));
     }
 }

@@ -1,12 +1,15 @@
 //! Finds the network namespaces of this node and what they are called: the host, named ones
-//! (`ip netns`), and those of pods and containers by the cgroup paths of their processes.
+//! (`ip netns`), and those of pods and containers by the cgroup paths of their processes; and what the
+//! kubelet and the container runtime call those pods.
 //!
 //! A scan is complete each time and cheap (one `readlink` per process, one visit per namespace);
 //! `agent.rs` asks for one when `/run/netns` changes, when an event carries an unknown cookie, and
-//! every few seconds. This adapter keeps no state: who vanished is for `entities.rs` to conclude.
+//! every few seconds. This adapter keeps what never changes only ([`Pods`]): who vanished is for
+//! `entities.rs` to conclude.
 
 mod cgroup;
 mod evidence;
+mod pods;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -24,6 +27,8 @@ use crate::status::Gap;
 
 use evidence::Evidence;
 
+pub use pods::Pods;
+
 /// Where namespaces are looked for.
 #[derive(Debug, Clone)]
 pub struct Places {
@@ -31,6 +36,10 @@ pub struct Places {
     pub proc: PathBuf,
     /// Directory of named namespaces.
     pub netns: PathBuf,
+    /// Where the kubelet keeps the logs of pods.
+    pub pod_logs: PathBuf,
+    /// Where container runtimes keep the configurations of their tasks.
+    pub runtimes: Vec<PathBuf>,
 }
 
 /// What one look at the node brought.
@@ -63,11 +72,13 @@ struct Found {
 ///
 /// # Errors
 /// The proc file system cannot be listed. What vanishes on the way is left out of the result.
-pub fn scan(places: &Places) -> io::Result<Scan> {
+pub fn scan(places: &Places, pods: &mut Pods) -> io::Result<Scan> {
     let mut found = Found { hidden: hidden(&places.proc), ..Found::default() };
     named(&places.netns, &mut found.by_inode);
     found.processes(&places.proc)?;
-    let scan = found.visit();
+    // Behind the processes, so that whoever runs already has its name.
+    pods.look(&places.pod_logs, &places.runtimes);
+    let scan = found.visit(pods);
     netns::leave();
     Ok(scan)
 }
@@ -104,7 +115,8 @@ fn some_names(namespaces: &[&Unentered]) -> String {
     const SHOWN: usize = 3;
     let name = |unentered: &&Unentered| match unentered.kind {
         Kind::Host => "host".to_owned(),
-        _ => unentered.name.clone(),
+        _ if unentered.namespace.is_empty() => unentered.name.clone(),
+        _ => format!("{}/{}", unentered.namespace, unentered.name),
     };
     let mut names: Vec<_> = namespaces.iter().take(SHOWN).map(name).collect();
     if namespaces.len() > SHOWN {
@@ -129,7 +141,10 @@ pub fn inspect_named(file: &Path) -> io::Result<Option<DiscoveredNetns>> {
     // Any file can be opened, only a namespace can be entered. Addresses are left to the scan: the
     // lock that listing them takes is held for long while other namespaces are torn down.
     let evidence = Evidence { netns_name, path: file.to_owned(), ..Evidence::default() };
-    let netns = visit(inode, &evidence).ok().flatten().map(|cookie| evidence.netns(cookie, inode, vec![]));
+    let netns = visit(inode, &evidence)
+        .ok()
+        .flatten()
+        .map(|cookie| evidence.netns(cookie, inode, vec![], &Pods::default()));
     netns::leave();
     Ok(netns)
 }
@@ -200,7 +215,7 @@ impl Found {
 
     /// Enters each namespace for its cookie and its addresses. Who stands in it knows as well which
     /// of the processes that may not be looked at are there.
-    fn visit(mut self) -> Scan {
+    fn visit(mut self, pods: &Pods) -> Scan {
         let is_init_left_out = self.is_init_left_out;
         let mut scan = Scan { hidden: self.hidden, is_init_left_out, ..Scan::default() };
         for (inode, mut evidence) in self.by_inode {
@@ -209,14 +224,14 @@ impl Found {
                 Ok(Some(cookie)) => {
                     let here = netns::fingerprint_here().ok().and_then(|here| self.closed.remove(&here));
                     evidence.extend(here.unwrap_or_default());
-                    scan.namespaces.push(evidence.netns(cookie, inode, addresses()));
+                    scan.namespaces.push(evidence.netns(cookie, inode, addresses(), pods));
                 }
                 Err(e) if netns::gone(&e) => {}
-                Err(e) => scan.unentered.push(evidence.unentered(inode, netns::refusal(&e))),
+                Err(e) => scan.unentered.push(evidence.unentered(inode, netns::refusal(&e), pods)),
             }
         }
         let closed = self.closed.into_values();
-        scan.unentered.extend(closed.map(|evidence| evidence.unentered(0, self.refusal.clone())));
+        scan.unentered.extend(closed.map(|evidence| evidence.unentered(0, self.refusal.clone(), pods)));
         scan.unentered.sort_by(|a, b| (a.kind, &a.name).cmp(&(b.kind, &b.name)));
         scan
     }
@@ -265,10 +280,21 @@ fn addresses() -> Vec<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pods::NamedBy;
 
     fn unentered(kind: Kind, name: &str, why: &str) -> Unentered {
         let (pids, cgroup) = (Vec::new(), String::new());
-        Unentered { kind, name: name.to_owned(), inode: 7, pids, cgroup, why: why.to_owned() }
+        let (namespace, named_by) = (String::new(), NamedBy::Nobody);
+        Unentered {
+            kind,
+            namespace,
+            name: name.to_owned(),
+            named_by,
+            inode: 7,
+            pids,
+            cgroup,
+            why: why.to_owned(),
+        }
     }
 
     #[test]

@@ -324,10 +324,7 @@ mod tests {
             kind: Kind::Pod,
             namespace: "kube-system".into(),
             name: "kube-proxy-worker-tbv5s".into(),
-            ips: vec![],
-            pids: vec![],
-            cgroup: String::new(),
-            path: Default::default(),
+            ..DiscoveredNetns::default()
         };
         view.entities.apply_scan(vec![pod], 1, std::time::Instant::now());
         let mut cursor = view.events.oldest();

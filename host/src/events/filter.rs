@@ -369,19 +369,7 @@ mod tests {
 
     #[test]
     fn the_host_is_meant_by_the_name_that_its_lines_show() {
-        let host = Entity {
-            id: 1,
-            kind: Kind::Host,
-            namespace: String::new(),
-            name: String::new(),
-            cookie: 1,
-            inode: 7,
-            ips: Vec::new(),
-            pids: Vec::new(),
-            cgroup: String::new(),
-            path: Default::default(),
-            since_ns: 1,
-        };
+        let host = Entity { id: 1, kind: Kind::Host, cookie: 1, inode: 7, ..Entity::default() };
         for name in ["host", "hostNetwork", "hostNetwork/hostNetwork"] {
             assert!(is_called(&host, name), "{name}");
         }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -87,27 +87,36 @@ impl Stream {
         if !self.query.follow {
             return;
         }
+        let mut said = Instant::now();
         while !self.is_over() {
             let read = self.log.read(&mut cursor, CHUNK);
             let matching = read.events.iter().filter(|event| self.query.matches(event));
-            if send(&self.lines, read.lost, matching).await.is_none() {
-                return;
+            match send(&self.lines, read.lost, matching).await {
+                None => return,
+                Some(true) => said = Instant::now(),
+                // Events that the client does not want are no sign of life to it.
+                Some(false) if said.elapsed() >= KEEP_ALIVE => {
+                    if self.lines.send(Bytes::from_static(b"\n")).await.is_err() {
+                        return;
+                    }
+                    said = Instant::now();
+                }
+                Some(false) => {}
             }
-            if read.events.is_empty() && self.idle(&mut cursor).await.is_none() {
+            if read.events.is_empty() && self.idle(&mut cursor, said + KEEP_ALIVE).await.is_none() {
                 return;
             }
         }
     }
 
-    /// Waits for news or for the end; `None` if the client or the log is gone.
-    async fn idle(&self, cursor: &mut Cursor) -> Option<()> {
+    /// Waits for news, for the end or until it is time to say something; `None` if the client or the log is
+    /// gone.
+    async fn idle(&self, cursor: &mut Cursor, until: Instant) -> Option<()> {
         tokio::select! {
             news = cursor.wait() => news.then_some(()),
             () = self.lines.closed() => None,
             () = tokio::time::sleep(self.left()) => Some(()),
-            () = tokio::time::sleep(KEEP_ALIVE) => {
-                self.lines.send(Bytes::from_static(b"\n")).await.ok()
-            }
+            () = tokio::time::sleep_until(until.into()) => Some(()),
         }
     }
 
@@ -122,12 +131,12 @@ impl Stream {
     }
 }
 
-/// Sends one chunk, if there is anything to say; `None` if the client is gone.
+/// Sends one chunk and tells whether there was anything to say; `None` if the client is gone.
 async fn send(
     lines: &mpsc::Sender<Bytes>,
     lost: u64,
     events: impl Iterator<Item = &Arc<Event>>,
-) -> Option<()> {
+) -> Option<bool> {
     let mut chunk = String::new();
     if lost > 0 {
         chunk.push_str(&format!("{{\"lost\":{lost}}}\n"));
@@ -136,7 +145,7 @@ async fn send(
         chunk.push_str(event.json_line());
     }
     if chunk.is_empty() {
-        return Some(());
+        return Some(false);
     }
-    lines.send(chunk.into()).await.ok()
+    lines.send(chunk.into()).await.ok().map(|()| true)
 }

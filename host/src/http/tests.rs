@@ -164,6 +164,24 @@ async fn a_stream_has_what_its_filter_lets_through() {
     assert_eq!(next_event(&mut lines).await, ("C".into(), "web".into()));
 }
 
+/// A client gives up a server that is silent for half a minute.
+#[tokio::test]
+async fn a_client_that_wants_nothing_of_a_busy_stream_hears_that_the_server_lives() {
+    let server = events_server();
+    let mut lines = server.follow("type=B").await;
+    let unwanted = async {
+        loop {
+            server.emit("A", "web");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let line = tokio::select! {
+        line = next(&mut lines) => line,
+        () = unwanted => unreachable!("it never ends"),
+    };
+    assert_eq!(line, "");
+}
+
 #[tokio::test]
 async fn the_backlog_ends_or_goes_over_into_the_stream_without_a_gap() {
     let server = events_server();

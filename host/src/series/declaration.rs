@@ -25,6 +25,7 @@ const RESERVED_PREFIXES: &[&str] = &[
     "inspector_events_total",
     "inspector_gaps",
     "inspector_http_",
+    "inspector_kube_",
     "inspector_left_out_processes",
     "inspector_lost_total",
     "inspector_plugin_",

@@ -302,6 +302,7 @@ fn cpu_time() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pods::NamedBy;
 
     fn refused() -> Reading {
         Reading { table: Err(io::Error::new(io::ErrorKind::PermissionDenied, "no ptrace")), seconds: 0.0 }
@@ -314,6 +315,8 @@ mod tests {
     fn entity(name: &str) -> Entity {
         let listed = entities::Listed::from(entities::Unentered {
             kind: entities::Kind::Netns,
+            namespace: String::new(),
+            named_by: NamedBy::Netns,
             name: name.to_owned(),
             inode: 7,
             pids: vec![],

@@ -120,13 +120,10 @@ impl View {
             namespace: e.namespace.clone(),
             name: e.name.clone(),
             ips: e.ips.clone(),
-            pids: vec![],
-            cgroup: String::new(),
-            path: Default::default(),
+            ..DiscoveredNetns::default()
         };
-        let (namespace, name) = (String::new(), name.to_owned());
-        let (pids, cgroup, path) = (vec![], String::new(), Default::default());
-        let new = DiscoveredNetns { cookie, inode: 7, kind, namespace, name, ips, pids, cgroup, path };
+        let name = name.to_owned();
+        let new = DiscoveredNetns { cookie, inode: 7, kind, name, ips, ..DiscoveredNetns::default() };
         let all = self.entities.live().into_iter().map(again).chain([new]).collect();
         self.entities.apply_scan(all, 1, std::time::Instant::now());
         self.entities.stamp(cookie, 1)

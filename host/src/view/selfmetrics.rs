@@ -78,6 +78,19 @@ impl AgentState {
         to.family("inspector_left_out_processes", help, Gauge, [([], Int(self.states.left_out_processes))])
     }
 
+    /// Nothing where the API server is not asked.
+    fn encode_kube(&self, to: &mut Families<'_>) -> std::fmt::Result {
+        let Some(kube) = &self.states.kube else { return Ok(()) };
+        let up = [([], Int((!kube.is_away()).into()))];
+        to.family("inspector_kube_up", "The API server tells of this node's pods.", Gauge, up)?;
+        let age = kube.age().map(|age| ([], Float(age.as_secs_f64())));
+        let help = "Age of what the API server told of this node's pods; 0 while its watch goes on. A \
+                    connection that went silent is noticed after 245 s.";
+        to.family("inspector_kube_sync_age_seconds", help, Gauge, age)?;
+        let help = "Pods of this node that the API server told of.";
+        to.family("inspector_kube_pods", help, Gauge, [([], Int(kube.pods as u64))])
+    }
+
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {
         // A probe that nobody subscribes to is neither up nor down, so it is left out.
         let wanted = || self.states.probes.values().filter(|probe| probe.state != ProbeState::Idle);
@@ -214,6 +227,7 @@ impl Collector for AgentState {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
         let mut to = Families(encoder);
         self.encode_agent(&mut to)?;
+        self.encode_kube(&mut to)?;
         self.encode_probes(&mut to)?;
         self.encode_sources(&mut to)?;
         self.encode_plugins(&mut to)?;

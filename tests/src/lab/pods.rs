@@ -165,6 +165,11 @@ impl Containerd {
         self.ctr(&format!("-n k8s.io images import {}", archive.display())).map(drop)
     }
 
+    /// Where it keeps the configurations of its tasks, as the agent is told with `paths.runtimes`.
+    pub fn tasks(&self) -> PathBuf {
+        self.file("state/io.containerd.runtime.v2.task/k8s.io")
+    }
+
     fn ctr(&self, args: &str) -> Result<String> {
         run("ctr", &format!("-a {} {args}", self.file("containerd.sock").display()))
     }

@@ -16,6 +16,7 @@ mod entities;
 mod freshness;
 mod import_rules;
 mod kernel_tests;
+mod kubernetes;
 mod lab;
 mod latency;
 mod layout;

@@ -9,15 +9,18 @@ use serde_json::Value;
 const UID: &str = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e5f";
 
 #[test]
-fn a_real_pod_is_listed_with_its_uid_addresses_processes_and_cgroup() -> Result<()> {
+fn a_real_pod_is_listed_with_its_name_addresses_processes_and_cgroup() -> Result<()> {
     if let Some(missing) = pods::missing() {
         eprintln!(
             "\n*** SKIPPED: there is no {missing} here, so no real pod was tested: run `make setup` ***\n"
         );
         return Ok(());
     }
-    let agent =
-        Agent::start(&Settings { config: "sources.interval = '200ms'".to_owned(), ..Settings::default() })?;
+    // The folder that a kubelet makes for the pod's logs.
+    let logs = tempfile::tempdir()?;
+    std::fs::create_dir(logs.path().join(format!("default_web-1_{UID}")))?;
+    let config = format!("sources.interval = '200ms'\npaths.pod_logs = '{}'", logs.path().display());
+    let agent = Agent::start(&Settings { config, ..Settings::default() })?;
     let containerd = Containerd::start()?;
     let pod = containerd.run_pod("default", "web-1", UID)?;
     let (pid, ip) = (pod.pid()?, pod.ip()?);
@@ -34,7 +37,8 @@ fn a_real_pod_is_listed_with_its_uid_addresses_processes_and_cgroup() -> Result<
         listed().filter(|pod| has_address(pod) && runs(pod))
     })
     .with_context(|| format!("{:#}", listed().unwrap_or_default()))?;
-    assert_eq!(entity["name"], UID, "{entity:#}");
+    assert_eq!((&entity["namespace"], &entity["name"]), (&"default".into(), &"web-1".into()), "{entity:#}");
+    assert_eq!((&entity["named_by"], &entity["pod_uid"]), (&"pod-logs".into(), &UID.into()), "{entity:#}");
     let process = entity["pids"].as_array().context("pids")?.iter().find(|process| process["pid"] == pid);
     assert_eq!(process.context("its process is listed")?["name"], "busybox", "{entity:#}");
     let cgroup = entity["cgroup"].as_str().context("cgroup")?;
@@ -42,8 +46,9 @@ fn a_real_pod_is_listed_with_its_uid_addresses_processes_and_cgroup() -> Result<
 
     wait::until("the pod's series", || {
         let page = agent.scrape().ok()?;
-        page.sum("inspector_pod_netdevtxpackets", &[("pod", UID)])?;
-        page.sum("inspector_pod_ioioreadsyscall", &[("pod", UID)]).filter(|calls| *calls > 0.0)
+        let pod = [("namespace", "default"), ("pod", "web-1")];
+        page.sum("inspector_pod_netdevtxpackets", &pod)?;
+        page.sum("inspector_pod_ioioreadsyscall", &pod).filter(|calls| *calls > 0.0)
     })?;
     println!("{UID} at {ip}, process {pid}, in {cgroup}");
 

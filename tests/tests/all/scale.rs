@@ -113,12 +113,8 @@ fn netns(cookie: u64) -> DiscoveredNetns {
         cookie,
         inode: cookie,
         kind: Kind::Netns,
-        namespace: String::new(),
         name: format!("ns-{cookie}"),
-        ips: Vec::new(),
-        pids: Vec::new(),
-        cgroup: String::new(),
-        path: Default::default(),
+        ..DiscoveredNetns::default()
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::discover::{self, Places, Scan};
+use crate::discover::{self, Places, Pods, Scan};
 use crate::entities::{Entities, Entity};
 use crate::privilege::{self, Capability, Obstacle};
 use crate::probe::Check;
@@ -25,7 +25,7 @@ pub fn checks(places: &Places) -> Vec<Check> {
 }
 
 fn look(places: &Places) -> Vec<Check> {
-    let scan = match discover::scan(places) {
+    let scan = match discover::scan(places, &mut Pods::default()) {
         Ok(scan) => scan,
         Err(error) => {
             let found = format!("{}: {error}", places.proc.display());

@@ -5,6 +5,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use crate::cli::table::Table;
 use crate::entities::Listed;
 use crate::events::log::EventType;
+use crate::pods::NamedBy;
 use crate::series::metrics::FamilyInfo;
 use crate::status::{PluginStatus, ProbeStatus, ScenarioRow, SourceStatus};
 
@@ -13,6 +14,8 @@ pub fn entities(entities: &[Listed]) -> Table {
     let mut table = Table::new(&[
         "name",
         "kind",
+        "named by",
+        "owner",
         "addresses",
         "netns",
         "cookie",
@@ -25,6 +28,8 @@ pub fn entities(entities: &[Listed]) -> Table {
         table.row([
             &entity.display(),
             entity.kind.as_str(),
+            if entity.named_by == NamedBy::Nobody { "-" } else { entity.named_by.as_str() },
+            if entity.owner.is_empty() { "-" } else { &entity.owner },
             &join(&entity.ips),
             &known(entity.inode),
             &known(entity.cookie),
@@ -160,14 +165,16 @@ mod tests {
             ips: vec!["10.0.0.7".parse().expect("address"), "fd00::7".parse().expect("address")],
             pids: vec![Process { pid: 7, name: "ngi\x1b[2Jnx".into() }],
             cgroup: "/kubepods/pod1".into(),
-            path: "/proc/7/ns/net".into(),
             since_ns: 1_700_000_000_000_000_000,
+            named_by: NamedBy::PodLogs,
+            owner: "Deployment/shop".into(),
+            ..Entity::default()
         };
         assert_eq!(
             shown(&entities(&[Listed { entity, unreadable: String::new() }])),
             [
-                "NAME        KIND  ADDRESSES              NETNS  COOKIE  PROCESSES         CGROUP          SINCE                 UNREADABLE",
-                "web/shop-1  pod   10.0.0.7,fd00::7  4026532000    4242  7:ngi\\u{1b}[2Jnx  /kubepods/pod1  2023-11-14T22:13:20Z",
+                "NAME        KIND  NAMED BY  OWNER            ADDRESSES              NETNS  COOKIE  PROCESSES         CGROUP          SINCE                 UNREADABLE",
+                "web/shop-1  pod   pod-logs  Deployment/shop  10.0.0.7,fd00::7  4026532000    4242  7:ngi\\u{1b}[2Jnx  /kubepods/pod1  2023-11-14T22:13:20Z",
             ]
         );
     }

@@ -6,7 +6,6 @@
 //! Natively it is the same `on_batch` over the SDK's stand-in for a host.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
@@ -274,12 +273,8 @@ fn netns(cookie: u64) -> DiscoveredNetns {
         cookie,
         inode: cookie,
         kind: Kind::Netns,
-        namespace: String::new(),
         name: format!("bench-{cookie}"),
-        ips: Vec::new(),
-        pids: Vec::new(),
-        cgroup: String::new(),
-        path: PathBuf::new(),
+        ..DiscoveredNetns::default()
     }
 }
 

@@ -1,0 +1,3 @@
+//! The Kubernetes API (`kube`): what it says of this node's pods.
+
+pub mod watch;

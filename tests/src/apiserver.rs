@@ -1,0 +1,351 @@
+//! A strict Kubernetes API server for this node's pods: lists, watches that go on from a version,
+//! bookmarks, and failures by script.
+//!
+//! It refuses what a real one would refuse: no token, a list of more than one node's pods, a watch without a
+//! version or from one that is too old. Everything else is a 404, so that a client that asks for more than it
+//! should is noticed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, BufReader, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Name of the node whose pods are asked for.
+pub const NODE: &str = "node-1";
+/// How often a watch is sent a bookmark.
+const BOOKMARK: Duration = Duration::from_millis(200);
+
+/// What it does in place of answering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trouble {
+    /// Answers with a status.
+    Status(u16),
+    /// Ends a list in the middle, or a watch in the middle of an event.
+    Truncate,
+    /// Takes the request and never answers.
+    Hang,
+}
+
+/// A running server; stopped when dropped.
+#[derive(Debug)]
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    at: SocketAddr,
+    home: TempDir,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    version: u64,
+    pods: BTreeMap<String, Value>,
+    events: Vec<(u64, &'static str, Value)>,
+    /// Watches from before are told that they are too late.
+    compacted: u64,
+    token: String,
+    trouble: Option<Trouble>,
+    requests: Vec<String>,
+    connections: Vec<TcpStream>,
+    is_stopped: bool,
+}
+
+impl ApiServer {
+    /// Listens on a port of loopback, any one for 0.
+    ///
+    /// # Errors
+    /// If the port is taken.
+    pub fn start(port: u16) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", port))?;
+        let (at, shared) = (listener.local_addr()?, Arc::<Shared>::default());
+        let home = tempfile::tempdir()?;
+        let server = Self { shared, at, home };
+        server.set_token("first")?;
+        server.change(|state| state.version = 1);
+        let shared = Arc::clone(&server.shared);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = Arc::clone(&shared);
+                if shared.lock().is_stopped {
+                    return;
+                }
+                // A client that goes away ends its own connection.
+                std::thread::spawn(move || drop(serve(stream, &shared)));
+            }
+        });
+        Ok(server)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.at.port()
+    }
+
+    /// A kubeconfig for it, with a token in a file that rotates.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn kubeconfig(&self) -> Result<PathBuf> {
+        let file = self.home.path().join("kubeconfig");
+        let (at, token) = (self.at, self.home.path().join("token"));
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{ "name": "c", "cluster": { "server": format!("http://{at}") } }],
+            "users": [{ "name": "u", "user": { "tokenFile": token } }],
+            "contexts": [{ "name": "test", "context": { "cluster": "c", "user": "u" } }],
+        });
+        fs::write(&file, config.to_string())?;
+        Ok(file)
+    }
+
+    /// Accepts only this token from now on, and writes it where the client looks for it.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn set_token(&self, token: &str) -> Result<()> {
+        fs::write(self.home.path().join("token"), token)?;
+        self.change(|state| state.token = token.to_owned());
+        Ok(())
+    }
+
+    /// Adds or replaces a pod, by its name.
+    pub fn set(&self, pod: Value) {
+        self.change(|state| {
+            let name = name(&pod);
+            let kind = if state.pods.contains_key(&name) { "MODIFIED" } else { "ADDED" };
+            state.version += 1;
+            let mut pod = pod;
+            pod["metadata"]["resourceVersion"] = state.version.to_string().into();
+            state.pods.insert(name, pod.clone());
+            state.events.push((state.version, kind, pod));
+        });
+    }
+
+    /// Deletes a pod by its name.
+    pub fn delete(&self, name: &str) {
+        self.change(|state| {
+            let Some(mut pod) = state.pods.remove(name) else { return };
+            state.version += 1;
+            pod["metadata"]["resourceVersion"] = state.version.to_string().into();
+            state.events.push((state.version, "DELETED", pod));
+        });
+    }
+
+    /// Changes pods without telling any watch, and forgets all events: a watch that goes on from before is
+    /// told `410 Gone`.
+    pub fn compact(&self, change: impl FnOnce(&mut BTreeMap<String, Value>)) {
+        self.change(|state| {
+            state.version += 10;
+            change(&mut state.pods);
+            state.events.clear();
+            state.compacted = state.version;
+        });
+    }
+
+    /// What all requests meet from now on; running watches are cut off.
+    pub fn trouble(&self, trouble: Option<Trouble>) {
+        self.change(|state| state.trouble = trouble);
+        self.cut();
+    }
+
+    /// Cuts all connections.
+    pub fn cut(&self) {
+        for connection in std::mem::take(&mut self.shared.lock().connections) {
+            // It may have ended by itself.
+            drop(connection.shutdown(Shutdown::Both));
+        }
+    }
+
+    /// All requests so far: their methods and paths.
+    pub fn requests(&self) -> Vec<String> {
+        self.shared.lock().requests.clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.shared.lock());
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.change(|state| state.is_stopped = true);
+        self.cut();
+        // Wakes the thread that accepts.
+        drop(TcpStream::connect(self.at));
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pod of the node as the API has it, with what a real one carries and nobody needs.
+pub fn pod(namespace: &str, name: &str, uid: &str, deployment: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": namespace, "uid": uid,
+            "labels": { "app": deployment, "pod-template-hash": "7d9f", "internal": "secret" },
+            "annotations": { "kubectl.kubernetes.io/last-applied-configuration": "x".repeat(2000) },
+            "managedFields": [{ "manager": "kubelet", "operation": "Update", "fieldsV1": { "f:status": {} } }],
+            "ownerReferences": [{
+                "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{deployment}-7d9f"),
+                "uid": "1", "controller": true,
+            }],
+        },
+        "spec": { "nodeName": NODE, "containers": [{ "name": "a", "image": "b" }] },
+        "status": { "phase": "Running", "podIPs": [{ "ip": "10.0.0.7" }] },
+    })
+}
+
+fn name(pod: &Value) -> String {
+    pod["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+}
+
+struct Request {
+    line: String,
+    token: String,
+}
+
+fn read(from: &mut impl io::BufRead) -> io::Result<Option<Request>> {
+    let (mut line, mut token) = (String::new(), String::new());
+    if from.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    loop {
+        let mut header = String::new();
+        if from.read_line(&mut header)? == 0 || header.trim().is_empty() {
+            return Ok(Some(Request { line: line.trim().to_owned(), token }));
+        }
+        if let Some((key, value)) = header.split_once(':')
+            && key.eq_ignore_ascii_case("authorization")
+        {
+            token = value.trim().trim_start_matches("Bearer ").to_owned();
+        }
+    }
+}
+
+fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
+    shared.lock().connections.push(stream.try_clone()?);
+    let (mut from, mut to) = (BufReader::new(stream.try_clone()?), stream);
+    while let Some(request) = read(&mut from)? {
+        let path = request.line.split(' ').nth(1).unwrap_or_default().to_owned();
+        let (token, trouble) = {
+            let mut state = shared.lock();
+            state.requests.push(request.line.clone());
+            (state.token.clone(), state.trouble.clone())
+        };
+        match trouble {
+            Some(Trouble::Status(status)) => refuse(&mut to, status, "as the test says")?,
+            Some(Trouble::Hang) => std::thread::sleep(Duration::from_secs(600)),
+            _ if request.token != token => refuse(&mut to, 401, "Unauthorized")?,
+            Some(Trouble::Truncate) => {
+                to.write_all(
+                    b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9999\r\n\r\n",
+                )?;
+                to.write_all(br#"{"kind":"PodList","items":[{"metadata":{"na"#)?;
+                return to.shutdown(Shutdown::Both);
+            }
+            None => answer(&mut to, &path, shared)?,
+        }
+    }
+    Ok(())
+}
+
+fn refuse(to: &mut impl Write, status: u16, why: &str) -> io::Result<()> {
+    let body = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "message": why,
+        "reason": "Test", "code": status })
+    .to_string();
+    whole(to, status, &body)
+}
+
+fn whole(to: &mut impl Write, status: u16, body: &str) -> io::Result<()> {
+    let length = body.len();
+    write!(
+        to,
+        "HTTP/1.1 {status} x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+fn answer(to: &mut impl Write, path: &str, shared: &Shared) -> io::Result<()> {
+    let Some(query) = path.strip_prefix("/api/v1/pods?") else {
+        return refuse(to, 404, "only pods are here");
+    };
+    let query: BTreeMap<_, _> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
+    if query.get("fieldSelector").is_none_or(|of| *of != format!("spec.nodeName%3D{NODE}")) {
+        return refuse(to, 403, "only the pods of this node may be listed");
+    }
+    match query.get("watch") {
+        None => {
+            let state = shared.lock();
+            let items: Vec<_> = state.pods.values().collect();
+            let version = state.version.to_string();
+            let list = json!({ "kind": "PodList", "apiVersion": "v1",
+                "metadata": { "resourceVersion": version }, "items": items });
+            drop(state);
+            whole(to, 200, &list.to_string())
+        }
+        Some(_) => {
+            let number = |key| query.get(key).and_then(|text| text.parse::<u64>().ok());
+            let (Some(from), Some(seconds)) = (number("resourceVersion"), number("timeoutSeconds")) else {
+                return refuse(to, 400, "a watch needs resourceVersion and timeoutSeconds");
+            };
+            let bookmarks = query.get("allowWatchBookmarks") == Some(&"true");
+            watch(to, shared, from, Duration::from_secs(seconds), bookmarks)
+        }
+    }
+}
+
+/// Events behind a version, as they come.
+fn watch(to: &mut impl Write, shared: &Shared, from: u64, time: Duration, bookmarks: bool) -> io::Result<()> {
+    write!(to, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")?;
+    let (began, mut seen) = (Instant::now(), from);
+    loop {
+        let mut state = shared.lock();
+        if seen < state.compacted {
+            let gone = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410,
+                "reason": "Expired", "message": "too old resource version" });
+            drop(state);
+            chunk(to, &json!({ "type": "ERROR", "object": gone }))?;
+            return to.write_all(b"0\r\n\r\n");
+        }
+        let new: Vec<_> = state.events.iter().filter(|(version, ..)| *version > seen).cloned().collect();
+        if new.is_empty() {
+            state = shared.changed.wait_timeout(state, BOOKMARK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let (version, is_stopped) = (state.version, state.is_stopped);
+        drop(state);
+        if is_stopped || began.elapsed() > time {
+            return to.write_all(b"0\r\n\r\n");
+        }
+        if new.is_empty() && bookmarks && version == seen {
+            let at = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
+            let pod = json!({ "kind": "Pod", "apiVersion": "v1", "metadata": at, "spec": { "containers": null }, "status": {} });
+            chunk(to, &json!({ "type": "BOOKMARK", "object": pod }))?;
+        }
+        for (version, kind, pod) in new {
+            chunk(to, &json!({ "type": kind, "object": pod }))?;
+            seen = version;
+        }
+    }
+}
+
+fn chunk(to: &mut impl Write, event: &Value) -> io::Result<()> {
+    let line = format!("{event}\n");
+    write!(to, "{:x}\r\n{line}\r\n", line.len())?;
+    to.flush()
+}
