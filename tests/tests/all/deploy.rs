@@ -22,7 +22,7 @@ const WITHOUT_DEFAULT: [&str; 3] =
     ["global", "seccompProfile.localhostProfile", "appArmorProfile.localhostProfile"];
 
 #[test]
-fn the_manifests_are_rendered_from_this_chart() -> Result<()> {
+fn the_manifests_are_rendered_from_this_chart_and_both_are_of_this_version() -> Result<()> {
     let rendered = read("deploy/manifests/inspector.yaml")?;
     let stated = rendered.lines().find_map(|line| line.strip_prefix("# chart: sha256 "));
     let mut files = vec![chart().join("Chart.yaml"), chart().join("values.yaml")];
@@ -30,6 +30,9 @@ fn the_manifests_are_rendered_from_this_chart() -> Result<()> {
     let sum = Command::new("sh").args(["-c", "cat -- \"$@\" | sha256sum", "sh"]).args(files).output()?;
     let digest = String::from_utf8(sum.stdout)?;
     assert_eq!(stated, digest.split(' ').next(), "the chart has changed: run deploy/render.sh");
+    // The tag of the image, unless a value says another one.
+    let version = format!("appVersion: \"{}\"\n", env!("CARGO_PKG_VERSION"));
+    ensure!(read("deploy/chart/Chart.yaml")?.contains(&version), "Chart.yaml is not of this {version}");
     Ok(())
 }
 
