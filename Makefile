@@ -34,6 +34,9 @@ BENCH_PACKAGES := prometheus-node-exporter
 TEST_PACKAGES := $(LAB_PACKAGES) $(BENCH_PACKAGES) bpftool curl prometheus containernetworking-plugins busybox-static
 TEST_PACKAGES += $(if $(shell command -v containerd),,containerd runc)
 LINT_PACKAGES := clang-format
+# The shell of the image.
+IMAGE_PACKAGES := busybox-static
+BUSYBOX ?= /bin/busybox
 # What `make test-kernels` boots stock kernels with.
 KERNEL_PACKAGES := qemu-system-x86 cpio
 # Installs what is missing of a list of packages; fetches nothing when all is there.
@@ -145,12 +148,19 @@ lint: ## format, clippy, C format, documentation, import rules; warnings are err
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --release --no-deps --document-private-items
 	cargo test --release --workspace --test all import_rules
 
-image: build ## container image inspector:VERSION from the static binary, FROM scratch
-	@rm -rf target/image && mkdir -p target/image/plugins
+image: build ## container images inspector:VERSION, with a shell, and inspector:VERSION-scratch, the static binary alone; BUSYBOX=... names another static busybox
+	@$(call install,$(IMAGE_PACKAGES))
+	@if readelf -lW $(BUSYBOX) | grep -q INTERP; then \
+	  echo "error: $(BUSYBOX) is not static, and the image has no libraries: name one that is, BUSYBOX=..." >&2; exit 1; fi
+	@rm -rf target/image && mkdir -p target/image/{plugins,links,busybox}
 	@cp deploy/Dockerfile deploy/inspector.toml target/release/inspector target/image/
 	@cp target/plugins/*.wasm target/image/plugins/
+	@ln -s /usr/bin/inspector target/image/links/inspector
+	@cp $(BUSYBOX) target/image/busybox/busybox
+	@for tool in $$($(BUSYBOX) --list); do [ $$tool = busybox ] || ln -s busybox target/image/busybox/$$tool; done
 	@tag=inspector:$$(target/release/inspector version -o json | sed 's/.*"version":"\([^"]*\)".*/\1/'); \
-	if command -v buildah >/dev/null; then buildah build -t $$tag target/image; \
-	elif command -v podman >/dev/null; then podman build -t $$tag target/image; \
-	elif docker info >/dev/null 2>&1; then docker build -t $$tag target/image; \
-	else echo "error: an image needs buildah, podman or a running docker engine; its files are in target/image" >&2; exit 1; fi
+	if command -v buildah >/dev/null; then builder="buildah build"; \
+	elif command -v podman >/dev/null; then builder="podman build"; \
+	elif docker info >/dev/null 2>&1; then builder="docker build"; \
+	else echo "error: an image needs buildah, podman or a running docker engine; its files are in target/image" >&2; exit 1; fi; \
+	$$builder --target agent -t $$tag-scratch target/image && $$builder --target shell -t $$tag target/image

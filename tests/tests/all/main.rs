@@ -10,6 +10,7 @@ mod clients;
 mod command_line;
 mod conclusions;
 mod dependencies;
+mod deploy;
 mod diagnose;
 mod documents;
 mod entities;
