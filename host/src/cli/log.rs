@@ -14,7 +14,12 @@ use crate::text::escape::visible;
 pub fn start(log: &Log) {
     let level = level(log.level);
     // Libraries speak of themselves at every level; a person asked for this agent's words.
-    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("inspector", level);
+    let mut targets =
+        Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("inspector", level);
+    // What these warn of is told by the agent, once for each cause.
+    for library in ["kube_client", "kube_runtime"] {
+        targets = targets.with_target(library, level.min(LevelFilter::ERROR));
+    }
     let layer = match log.format {
         LogFormat::Text => fmt::layer().with_ansi(false).with_target(false).with_writer(|| Escaped).boxed(),
         LogFormat::Json => fmt::layer().json().flatten_event(true).with_writer(|| Escaped).boxed(),

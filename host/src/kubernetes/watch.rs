@@ -84,6 +84,8 @@ async fn client(options: &Options) -> Result<Client, String> {
         Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(words)?
     };
     config.connect_timeout = Some(CONNECT);
+    // The watch repeats, and tells; the client would repeat for long before it does.
+    config.default_retry = false;
     Client::try_from(config).map_err(|error| cause::chain(&error))
 }
 

@@ -1,16 +1,17 @@
 //! Promise: nothing is ever said of the wrong namespace, however fast they come and go.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::UdpSocket;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::http::EventStream;
-use inspector_tests::lab::{Family, Namespace, Pair, cookie_here, faults};
+use inspector_tests::lab::{Cgroup, Family, Namespace, Pair, cookie_here, faults};
 use inspector_tests::wait;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -53,7 +54,7 @@ fn live_briefly(name: &str, port: u16, life: Duration) -> Result<Past> {
             std::thread::sleep(life);
             let (cookie, inode) = (cookie_here()?, File::open(own)?.metadata()?.ino());
             umount2(&file, MntFlags::MNT_DETACH)?;
-            std::fs::remove_file(&file)?;
+            fs::remove_file(&file)?;
             Ok(Past { name: name.to_owned(), cookie, inode, life: born.elapsed() })
         });
         inside.join().expect("it does not panic")
@@ -145,6 +146,149 @@ fn a_thousand_namespaces_that_come_and_go_are_never_mistaken() -> Result<()> {
     Ok(())
 }
 
+/// How many pods are made in a second.
+const PODS_PER_SECOND: u32 = 10;
+/// For how long: `INSPECTOR_CHURN_SECONDS`, or this many.
+const SECONDS: u32 = 15;
+/// The first pod's first event goes to this port, its second one to the next, and so on.
+const FIRST_POD_PORT: u16 = 30_000;
+/// Time between the first and the second event of a pod.
+const NAMED_WITHIN: Duration = Duration::from_millis(100);
+
+/// The folders in which a node tells of its pods.
+struct Node {
+    logs: tempfile::TempDir,
+    tasks: tempfile::TempDir,
+    cgroup: Cgroup,
+}
+
+impl Node {
+    /// A pod as a kubelet, its network plugin and its runtime make it, one after the other, and take it away.
+    fn live_as_pod(&self, number: u16) -> Result<()> {
+        let (name, uid) = (format!("pod-{number}"), format!("{number:08x}-0000-4000-8000-000000000000"));
+        let folder = self.logs.path().join(format!("churn_{name}_{uid}"));
+        fs::create_dir(&folder)?;
+        let (netns, port) = (format!("cni-{}{number}", Namespace::prefix()), FIRST_POD_PORT + 2 * number);
+        let file = PathBuf::from("/run/netns").join(&netns);
+        let send = |port| -> Result<()> {
+            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            socket.send_to(b"who am I?", ("127.0.0.1", port))?;
+            Ok(())
+        };
+        let cgroup = self.cgroup.path().join(format!("kubepods/burstable/pod{uid}/{number}"));
+        let task = self.tasks.path().join(number.to_string());
+        std::thread::scope(|scope| {
+            let inside = scope.spawn(|| -> Result<()> {
+                File::create(&file)?;
+                unshare(CloneFlags::CLONE_NEWNET)?;
+                let own = Path::new("/proc/thread-self/ns/net");
+                mount(Some(own), &file, None::<&str>, MsFlags::MS_BIND, None::<&str>).context("mount")?;
+                faults::loopback_up()?;
+                send(port)?;
+                fs::create_dir_all(&task)?;
+                let configuration = serde_json::json!({
+                    "annotations": { "io.kubernetes.cri.sandbox-name": name, "io.kubernetes.cri.sandbox-namespace": "churn" },
+                    "linux": { "cgroupsPath": format!("/kubepods/burstable/pod{uid}/{number}"),
+                        "namespaces": [{ "type": "network", "path": file }] },
+                });
+                fs::write(task.join("config.json"), configuration.to_string())?;
+                fs::create_dir_all(&cgroup)?;
+                // It is in this thread's namespace.
+                let mut process = Command::new("sleep").arg("60").spawn()?;
+                fs::write(cgroup.join("cgroup.procs"), process.id().to_string())?;
+                std::thread::sleep(NAMED_WITHIN);
+                send(port + 1)?;
+                process.kill()?;
+                process.wait()?;
+                umount2(&file, MntFlags::MNT_DETACH)?;
+                Ok(fs::remove_file(&file)?)
+            });
+            inside.join().expect("it does not panic")
+        })?;
+        fs::remove_dir_all(&task)?;
+        fs::remove_dir(&folder)?;
+        for group in cgroup.ancestors().take(2) {
+            wait::until("the pod's cgroup to be empty", || fs::remove_dir(group).ok())?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn pods_that_come_and_go_have_their_names_from_the_node_and_never_anothers() -> Result<()> {
+    let _turn = heavy();
+    let seconds = std::env::var("INSPECTOR_CHURN_SECONDS").map_or(Ok(SECONDS), |text| text.parse())?;
+    let node = Node { logs: tempfile::tempdir()?, tasks: tempfile::tempdir()?, cgroup: Cgroup::unified()? };
+    let config = format!(
+        "events.backlog = 65536\npaths.pod_logs = '{}'\npaths.runtimes = ['{}']",
+        node.logs.path().display(),
+        node.tasks.path().display()
+    );
+    let agent = Agent::start(&Settings { config, ..Settings::default() })?;
+    let stream = EventStream::open(agent.events, "type=PACKETLOSS")?;
+    let before = footprint(&agent)?;
+    let pods = u16::try_from(seconds * PODS_PER_SECOND)?;
+    std::thread::scope(|scope| -> Result<()> {
+        let mut living = Vec::new();
+        for number in 0..pods {
+            let node = &node;
+            living.push(scope.spawn(move || node.live_as_pod(number)));
+            std::thread::sleep(Duration::from_secs(1) / PODS_PER_SECOND);
+        }
+        living.into_iter().try_for_each(|pod| pod.join().expect("it does not panic"))
+    })?;
+    for group in ["kubepods/burstable", "kubepods"] {
+        fs::remove_dir(node.cgroup.path().join(group))?;
+    }
+    // Number of the pod, and whether it is its second event.
+    let own = || {
+        let ours = |event: &Value| {
+            let port = event["attrs"]["dport"].as_str()?.parse::<u16>().ok()?.checked_sub(FIRST_POD_PORT)?;
+            (event["attrs"]["daddr"] == "127.0.0.1" && port < 2 * pods)
+                .then(|| (port / 2, port % 2 == 1, event.clone()))
+        };
+        stream.received().iter().filter_map(ours).collect::<Vec<_>>()
+    };
+    let events = wait::until("both events of each pod", || {
+        let events = own();
+        (events.len() >= 2 * usize::from(pods)).then_some(events)
+    })
+    .with_context(|| format!("{} events came", own().len()))?;
+    let after = footprint(&agent)?;
+    let (mut wrong, mut unnamed) = (Vec::new(), [0; 2]);
+    for (number, is_second, event) in &events {
+        let entity = &event["entity"];
+        let name = entity["name"].as_str().unwrap_or_default();
+        match (entity["namespace"].as_str(), name) {
+            (Some("churn"), name) if name == format!("pod-{number}") => {}
+            (Some(""), name)
+                if name == format!("cni-{}{number}", Namespace::prefix()) || name.starts_with("netns-") =>
+            {
+                unnamed[usize::from(*is_second)] += 1;
+            }
+            _ => wrong.push(event),
+        }
+    }
+    println!(
+        "{pods} pods in {seconds} s: {} events, {} wrong; without the pod's name: {} of the first ones, which come before \
+         the runtime knows of the pod, {} of those {NAMED_WITHIN:?} later; resident {:.0} KiB to {:.0} KiB, descriptors {} to {}",
+        events.len(),
+        wrong.len(),
+        unnamed[0],
+        unnamed[1],
+        before.0,
+        after.0,
+        before.1,
+        after.1,
+    );
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    // A machine that stands still for a while lets the agent wait for its turn.
+    ensure!(unnamed[1] * 10 <= usize::from(pods), "{} of {pods} pods have no name", unnamed[1]);
+    ensure!(after.1 <= before.1 + 8.0, "descriptors leak: {} to {}", before.1, after.1);
+    ensure!(after.0 <= before.0 + 24.0 * 1024.0, "memory grows: {} KiB to {} KiB", before.0, after.0);
+    Ok(())
+}
+
 fn entity(agent: &Agent, name: &str) -> Option<Value> {
     let entities = agent.api("/api/v1/entities").ok()?;
     entities.as_array()?.iter().find(|entity| entity["name"] == name).cloned()
@@ -165,12 +309,12 @@ fn a_process_number_that_is_used_again_belongs_to_its_new_namespace() -> Result<
     let (_, cgroup) = wait::until("the process in the table", || has(&old, pid))?;
     // Between fork and exec it had the name of the thread that made it.
     wait::until("its own name", || (has(&old, pid)?.0["name"] == "busy").then_some(()))?;
-    let own = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let own = fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
     assert!(own.lines().any(|line| line.ends_with(&cgroup)), "{cgroup:?} is none of {own}");
     drop(first);
 
     // The kernel gives the next number; another process may be faster.
-    let rewind = || Ok(std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string())?);
+    let rewind = || Ok(fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string())?);
     let again = (0..100)
         .find_map(|_| Busy::start_as(&new, &["10", "1"], rewind).ok().filter(|next| next.pid() == pid));
     let again = again.context("the number is not given again")?;
@@ -202,7 +346,7 @@ fn names_that_would_move_a_terminal_are_shown_harmlessly() -> Result<()> {
     let shown = made.and_then(|()| {
         wait::until("the namespace in the list", || {
             let list = |form: &str| {
-                let mut list = std::process::Command::new(inspector_tests::agent::binary().ok()?);
+                let mut list = Command::new(inspector_tests::agent::binary().ok()?);
                 let out = list
                     .args(["list", "entity", "-e", &agent.events.to_string(), "-o", form])
                     .output()
@@ -214,7 +358,7 @@ fn names_that_would_move_a_terminal_are_shown_harmlessly() -> Result<()> {
         })
     });
     umount2(&file, MntFlags::MNT_DETACH)?;
-    std::fs::remove_file(&file)?;
+    fs::remove_file(&file)?;
     let (text, json) = shown?;
     for out in [&text, &json] {
         let line = out.split(|b| *b == b'\n').find(|l| l.windows(4).any(|part| part == b"evil"));
