@@ -6,10 +6,16 @@ use crate::events::log::Limits;
 use crate::kubernetes::watch;
 use crate::plugin;
 use crate::probe;
+use crate::series::choice::Choice;
 use crate::series::metrics::Budget;
 
 pub(super) fn budget(config: &Config) -> Budget {
     Budget { per_plugin: config.plugins.max_series, per_agent: config.plugins.max_series_total }
+}
+
+pub(super) fn choice(config: &Config) -> Choice {
+    let config::Metrics { profile, allow, deny } = config.metrics.clone();
+    Choice { profile, allow, deny }
 }
 
 pub(super) fn event_limits(config: &Config) -> Limits {

@@ -53,7 +53,8 @@ impl From<io::Error> for Error {
 pub(super) fn view(config: &Config) -> Arc<View> {
     let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
     let node = config.node.name.clone();
-    let metrics = Metrics::new(options::budget(config), Arc::clone(&entities), Arc::clone(&loss));
+    let metrics = Metrics::new(options::budget(config), Arc::clone(&entities), Arc::clone(&loss))
+        .choosing(options::choice(config));
     let events =
         EventLog::new(options::event_limits(config), Arc::clone(&entities), Arc::clone(&loss), &node);
     Arc::new(View {
@@ -135,12 +136,15 @@ impl Agent {
             memory::return_free();
         };
         let (waiting, status) = (Arc::clone(&wake), Arc::clone(&self.view.status));
-        let configured = config.plugins.clone();
+        let (configured, metrics) = (config.plugins.clone(), Arc::clone(&self.view.metrics));
         let (loaded, wait) = oneshot::channel();
         self.loaded = Some(wait);
         Ok(self.threads.spawn("plugin-files", wake, move || {
             plugins.scan(&load);
             warn_of_strangers(&configured, &status);
+            for pattern in metrics.strangers() {
+                tracing::warn!(pattern, "metrics.allow or metrics.deny has a pattern that no metric matches");
+            }
             memory::return_free();
             status.update().plugins_seen = true;
             // Nobody waits any more if the agent is being stopped.

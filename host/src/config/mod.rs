@@ -17,6 +17,7 @@ use serde::{Deserialize, Deserializer, de};
 use toml::de::DeTable;
 
 use crate::config::address::Address;
+use crate::series::choice::Profile;
 use crate::text::escape::{self, MAX_REASON};
 
 /// Bytes of a key in an error.
@@ -33,6 +34,8 @@ pub struct Config {
     pub node: Node,
     /// The server that Prometheus scrapes.
     pub web: Web,
+    /// What Prometheus gets.
+    pub metrics: Metrics,
     /// The server of events and state.
     pub events: Events,
     /// Where analyzers come from and what they may use.
@@ -69,6 +72,20 @@ pub struct Web {
     /// Path of the metrics, starts with `/`.
     #[serde(deserialize_with = "url_path")]
     pub telemetry_path: String,
+}
+
+/// Section `[metrics]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// How many metrics there are.
+    pub profile: Profile,
+    /// Patterns of names that are there beside the profile's.
+    #[serde(deserialize_with = "patterns")]
+    pub allow: Vec<String>,
+    /// Patterns of names that are not there in any case.
+    #[serde(deserialize_with = "patterns")]
+    pub deny: Vec<String>,
 }
 
 /// Section `[events]`.
@@ -342,6 +359,17 @@ fn directories<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<PathBuf>, D::E
     Ok(paths)
 }
 
+fn patterns<'de, D: Deserializer<'de>>(value: D) -> Result<Vec<String>, D::Error> {
+    let patterns = Vec::<String>::deserialize(value)?;
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_:*".contains(c);
+    match patterns.iter().find(|pattern| pattern.is_empty() || !pattern.chars().all(is_allowed)) {
+        Some(wrong) => {
+            Err(de::Error::custom(format!("`{wrong}` is no name of a metric, in which `*` is any text")))
+        }
+        None => Ok(patterns),
+    }
+}
+
 fn not_empty<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Vec<T>, D::Error> {
     let list = Vec::deserialize(value)?;
     if list.is_empty() {
@@ -459,7 +487,7 @@ mod tests {
         // Without a value for each key, the comparison above would prove nothing.
         let table: toml::Table = shipped.parse().expect("TOML");
         let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
-        assert_eq!((table.len(), keys), (10, 28), "a new key goes into deploy/inspector.toml and here");
+        assert_eq!((table.len(), keys), (11, 31), "a new key goes into deploy/inspector.toml and here");
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Follows this node's pods: a list, and a watch that goes on where it was cut off.
 //!
-//! Of a pod only what [`Pod`] has is kept while it is decoded. The library repeats what fails, later each
-//! time and never at once on all nodes (0.8 s to 30 s, with jitter), lists anew after `410 Gone`, gives up a
-//! silent connection after [`WATCH`], and reads a service account's token again as it rotates.
+//! Of a pod only what [`Pod`] has is kept while it is decoded. The library goes on where a watch ended, lists
+//! anew after `410 Gone`, gives up a silent connection after [`WATCH`], and reads a service account's token
+//! again as it rotates. What fails is tried again from the list on, later each time and not at once on all
+//! nodes (0.8 s to 30 s, with jitter): a list answers at once, and so tells that the API server is back, where
+//! a watch would be silent until a pod changes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -15,7 +17,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::Api;
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::runtime::watcher;
 use kube::{Client, Config};
 use serde::{Deserialize, Deserializer};
 
@@ -64,12 +66,17 @@ pub fn is_in_cluster() -> bool {
 
 /// Tells of this node's pods until it is dropped.
 pub async fn follow(options: Options, mut tell: impl FnMut(Told)) {
-    loop {
+    let client = loop {
         match client(&options).await {
-            Ok(client) => pods(client, &options, &mut tell).await,
+            Ok(client) => break client,
             Err(why) => tell(Told::Failed(why)),
         }
         tokio::time::sleep(AGAIN).await;
+    };
+    for pause in watcher::DefaultBackoff::default() {
+        let why = pods(client.clone(), &options, &mut tell).await;
+        tell(Told::Failed(why));
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -89,14 +96,14 @@ async fn client(options: &Options) -> Result<Client, String> {
     Client::try_from(config).map_err(|error| cause::chain(&error))
 }
 
-/// The stream does not end by itself.
-async fn pods(client: Client, options: &Options, tell: &mut impl FnMut(Told)) {
+/// Lists and watches until something fails, and returns what.
+async fn pods(client: Client, options: &Options, tell: &mut impl FnMut(Told)) -> String {
     // From the API server's memory: the state of some moments ago will do, and 5 000 nodes ask.
     let config = watcher::Config::default()
         .any_semantic()
         .timeout(WATCH)
         .fields(&format!("spec.nodeName={}", options.node));
-    let mut events = pin!(watcher(Api::<NodePod>::all(client), config).default_backoff());
+    let mut events = pin!(watcher(Api::<NodePod>::all(client), config));
     let mut listed = BTreeMap::new();
     let mut left_out = 0;
     while let Some(event) = events.next().await {
@@ -124,9 +131,10 @@ async fn pods(client: Client, options: &Options, tell: &mut impl FnMut(Told)) {
             Ok(watcher::Event::Delete(pod)) => tell(Told::Pods(PodChange::Gone(pod.uid()))),
             // What the watch would go on from is too old by now, so it lists anew.
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
-            Err(error) => tell(Told::Failed(in_words(&error))),
+            Err(error) => return in_words(&error),
         }
     }
+    "the watch of this node's pods ended".to_owned()
 }
 
 /// What a person can do something about.

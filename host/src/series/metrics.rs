@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entities::{Entities, EntityId};
 use crate::loss::{Loss, Lost, Stage};
+use crate::series::choice::Choice;
 pub use crate::series::declaration::{Decl, DeclError, MetricKind};
 use crate::series::family::{Family, Refused};
 pub use crate::series::ids::SeriesError;
@@ -57,6 +58,7 @@ pub struct Metrics {
     /// Samples of all plugins.
     samples: Arc<AtomicU64>,
     budget: Budget,
+    choice: Choice,
     entities: Arc<Entities>,
     loss: Arc<Loss>,
 }
@@ -70,8 +72,8 @@ pub struct Metrics {
 #[derive(Debug)]
 pub struct PluginSeries {
     store: Arc<Mutex<Store>>,
-    /// Family number of each declared metric.
-    families: Vec<u32>,
+    /// Family number of each declared metric, and whether it is shown.
+    families: Vec<(u32, bool)>,
     entities: Arc<Entities>,
     refused: Lost,
 }
@@ -81,7 +83,22 @@ type Plugins = BTreeMap<String, Arc<Mutex<Store>>>;
 impl Metrics {
     /// An empty store.
     pub fn new(budget: Budget, entities: Arc<Entities>, loss: Arc<Loss>) -> Self {
-        Self { plugins: Mutex::default(), samples: Arc::default(), budget, entities, loss }
+        let choice = Choice::default();
+        Self { plugins: Mutex::default(), samples: Arc::default(), budget, choice, entities, loss }
+    }
+
+    /// With these metrics only.
+    pub fn choosing(self, choice: Choice) -> Self {
+        Self { choice, ..self }
+    }
+
+    /// Patterns of the choice that match no metric of any plugin.
+    pub fn strangers(&self) -> Vec<String> {
+        let of = |entry: &Arc<Mutex<Store>>| {
+            lock(entry).families().map(|(_, family)| family.decl.name.clone()).collect::<Vec<_>>()
+        };
+        let names: Vec<_> = lock(&self.plugins).values().flat_map(of).collect();
+        self.choice.strangers(&names).cloned().collect()
     }
 
     /// Checks what a plugin declares and hands out its series; values of metrics that are declared
@@ -97,7 +114,9 @@ impl Metrics {
         let mut plugins = lock(&self.plugins);
         check_names(&plugins, plugin, decls)?;
         let entry = plugins.entry(plugin.to_owned()).or_insert_with(|| self.new_store());
-        let (store, families) = (Arc::clone(entry), lock(entry).open(decls));
+        let (store, numbers) = (Arc::clone(entry), lock(entry).open(decls));
+        let is_shown = decls.iter().map(|decl| self.choice.takes(&decl.name));
+        let families = numbers.into_iter().zip(is_shown).collect();
         let (entities, refused) = (Arc::clone(&self.entities), self.loss.cell(Stage::Quota, plugin));
         Ok(PluginSeries { store, families, entities, refused })
     }
@@ -172,6 +191,9 @@ impl Metrics {
             let mut claimed = HashSet::new();
             for (number, family) in store.families() {
                 let claims = family.decl.claims();
+                if !self.choice.takes(&family.decl.name) {
+                    continue;
+                }
                 if claims.iter().any(|name| claimed.contains(name)) {
                     continue;
                 }
@@ -213,10 +235,13 @@ impl PluginSeries {
     /// # Errors
     /// See [`SeriesError`].
     pub fn series(&self, metric: u32, entity: EntityId, labels: Vec<String>) -> Result<u32, SeriesError> {
-        let number = *self.families.get(metric as usize).ok_or(SeriesError::NotFound)?;
+        let (number, is_shown) = *self.families.get(metric as usize).ok_or(SeriesError::NotFound)?;
         if !is_known(&self.entities, entity) {
             return Err(SeriesError::NotFound);
         }
+        // Of a metric that is not shown all series are one, so that its analyzer need not know.
+        let (entity, labels) =
+            if is_shown { (entity, labels) } else { (0, vec![String::new(); labels.len()]) };
         let interned = lock(&self.store).intern(number, entity, &labels);
         let over = matches!(&interned, Err(SeriesError::Quota)) || interned.as_ref().is_ok_and(|i| i.folded);
         self.refused.add(over.into());
@@ -260,7 +285,8 @@ impl PluginSeries {
 
 impl Drop for PluginSeries {
     fn drop(&mut self) {
-        lock(&self.store).close(&self.families);
+        let numbers: Vec<u32> = self.families.iter().map(|(number, _)| *number).collect();
+        lock(&self.store).close(&numbers);
     }
 }
 
