@@ -23,7 +23,8 @@
 //!   that a directory changed.
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`tracefile`]: reads and writes the file of a recording.
-//! - [`http`]: serves metrics, events and state (hyper).
+//! - [`http`]: serves metrics, events and state, and asks such servers (hyper).
+//! - [`kubernetes`]: finds the agents of a cluster and connects to them through its API server (kube).
 //!
 //! [`agent`] joins them, and [`cli`] is the command line (clap).
 
@@ -39,6 +40,7 @@ pub mod events;
 pub mod frame;
 pub mod http;
 pub mod kernel;
+pub mod kubernetes;
 pub mod loss;
 pub mod netns;
 pub mod notify;
