@@ -84,8 +84,8 @@ mod tests {
     async fn slow_ones_hold_up_nobody_and_answers_come_in_the_order_of_the_servers() {
         const SLOW: u64 = AT_ONCE as u64 - 1;
         let (all, others) = (200, Cell::new(0));
-        let others = &others;
-        let answers = each(&nodes(all), |server| async move {
+        let (servers, others) = (nodes(all), &others);
+        let answers = each(&servers, |server| async move {
             let number: u64 = server.name()[1..].parse().expect("a number");
             // The rest goes through the one place that is left.
             while number < SLOW && others.get() < all as u64 - SLOW {

@@ -216,7 +216,9 @@ async fn begin(
     patience: Duration,
 ) -> Result<(Response<Incoming>, Connection), Error> {
     let begin = async {
-        let stream = timeout(BEGIN, server.connect()).await.map_err(|_| timed_out(server))?;
+        // A node's server is reached through others, which are waited for as long as for the answer.
+        let within = if server.node().is_some() { patience } else { BEGIN };
+        let stream = timeout(within, server.connect()).await.map_err(|_| timed_out(server))?;
         let io = TokioIo::new(stream.map_err(|why| no_stream(server, why))?);
         let (mut sender, connection) = http1::handshake(io).await.map_err(Error::Broken)?;
         // Its error comes to whoever waits for the answer as well.

@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::client::{self, Lines};
-use super::reach::Server;
+use super::reach;
 use super::*;
 use crate::answers::question::{Answerer, Refusal};
 use crate::answers::report::Report;
@@ -90,8 +90,8 @@ impl Server {
     }
 }
 
-fn at(address: &str) -> Server {
-    Server::at(&address.parse().expect("an address"))
+fn at(address: &str) -> reach::Server {
+    reach::Server::at(&address.parse().expect("an address"))
 }
 
 async fn next(lines: &mut Lines) -> String {

@@ -11,7 +11,7 @@ use kube::{Api, Client, Config};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
-use super::error::{Error, Permission};
+use super::error::{Error, Permission, no_login, said};
 
 /// Until the API server must have accepted a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -50,7 +50,11 @@ impl Cluster {
         let port = uri.port_u16().map_or_else(String::new, |port| format!(":{port}"));
         // Without what may stand before the host: a password.
         let url = format!("{scheme}://{host}{port}");
-        let unusable = |error: kube::Error| Error::Settings { url: url.clone(), why: error.to_string() };
+        let unusable = |error| match error {
+            // A program that logs in is run here already.
+            kube::Error::Auth(why) => Error::Login { url: url.clone(), why: no_login(&why) },
+            error => Error::Settings { url: url.clone(), why: said(&error) },
+        };
         Ok(Self { client: Client::try_from(config).map_err(unusable)?, url })
     }
 
@@ -81,7 +85,7 @@ async fn config(choice: &Choice) -> Result<Config, Error> {
         Some(file) => vec![file.clone()],
         None => usual_files().into_iter().filter(|file| file.exists()).collect(),
     };
-    if files.is_empty() && env::var_os(IN_POD).is_some() {
+    if files.is_empty() && choice.context.is_none() && env::var_os(IN_POD).is_some() {
         return Config::incluster().map_err(Error::Account);
     }
     let Some(merged) = merged(&files)? else { return Err(Error::NoCluster { looked: looked() }) };
@@ -134,7 +138,11 @@ fn looked() -> String {
         None => "KUBECONFIG is not set, ",
         Some(_) => "",
     };
-    format!("{variable}{files}, and this is no pod")
+    let pod = match env::var_os(IN_POD) {
+        None => "this is no pod",
+        Some(_) => "a pod's account has no contexts",
+    };
+    format!("{variable}{files}, and {pod}")
 }
 
 #[cfg(test)]

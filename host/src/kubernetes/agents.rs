@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
+use tokio::sync::Semaphore;
 
 use super::access::Cluster;
 use super::error::{Error, Permission};
@@ -17,6 +18,8 @@ use crate::text::escape::admit;
 const PAGE: u32 = 500;
 /// Pages of a list: more objects than this no cluster has.
 const MAX_PAGES: usize = 400;
+/// Ports whose forwarding begins at the same time: a thousand at once would be a burden to the API server.
+const OPENING: usize = 32;
 /// Bytes of a reason of kubelet's.
 const MAX_STATE: usize = 128;
 
@@ -28,6 +31,7 @@ pub struct Agents {
     selector: String,
     /// What was seen last, by node. Pods change with every upgrade, nodes stay.
     seen: Mutex<BTreeMap<String, Agent>>,
+    opening: Semaphore,
 }
 
 /// The agent of a node.
@@ -42,7 +46,7 @@ pub enum Agent {
 impl Agents {
     /// The agents of a cluster whose pods are in this namespace and have these labels.
     pub fn of(cluster: Cluster, namespace: String, selector: String) -> Self {
-        Self { cluster, namespace, selector, seen: Mutex::default() }
+        Self { cluster, namespace, selector, seen: Mutex::default(), opening: Semaphore::new(OPENING) }
     }
 
     /// Looks for them, and remembers where they are.
@@ -70,6 +74,7 @@ impl Agents {
             Some(Agent::NotReady(why)) => return Err(Error::NotReady { why }),
             None => return Err(Error::NotReady { why: NO_POD.to_owned() }),
         };
+        let _place = self.opening.acquire().await;
         // What is missing of `get` and `create`, which it takes both, the refusal says.
         let permission = Permission::to("create", "pods/portforward", &self.namespace);
         let pods = self.cluster.objects::<Pod>(&self.namespace);

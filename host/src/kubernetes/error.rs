@@ -65,7 +65,7 @@ pub enum Error {
         why: String,
     },
     /// Nobody answers there.
-    #[error("cannot reach the API server {url}: {why} (is this the right --context, is a VPN needed?)")]
+    #[error("cannot reach the API server {url}: {why} (is it the right --context?)")]
     Unreachable {
         /// The API server.
         url: String,
@@ -82,14 +82,23 @@ pub enum Error {
         /// How long was waited.
         within: Duration,
     },
-    /// The credentials are not good, or cannot be had.
+    /// The credentials are not good.
     #[error(
-        "the API server {url} does not know you: {why} (log in again: what the kubeconfig has may have expired)"
+        "the API server {url} does not know you: {why} (log in again: what the kubeconfig has may have \
+         expired)"
     )]
     Unknown {
         /// The API server.
         url: String,
-        /// What it, or the program that logs in, says.
+        /// What it says.
+        why: String,
+    },
+    /// The credentials cannot be had.
+    #[error("cannot log in to the API server {url}: {why}")]
+    Login {
+        /// The API server.
+        url: String,
+        /// What is wrong with what the kubeconfig names.
         why: String,
     },
     /// RBAC does not allow it.
@@ -164,7 +173,7 @@ impl fmt::Display for Permission {
 impl Error {
     /// Whether trying again ends the same until somebody does something about it.
     pub fn is_final(&self) -> bool {
-        matches!(self, Self::Forbidden { .. } | Self::Unknown { .. })
+        matches!(self, Self::Forbidden { .. } | Self::Unknown { .. } | Self::Login { .. })
     }
 
     /// Whether a name is wrong that the user gave.
@@ -177,12 +186,12 @@ impl Error {
         let (url, permission) = (url.to_owned(), permission.clone());
         match error {
             kube::Error::Api(status) => Self::of_status(status.code, status.message, url, permission),
-            kube::Error::Auth(source) => Self::Unknown { url, why: said(&source) },
-            kube::Error::Service(source) => match source.downcast::<AuthError>() {
-                Ok(source) => Self::Unknown { url, why: said(&*source) },
-                Err(source) => Self::Unreachable { url, why: said(&*source) },
+            kube::Error::Auth(source) => Self::Login { url, why: no_login(&source) },
+            kube::Error::Service(source) => match source.downcast_ref::<AuthError>() {
+                Some(source) => Self::Login { url, why: no_login(source) },
+                None => Self::Unreachable { url, why: unreachable(&*source) },
             },
-            kube::Error::HyperError(source) => Self::Unreachable { url, why: said(&source) },
+            kube::Error::HyperError(source) => Self::Unreachable { url, why: unreachable(&source) },
             other => Self::Refused { permission, why: said(&other) },
         }
     }
@@ -208,7 +217,31 @@ fn refused(message: &str) -> Option<&'static str> {
     ["get", "list", "create"].into_iter().find(|known| *known == verb)
 }
 
-fn said(error: &(dyn std::error::Error + 'static)) -> String {
+/// Why there are no credentials. What the program that has them wrote may be such, so only what it
+/// complains of is shown.
+pub(super) fn no_login(error: &AuthError) -> String {
+    match error {
+        AuthError::AuthExecStart(why) => {
+            format!("cannot run the program that the kubeconfig names for it: {why}")
+        }
+        AuthError::AuthExecRun { out, .. } => {
+            let complaint = String::from_utf8_lossy(&out.stderr);
+            let why =
+                format!("the program that the kubeconfig names for it failed: {} {}", out.status, complaint);
+            admit(why.trim().to_owned(), MAX_REASON)
+        }
+        error => said(error),
+    }
+}
+
+/// Without the library's name for where that was.
+fn unreachable(error: &(dyn std::error::Error + 'static)) -> String {
+    let why = said(error);
+    why.strip_prefix("client error (Connect): ").map_or(why.clone(), str::to_owned)
+}
+
+/// What an error says, with its causes, cut and made safe.
+pub(super) fn said(error: &(dyn std::error::Error + 'static)) -> String {
     admit(cause::chain(error), MAX_REASON)
 }
 

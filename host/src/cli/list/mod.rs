@@ -29,9 +29,9 @@ Examples:
   inspector list probes --all-nodes                of every node of the cluster
   inspector list entities --context prod --node node-7
 
-On a terminal that is too narrow, texts are wrapped under their columns; -o wide leaves each row on one
-line. -o json is the server's own answer, an array of objects; of several servers, and of a cluster, each
-object says its node.
+On a terminal that is too narrow, texts are wrapped under their columns; -o wide leaves each row on
+one line. -o json is the server's own answer, an array of objects; of several servers, and of a
+cluster, each object says its node.
 
 Exit status: 0 if every server answered; 1 if not; 2 for wrong usage.")]
 pub struct Args {

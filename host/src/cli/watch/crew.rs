@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc::Sender;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep;
@@ -44,6 +45,7 @@ impl Crew {
         noise: bool,
         out: Sender<(Arc<str>, Message)>,
     ) -> Result<(Self, Found), Error> {
+        allow_connections();
         let found = cluster::find(&agents, &[]).await?;
         let names = found.servers.iter().map(|server| server.name().to_string());
         let names: Vec<_> = names.chain(found.absent.iter().map(|(node, _)| node.clone())).collect();
@@ -116,5 +118,15 @@ impl Crew {
     async fn say(&self, node: &str, message: Message) {
         // Nobody reads any more only when all of this ends.
         let _ = self.out.send((node.into(), message)).await;
+    }
+}
+
+/// Each node takes a descriptor, of which a shell gives 1024: as many as may be had.
+fn allow_connections() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+    {
+        // Where it is refused, the last nodes say that there are too many open files.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard, hard);
     }
 }

@@ -230,7 +230,7 @@ impl Watch {
             }
             Message::Broken(why, _) if self.is_cluster => {
                 if self.broken.get(server) != Some(&why) {
-                    complain(server, &format!("{why}; trying again and again"));
+                    complain(server, &format!("{why}; trying again"));
                     self.broken.insert(server.to_owned(), why);
                 }
             }

@@ -69,8 +69,8 @@ async fn answer(
     let question = request.into_body().collect().await?.to_bytes();
     Ok(match (agent, path.as_str()) {
         (Agent::Lying, _) => whole(200, "{\"verdict\": \"fi\u{1b}[31m"),
-        (Agent::Endless, _) => endless(b"[\"x\",\"x\",\"x\",\"x\",\"x\",\"x\",\"x\",\"x\",", Duration::ZERO),
-        (Agent::Slow, _) => endless(b" ", Duration::from_secs(1)),
+        (Agent::Endless, _) => endless(format!("[{}", "\"x\",".repeat(10_000)), Duration::ZERO),
+        (Agent::Slow, _) => endless(" ".to_owned(), Duration::from_secs(1)),
         (Agent::Old, _) if is_question => whole(404, "not found"),
         (_, "/api/v1/diagnose") => diagnosis(agent, &node, &pods, &question),
         (_, "/api/v1/version") => json(200, &json!({ "version": "0.0.9", "revision": "abc", "node": node })),
@@ -129,10 +129,10 @@ fn events(node: &str) -> Answer {
 }
 
 /// The same piece again and again.
-fn endless(piece: &'static [u8], every: Duration) -> Answer {
-    streamed((), move |()| async move {
+fn endless(piece: String, every: Duration) -> Answer {
+    streamed(Bytes::from(piece), move |piece: Bytes| async move {
         tokio::time::sleep(every).await;
-        Some((Bytes::from_static(piece), ()))
+        Some((piece.clone(), piece))
     })
 }
 

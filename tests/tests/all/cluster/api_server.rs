@@ -214,6 +214,11 @@ impl State {
         )
     }
 
+    fn pods_of(&self, node: &str) -> Vec<String> {
+        let objects = locked(&self.objects);
+        objects.pods.iter().filter(|(_, on)| *on == node).map(|(pod, _)| pod.clone()).collect()
+    }
+
     fn pod(&self, namespace: &str, name: &str) -> Answer {
         match locked(&self.objects).pods.get(&format!("{namespace}/{name}")) {
             None => status(404, &format!("pods \"{name}\" not found")),
@@ -270,9 +275,7 @@ fn forward(
         state.most_forwards.fetch_max(now, Ordering::Relaxed);
         if let Ok(upgraded) = upgrade.await {
             let stream = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-            let pods =
-                locked(&state.objects).pods.iter().filter(|(_, on)| **on == node).map(|(pod, _)| pod.clone());
-            let pods = pods.collect();
+            let pods = state.pods_of(&node);
             let _ = carry(stream, agent, node, pods).await;
         }
         state.forwards.fetch_sub(1, Ordering::Relaxed);
