@@ -23,8 +23,9 @@
 //!   that a directory changed.
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`tracefile`]: reads and writes the file of a recording.
-//! - [`kubernetes`]: what the API server says of this node's pods (kube).
-//! - [`http`]: serves metrics, events and state (hyper).
+//! - [`http`]: serves metrics, events and state, and asks such servers (hyper).
+//! - [`kubernetes`]: follows this node's pods, and finds the agents of a cluster and connects to them, through
+//!   the API server (kube).
 //!
 //! [`agent`] joins them, and [`cli`] is the command line (clap).
 

@@ -28,6 +28,7 @@ const ADAPTERS: &[&str] = &[
     "watch",
     "tracefile",
     "http",
+    "kubernetes",
     "cli",
 ];
 
@@ -45,7 +46,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("hyper_util", &["http"]),
     ("http_body_util", &["http"]),
     ("netlink_packet_core", &["netns"]),
-    ("kube", &["discover"]),
+    ("kube", &["kubernetes"]),
+    ("k8s_openapi", &["kubernetes"]),
     ("clap", &["cli"]),
     ("prometheus_client", &["view"]),
     ("toml", &["config", "kernel"]),

@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use crate::config;
 use crate::config::address::{Address, AddressError};
 use crate::http::client;
+use crate::http::reach::Server;
 
 /// How a command prints: for people or for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -43,11 +44,20 @@ pub(super) fn in_words(error: client::Error) -> String {
         client::Error::Status { status: 404, .. } => {
             format!("{error} (no agent's event server, or one of an older version)")
         }
+        client::Error::Timeout(_) => "no answer in time".to_owned(),
         client::Error::Connect { .. } => {
             format!("{} (is an agent running there? see `inspector serve --help`)", client::chain(&error))
         }
         error => client::chain(&error),
     }
+}
+
+/// The named event servers; that of this node if none is named.
+pub(super) fn or_this_node(mut servers: Vec<Address>) -> Result<Vec<Server>, AddressError> {
+    if servers.is_empty() {
+        servers.push(server_address("127.0.0.1")?);
+    }
+    Ok(servers.iter().map(Server::at).collect())
 }
 
 /// Maximum bytes of a file that a user wrote: a device that never ends is none.

@@ -16,16 +16,17 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::reach::{NoStream, Server};
 use crate::text::cause;
 
 /// Maximum bytes of a line of a stream.
 pub const MAX_LINE: usize = 64 << 10;
-/// Maximum bytes of an answer that is not a stream.
-const MAX_ANSWER: usize = 64 << 20;
+/// Maximum bytes of an answer that is not a stream: what 30 000 namespaces take. Dozens of servers may
+/// be asked at once, and all of them may lie.
+const MAX_ANSWER: usize = 16 << 20;
 /// Maximum bytes of one text in an answer; the rest is cut.
 const MAX_TEXT: usize = 16 << 10;
 /// Maximum bytes of an error message; the rest is cut.
@@ -45,6 +46,14 @@ pub enum Error {
         server: String,
         /// What the system says.
         source: io::Error,
+    },
+    /// Whoever makes the connections to this server makes none.
+    #[error("{why}")]
+    Unopened {
+        /// What they say, with its causes.
+        why: String,
+        /// Trying again would end the same.
+        is_final: bool,
     },
     /// The server said nothing for too long.
     #[error("{0} does not answer")]
@@ -74,7 +83,10 @@ pub enum Error {
 impl Error {
     /// Whether asking again would give the same answer.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Path(_) | Self::Status { status: 400..500, .. })
+        matches!(
+            self,
+            Self::Path(_) | Self::Status { status: 400..500, .. } | Self::Unopened { is_final: true, .. }
+        )
     }
 }
 
@@ -91,45 +103,46 @@ pub struct Lines {
 #[derive(Debug)]
 struct Connection(JoinHandle<()>);
 
-/// Asks for one value; `server` is `host:port`.
+/// Asks for one value.
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn get_json<T: DeserializeOwned>(server: &str, path: &str) -> Result<T, Error> {
+pub async fn get_json<T: DeserializeOwned>(server: &Server, path: &str) -> Result<T, Error> {
     let answer = async {
         let (response, _connection) = get(server, path).await?;
         let bytes = collect(response.into_body(), MAX_ANSWER).await?;
         read(&bytes)
     };
-    timeout(ANSWER, answer).await.map_err(|_| Error::Timeout(server.to_owned()))?
+    timeout(ANSWER, answer).await.map_err(|_| timed_out(server))?
 }
 
-/// Asks a question and waits for its answer, at most `patience`; `server` is `host:port`.
+/// Asks a question and waits for its answer, at most `patience`.
 ///
 /// # Errors
 /// See [`Error`].
 pub async fn post_json<Q: Serialize, A: DeserializeOwned>(
-    server: &str,
+    server: &Server,
     path: &str,
     question: &Q,
     patience: Duration,
 ) -> Result<A, Error> {
     let question = serde_json::to_vec(question).map_err(Error::Json)?;
     let answer = async {
-        let request = Request::post(path).header(HOST, server).header(CONTENT_TYPE, "application/json");
+        let request =
+            Request::post(path).header(HOST, server.host()).header(CONTENT_TYPE, "application/json");
         let request = request.body(Full::new(Bytes::from(question))).map_err(Error::Path)?;
         let (response, _connection) = begin(server, request, patience).await?;
         let bytes = collect(response.into_body(), MAX_ANSWER).await?;
         read(&bytes)
     };
-    timeout(patience, answer).await.map_err(|_| Error::Timeout(server.to_owned()))?
+    timeout(patience, answer).await.map_err(|_| timed_out(server))?
 }
 
-/// Opens a stream of lines; `server` is `host:port`.
+/// Opens a stream of lines.
 ///
 /// # Errors
 /// See [`Error`].
-pub async fn lines(server: &str, path: &str) -> Result<Lines, Error> {
+pub async fn lines(server: &Server, path: &str) -> Result<Lines, Error> {
     let (response, connection) = get(server, path).await?;
     Ok(Lines { body: response.into_body(), pending: BytesMut::new(), _connection: connection })
 }
@@ -191,34 +204,29 @@ fn cut_texts(value: &mut Value) {
     }
 }
 
-async fn get(server: &str, path: &str) -> Result<(Response<Incoming>, Connection), Error> {
-    let request = Request::get(path).header(HOST, server).body(Full::default());
+async fn get(server: &Server, path: &str) -> Result<(Response<Incoming>, Connection), Error> {
+    let request = Request::get(path).header(HOST, server.host()).body(Full::default());
     begin(server, request.map_err(Error::Path)?, BEGIN).await
 }
 
 /// Connects and waits until the server begins to answer.
 async fn begin(
-    server: &str,
+    server: &Server,
     request: Request<Full<Bytes>>,
     patience: Duration,
 ) -> Result<(Response<Incoming>, Connection), Error> {
     let begin = async {
-        let connect_error = |source| Error::Connect { server: server.to_owned(), source };
-        let connect = async {
-            match server.strip_prefix(':') {
-                Some(_) => TcpStream::connect(format!("localhost{server}")).await,
-                None => TcpStream::connect(server).await,
-            }
-        };
-        let stream = timeout(BEGIN, connect).await.map_err(|_| Error::Timeout(server.to_owned()))?;
-        let io = TokioIo::new(stream.map_err(connect_error)?);
+        // A node's server is reached through others, which are waited for as long as for the answer.
+        let within = if server.node().is_some() { patience } else { BEGIN };
+        let stream = timeout(within, server.connect()).await.map_err(|_| timed_out(server))?;
+        let io = TokioIo::new(stream.map_err(|why| no_stream(server, why))?);
         let (mut sender, connection) = http1::handshake(io).await.map_err(Error::Broken)?;
         // Its error comes to whoever waits for the answer as well.
         let connection = Connection(tokio::spawn(async { drop(connection.await) }));
         let response = sender.send_request(request).await.map_err(Error::Broken)?;
         Ok((response, connection))
     };
-    let begun = timeout(patience, begin).await.map_err(|_| Error::Timeout(server.to_owned()))?;
+    let begun = timeout(patience, begin).await.map_err(|_| timed_out(server))?;
     let (response, connection) = begun?;
     if response.status().is_success() {
         return Ok((response, connection));
@@ -226,6 +234,19 @@ async fn begin(
     let status = response.status().as_u16();
     let message = timeout(BEGIN, collect(response.into_body(), MAX_MESSAGE)).await;
     Err(Error::Status { status, message: message.ok().and_then(Result::ok).map_or_else(String::new, said) })
+}
+
+fn timed_out(server: &Server) -> Error {
+    Error::Timeout(server.name().to_string())
+}
+
+fn no_stream(server: &Server, why: NoStream) -> Error {
+    match why {
+        NoStream::Refused(source) => Error::Connect { server: server.name().to_string(), source },
+        NoStream::Unopened(unopened) => {
+            Error::Unopened { why: cause::chain(&*unopened.why), is_final: unopened.is_final }
+        }
+    }
 }
 
 async fn collect(body: Incoming, max: usize) -> Result<Bytes, Error> {

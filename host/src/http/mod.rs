@@ -20,6 +20,7 @@ mod diagnose;
 mod events;
 mod process;
 mod query;
+pub mod reach;
 mod scraper;
 mod server;
 mod socket;

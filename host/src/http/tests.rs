@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::client::{self, Lines};
+use super::reach;
 use super::*;
 use crate::answers::question::{Answerer, Refusal};
 use crate::answers::report::Report;
@@ -78,7 +79,7 @@ impl Server {
 
     async fn follow(&self, query: &str) -> Lines {
         let path = format!("/api/v1/events?{query}");
-        client::lines(&self.address, &path).await.expect("a stream")
+        client::lines(&at(&self.address), &path).await.expect("a stream")
     }
 
     fn emit(&self, kind: &str, pod: &str) {
@@ -87,6 +88,10 @@ impl Server {
         let event = NewEvent { kind: kind.into(), time_ns: 1, entity, ..NewEvent::default() };
         self.view.events.emit("p", vec![event]);
     }
+}
+
+fn at(address: &str) -> reach::Server {
+    reach::Server::at(&address.parse().expect("an address"))
 }
 
 async fn next(lines: &mut Lines) -> String {
@@ -135,7 +140,8 @@ async fn what_is_not_there_or_not_allowed_is_said_so() {
     );
     let post = "POST /api/v1/events HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     assert!(server.ask(post).await.starts_with("HTTP/1.1 405"));
-    let error = client::get_json::<serde_json::Value>(&server.address, "/api/v1/events?severity=x").await;
+    let error =
+        client::get_json::<serde_json::Value>(&at(&server.address), "/api/v1/events?severity=x").await;
     let error = error.expect_err("refused");
     assert!(error.is_refusal() && error.to_string().contains("parameter severity"), "{error}");
 }
@@ -235,11 +241,11 @@ async fn one_client_too_many_is_refused_and_may_come_later() {
     for _ in 0..64 {
         clients.push(server.follow("").await);
     }
-    let refused = client::lines(&server.address, "/api/v1/events").await.expect_err("65 clients");
+    let refused = client::lines(&at(&server.address), "/api/v1/events").await.expect_err("65 clients");
     assert!(matches!(&refused, client::Error::Status { status: 503, .. }) && !refused.is_refusal());
     clients.clear();
     let free = async {
-        while client::lines(&server.address, "/api/v1/events").await.is_err() {
+        while client::lines(&at(&server.address), "/api/v1/events").await.is_err() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -272,7 +278,8 @@ async fn a_stream_ends_when_its_window_is_over() {
 #[tokio::test]
 async fn a_type_that_nobody_declares_is_refused_once_all_analyzers_are_known() {
     let server = events_server();
-    let ask = || client::lines(&server.address, "/api/v1/events?type=NOSUCH");
+    let at = at(&server.address);
+    let ask = || client::lines(&at, "/api/v1/events?type=NOSUCH");
     ask().await.expect("an analyzer that is still being compiled may declare it");
     server.view.status.update().plugins_seen = true;
     let refused = ask().await.expect_err("nobody declares it");
@@ -284,7 +291,7 @@ async fn shutdown_does_not_wait_for_those_who_follow() {
     let ((bound, address), view) = (listeners(), View::test());
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(serve_events(bound, view, answerer(), async { drop(stopped.await) }));
-    let _lines = client::lines(&address, "/api/v1/events").await.expect("a stream");
+    let _lines = client::lines(&at(&address), "/api/v1/events").await.expect("a stream");
     stop.send(()).expect("running");
     timeout(DEADLINE, server).await.expect("ends").expect("without a panic");
 }
@@ -309,7 +316,7 @@ async fn an_endless_line_of_a_hostile_server_is_refused() {
         while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
     };
     let client = async {
-        let mut lines = client::lines(&address, "/").await.expect("a stream");
+        let mut lines = client::lines(&at(&address), "/").await.expect("a stream");
         lines.next().await.expect_err("too long")
     };
     tokio::select! {

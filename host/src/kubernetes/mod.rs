@@ -1,3 +1,17 @@
-//! The Kubernetes API (`kube`): what it says of this node's pods.
+//! The adapter for the API server of a Kubernetes cluster (kube).
+//!
+//! - [`access`]: which API server, and as whom. [`error`]: why it does not give what it was asked for.
+//! - [`agents`]: the agents of the cluster's nodes, and connections to their event servers; [`forward`]
+//!   is such a connection.
+//! - [`locate`]: on which nodes pods are, and those behind a Service.
+//! - [`watch`]: what the API server says of this node's pods, for an agent.
+//!
+//! Nothing here changes anything in the cluster, and nothing listens: RBAC decides who may reach an agent.
+//! What the API server sends is bounded in time and number; who shows a text of it escapes it.
 
+pub mod access;
+pub mod agents;
+pub mod error;
+pub mod forward;
+pub mod locate;
 pub mod watch;

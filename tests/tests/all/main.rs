@@ -7,6 +7,7 @@ mod bad_input;
 mod catalog;
 mod churn;
 mod clients;
+mod cluster;
 mod command_line;
 mod conclusions;
 mod dependencies;

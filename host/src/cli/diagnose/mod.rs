@@ -1,6 +1,6 @@
 //! `inspector diagnose`: asks agents, or an agent of its own, and prints the answer.
 //!
-//! [`ask`] asks running agents, [`local`] starts one in this process; [`mod@text`], [`markdown`] and
+//! [`ask`] asks running agents, [`whom`] says which, [`local`] starts one in this process; [`mod@text`], [`markdown`] and
 //! [`html`] are forms of the answer. A server is not trusted: every form escapes what it shows.
 
 use std::path::PathBuf;
@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-use super::shared::server_address;
+use super::cluster::ClusterArgs;
+use super::shared::{or_this_node, server_address};
 use super::terminal::{self, Style};
 use crate::answers::question::Question;
 use crate::answers::report::Report;
@@ -21,9 +22,11 @@ mod html;
 mod local;
 mod markdown;
 mod text;
+mod whom;
 mod words;
 
 pub use text::text;
+use whom::{Names, Whom};
 use words::why_in_doubt;
 
 /// Exit status for findings of the severity that `--fail-on` names.
@@ -40,11 +43,17 @@ Examples:
   inspector diagnose connect --entity web          why do connections of web fail?
   inspector diagnose dns --pod shop/cart-7d9f --last 10m
   inspector diagnose -e node-1 -e node-2           one answer for both ends of a connection
+  inspector diagnose --all-nodes                   one answer for the whole cluster
+  inspector diagnose connect --all-nodes --pod shop/web-5f9 --to shop/db-0:5432
   sudo inspector diagnose --for 10s                where no agent runs
   inspector diagnose -o html > report.html
   inspector diagnose --fail-on critical || page-somebody
 
 `inspector list scenario` shows what can be asked, `inspector list entity` about whom.
+
+In a cluster, the agents are asked through its API server, with the kubeconfig that kubectl uses; of
+pods and Services that are named, only the nodes are asked that they are on. A node that does not
+answer in 10 seconds is named in the answer, and costs the others nothing.
 
 Exit status: 0 if there is an answer; 1 if not; 2 for wrong usage, such as a scenario, entity or pod
 that no asked agent knows. With --fail-on also 3 if there is a finding of that severity, and 4 if there
@@ -63,7 +72,8 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = window, default_value = "60s")]
     last: Duration,
     /// Needs no agent: load the probes, look for this time, and answer
-    #[arg(long = "for", value_name = "TIME", value_parser = window, conflicts_with_all = ["last", "servers"])]
+    #[arg(long = "for", value_name = "TIME", value_parser = window)]
+    #[arg(conflicts_with_all = ["last", "servers", "cluster"])]
     time: Option<Duration>,
     /// Agent to ask, port 19102 if none is given; may be repeated [default: 127.0.0.1:19102]
     #[arg(short = 'e', long = "events", visible_short_alias = 's', value_name = "ADDR")]
@@ -87,6 +97,20 @@ pub struct Args {
     /// Name of this node, with --for; the host name by default
     #[arg(long = "node.name", value_name = "NAME", env = "NODE_NAME", hide_env_values = true)]
     node_name: Option<String>,
+    /// Ask only the agent of this node of the cluster; may be repeated
+    #[arg(long = "node", value_name = "NAME", group = "cluster", help_heading = "Kubernetes")]
+    nodes: Vec<String>,
+    /// Ask about this pod of the cluster as well: the other end of a connection. The port may be
+    /// written; an answer is about the pod
+    #[arg(long = "to", value_name = "NS/NAME[:PORT]", value_parser = other_end, group = "cluster")]
+    #[arg(help_heading = "Kubernetes")]
+    others: Vec<String>,
+    /// Ask about the pods behind this Service of the cluster as well; may be repeated
+    #[arg(long = "service", value_name = "NS/NAME", value_parser = pod, group = "cluster")]
+    #[arg(help_heading = "Kubernetes")]
+    services: Vec<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// A form of the answer.
@@ -116,14 +140,17 @@ impl From<FailOn> for Severity {
 
 /// Asks and prints.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let question = args.question();
+    let mut question = args.question();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let report = match args.time {
         Some(time) => {
             let config = local::config(args.config.as_deref(), args.plugin_dirs, args.node_name)?;
             runtime.block_on(local::diagnose(config, question, time))?
         }
-        None => runtime.block_on(ask::all(args.servers, &question))?,
+        None => runtime.block_on(async {
+            let whom = args.whom(&mut question).await?;
+            ask::all(&whom, &question).await
+        })?,
     };
     let shown = match args.output {
         Form::Text => text(&report, Style::of_stdout()),
@@ -145,6 +172,29 @@ fn exit_code(report: &Report, fail_on: Option<FailOn>) -> ExitCode {
 }
 
 impl Args {
+    /// Called through kubectl, the cluster is meant unless something else is asked.
+    pub fn through_kubectl(&mut self) {
+        if self.servers.is_empty() && self.time.is_none() {
+            self.cluster.mean_all_nodes();
+        }
+    }
+
+    fn is_about_cluster(&self) -> bool {
+        self.cluster.is_given()
+            || [&self.nodes, &self.others, &self.services].iter().any(|names| !names.is_empty())
+    }
+
+    /// Whom to ask. In a cluster, pods of the question are looked up, and those that are on a node leave it.
+    async fn whom(&self, question: &mut Question) -> anyhow::Result<Whom> {
+        if !self.is_about_cluster() {
+            return Ok(Whom::of_servers(or_this_node(self.servers.clone())?));
+        }
+        question.entities.clone_from(&self.entities);
+        let pods = self.pods.iter().chain(&self.others).cloned().collect();
+        let names = Names { pods, services: self.services.clone() };
+        Whom::of_cluster(&self.cluster, &self.nodes, names, question).await
+    }
+
     fn question(&self) -> Question {
         let window = self.time.unwrap_or(self.last);
         Question {
@@ -160,6 +210,15 @@ fn pod(text: &str) -> Result<String, &'static str> {
     match text.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => Ok(text.to_owned()),
         _ => Err("a pod is named NAMESPACE/NAME"),
+    }
+}
+
+/// A pod, and a port that people know it by.
+fn other_end(text: &str) -> Result<String, &'static str> {
+    match text.rsplit_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => pod(name),
+        Some(_) => Err("a port is a number from 1 to 65535"),
+        None => pod(text),
     }
 }
 
@@ -204,9 +263,43 @@ mod tests {
             &["--for", "1s", "--last", "1s"],
             &["--for", "1s", "-e", "n1"],
             &["--plugin-dir", "x"],
+            &["--all-nodes", "-e", "n1"],
+            &["--all-nodes", "--for", "1s"],
+            &["--node", "n1", "-e", "n1"],
+            &["--to", "shop/db", "--for", "1s"],
+            &["--to", "shop/db:x"],
+            &["--to", "shop/db:0"],
+            &["--service", "db"],
         ] {
             assert!(question(wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn any_flag_about_a_cluster_means_the_cluster() {
+        let args = |flags: &[&str]| {
+            Flags::try_parse_from(["diagnose"].iter().chain(flags)).expect("valid flags").args
+        };
+        for flags in [
+            &["--all-nodes"][..],
+            &["--node", "n1"],
+            &["--context", "prod"],
+            &["--kubeconfig", "f"],
+            &["--agent-namespace", "n"],
+            &["--agent-selector", "a=b"],
+            &["--to", "shop/db:5432"],
+            &["--service", "shop/db"],
+        ] {
+            assert!(args(flags).is_about_cluster(), "{flags:?}");
+        }
+        assert!(!args(&["--pod", "shop/db"]).is_about_cluster());
+        assert_eq!(args(&["--to", "shop/db:5432"]).others, ["shop/db"]);
+        let through = |flags: &[&str]| {
+            let mut args = args(flags);
+            args.through_kubectl();
+            args.is_about_cluster()
+        };
+        assert_eq!((through(&[]), through(&["-e", "n1"]), through(&["--for", "1s"])), (true, false, false));
     }
 
     fn code(severity: Severity, fail_on: Option<FailOn>) -> String {

@@ -1,8 +1,10 @@
 //! What every form of an answer says in the same words.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Report, Verdict};
+use crate::cli::crowd;
 use crate::events::severity::Severity;
 
 /// Names in a sentence; `-o json` has all.
@@ -65,20 +67,38 @@ pub(super) fn counted(report: &Report) -> String {
 /// Whom, where and when the question was about.
 pub(super) fn place(report: &Report) -> String {
     let last = crate::answers::blind_spots::in_words(Duration::from_millis(report.window_ms.into()));
-    let nodes = if report.node.contains(", ") { "nodes" } else { "node" };
+    let nodes: Vec<_> = report.node.split(", ").collect();
+    let nodes = match nodes.len() {
+        1 => format!("node {}", report.node),
+        2..=MAX_NAMES => format!("nodes {}", report.node),
+        all => format!("nodes {} and {} more", nodes[..MAX_NAMES].join(", "), all - MAX_NAMES),
+    };
     let names = report.entities.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
     let whom = match report.entities.len() {
         0 => String::new(),
         1..=MAX_NAMES => format!("for {names} "),
         all => format!("for {names} and {} more ", all - MAX_NAMES),
     };
-    format!("{whom}on {nodes} {} in the last {last}", report.node)
+    format!("{whom}on {nodes} in the last {last}")
 }
 
-/// What could not be seen, but for what the sentence says already.
-pub(super) fn blind_spots(report: &Report) -> Vec<&str> {
+/// What could not be seen, but for what the sentence says already. What is the same on many nodes is said
+/// once.
+pub(super) fn blind_spots(report: &Report) -> Vec<String> {
     let said = why_in_doubt(report).filter(|_| report.verdict == Verdict::Inconclusive);
-    report.blind_spots.iter().map(String::as_str).filter(|spot| Some(*spot) != said).collect()
+    let spots = report.blind_spots.iter().map(String::as_str).filter(|spot| Some(*spot) != said);
+    let nodes: Vec<_> = report.node.split(", ").collect();
+    if nodes.len() <= MAX_NAMES {
+        return spots.map(str::to_owned).collect();
+    }
+    let nodes: BTreeSet<_> = nodes.into_iter().collect();
+    let of_node = |spot: &str| spot.split_once(": ").map_or("", |(node, _)| node).to_owned();
+    let (of_nodes, others): (Vec<_>, Vec<_>) = spots.partition(|spot| nodes.contains(of_node(spot).as_str()));
+    let parts = of_nodes.iter().filter_map(|spot| spot.split_once(": "));
+    let grouped =
+        crowd::grouped(parts.map(|(node, what)| (node.to_owned(), what.to_owned())).collect(), MAX_NAMES);
+    let grouped = grouped.into_iter().map(|(nodes, what)| format!("{nodes}: {what}"));
+    others.into_iter().map(str::to_owned).chain(grouped).collect()
 }
 
 /// A piece of evidence; what reads the same several times is one.
@@ -164,6 +184,27 @@ mod tests {
         };
         assert_eq!(blind_spots(&blind(Verdict::Inconclusive)), ["b", "c"]);
         assert_eq!(blind_spots(&blind(Verdict::Broken)), ["a", "b", "c"], "the sentence tells of findings");
+    }
+
+    #[test]
+    fn what_is_the_same_on_many_nodes_is_said_once() {
+        let blind = |nodes: &str| Report {
+            node: nodes.to_owned(),
+            blind_spots: ["n9: does not answer", "n1: a", "n2: a", "n1: b", "n3: a", "n4: a"]
+                .map(str::to_owned)
+                .into(),
+            ..report()
+        };
+        let told = blind_spots(&blind("n1, n2, n3, n4"));
+        assert_eq!(told, ["n9: does not answer", "n1, n2, n3 and 1 more: a", "n1: b"]);
+        assert_eq!(blind_spots(&blind("n1, n2")).len(), 6, "few are told as they are");
+    }
+
+    #[test]
+    fn many_nodes_are_named_by_the_first() {
+        let of = |node: &str| place(&Report { node: node.to_owned(), ..report() });
+        assert_eq!(of("a, b"), "on nodes a, b in the last 1m");
+        assert_eq!(of("a, b, c, d, e"), "on nodes a, b, c and 2 more in the last 1m");
     }
 
     #[test]

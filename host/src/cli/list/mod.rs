@@ -2,19 +2,20 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::ValueEnum;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
-use super::progress;
-use super::shared::{in_words, server_address};
+use super::cluster::{self, ClusterArgs, Found};
+use super::crowd;
+use super::shared::{in_words, or_this_node, server_address};
 use super::table::Table;
 use super::terminal::{self, Style};
 use crate::config::address::Address;
 use crate::http::client;
+use crate::http::reach::Server;
+use crate::text::cause;
 
 mod columns;
 
@@ -25,10 +26,12 @@ Examples:
   inspector list probes
   inspector list plugins -e node-1 -e node-2
   inspector list entities -o json | jq '.[].name'
+  inspector list probes --all-nodes                of every node of the cluster
+  inspector list entities --context prod --node node-7
 
-On a terminal that is too narrow, texts are wrapped under their columns; -o wide leaves each row on one
-line. -o json is the server's own answer, an array of objects; of several servers, each object says
-its node.
+On a terminal that is too narrow, texts are wrapped under their columns; -o wide leaves each row on
+one line. -o json is the server's own answer, an array of objects; of several servers, and of a
+cluster, each object says its node.
 
 Exit status: 0 if every server answered; 1 if not; 2 for wrong usage.")]
 pub struct Args {
@@ -42,6 +45,31 @@ pub struct Args {
     /// How to print it
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Form,
+    /// Ask only the agent of this node of the cluster; may be repeated
+    #[arg(long = "node", value_name = "NAME", group = "cluster", help_heading = "Kubernetes")]
+    nodes: Vec<String>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+impl Args {
+    /// Called through kubectl, the cluster is meant unless servers are named.
+    pub fn through_kubectl(&mut self) {
+        if self.servers.is_empty() {
+            self.cluster.mean_all_nodes();
+        }
+    }
+
+    fn is_about_cluster(&self) -> bool {
+        self.cluster.is_given() || !self.nodes.is_empty()
+    }
+
+    async fn whom(&self) -> anyhow::Result<Found> {
+        if self.is_about_cluster() {
+            return Ok(cluster::find(&self.cluster.agents().await?, &self.nodes).await?);
+        }
+        Ok(Found { servers: or_this_node(self.servers.clone())?, absent: Vec::new() })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -86,51 +114,40 @@ struct Answer {
     items: Value,
 }
 
-/// Asks the servers and prints their answers.
+/// Asks the servers and prints their answers. One that does not answer, or nonsense, costs the others
+/// nothing.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let local = [server_address("127.0.0.1")?];
-    let servers: Vec<_> = if args.servers.is_empty() { &local[..] } else { &args.servers }
-        .iter()
-        .map(Address::to_string)
-        .collect();
+    let several = args.servers.len() > 1 || args.is_about_cluster();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let waiting =
-        |passed: std::time::Duration| format!("waiting for {} ({} s)", servers.join(", "), passed.as_secs());
-    let answers = runtime.block_on(progress::shown(waiting, ask_all(&servers, args.noun)));
-    let (mut shown, mut status) = (Vec::new(), ExitCode::SUCCESS);
+    let (answers, mut failed) = runtime.block_on(async {
+        let Found { servers, absent } = args.whom().await?;
+        let ask = |server| async move { ask(&server, args.noun, several).await.map_err(in_words) };
+        anyhow::Ok((crowd::each(&servers, ask).await, absent))
+    })?;
+    let (mut lists, mut whole) = (Vec::new(), None::<Table>);
     for (server, answer) in answers {
-        match answer {
-            Ok(answer) => shown.push(answer),
-            Err(why) => {
-                terminal::complain(&format!("error: cannot list {} of {server}: {why}", name(args.noun)));
-                status = ExitCode::FAILURE;
-            }
-        }
+        let added = answer.and_then(|answer| match args.output {
+            Form::Json => listed(args.noun, answer, several).map(|list| lists.push(list)),
+            Form::Text | Form::Wide => rows(args.noun, answer, several).map(|rows| match &mut whole {
+                Some(whole) => whole.append(rows),
+                None => whole = Some(rows),
+            }),
+        });
+        failed.extend(added.err().map(|why| (server.name().to_string(), why)));
     }
-    match args.output {
-        Form::Json if shown.is_empty() => {}
-        Form::Json => {
-            let all = joined(shown, servers.len() > 1);
-            terminal::print_line(&terminal::ascii_json(&format!("{all:#}")))?;
-        }
-        Form::Text => print(args.noun, shown, servers.len() > 1, Style::of_stdout())?,
-        Form::Wide => {
-            print(args.noun, shown, servers.len() > 1, Style { width: None, ..Style::of_stdout() })?;
-        }
+    let status = if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    for (servers, why) in crowd::grouped(failed, crowd::FEW) {
+        terminal::complain(&format!("error: cannot list {} of {servers}: {why}", name(args.noun)));
+    }
+    if !lists.is_empty() {
+        terminal::print_line(&terminal::ascii_json(&format!("{:#}", joined(lists))))?;
+    }
+    let style = Style::of_stdout();
+    let style = if args.output == Form::Wide { Style { width: None, ..style } } else { style };
+    for line in whole.iter().flat_map(|table| table.lines(style)) {
+        terminal::print_line(&line)?;
     }
     Ok(status)
-}
-
-/// What each server says, in the order in which they were named.
-async fn ask_all(servers: &[String], noun: Noun) -> Vec<(String, Result<Answer, String>)> {
-    let several = servers.len() > 1;
-    let mut asking = JoinSet::new();
-    for (at, server) in servers.iter().cloned().enumerate() {
-        asking.spawn(async move { (at, ask(&server, noun, several).await.map_err(in_words), server) });
-    }
-    let mut answers = asking.join_all().await;
-    answers.sort_by_key(|(at, _, _)| *at);
-    answers.into_iter().map(|(_, answer, server)| (server, answer)).collect()
 }
 
 #[derive(Deserialize)]
@@ -138,47 +155,51 @@ struct Version {
     node: String,
 }
 
-async fn ask(server: &str, noun: Noun, several: bool) -> Result<Answer, client::Error> {
+async fn ask(server: &Server, noun: Noun, several: bool) -> Result<Answer, client::Error> {
     let items = client::get_json(server, path(noun)).await?;
-    let node = match several {
-        true => client::get_json::<Version>(server, "/api/v1/version").await?.node,
-        false => String::new(),
+    let node = match server.node() {
+        Some(node) => node.to_owned(),
+        None if several => client::get_json::<Version>(server, "/api/v1/version").await?.node,
+        None => String::new(),
     };
     Ok(Answer { node, items })
 }
 
-/// One array of all answers.
-fn joined(answers: Vec<Answer>, several: bool) -> Value {
+/// The answer for programs: as it came of one server, of several with the node in each object.
+fn listed(noun: Noun, answer: Answer, several: bool) -> Result<Value, String> {
+    let Answer { node, mut items } = answer;
     if !several {
-        return answers.into_iter().next().map_or(Value::Null, |answer| answer.items);
+        return Ok(items);
     }
-    let mut all = Vec::new();
-    for Answer { node, items } in answers {
-        for mut item in items.as_array().cloned().unwrap_or_default() {
-            if let Some(item) = item.as_object_mut() {
-                item.insert("node".to_owned(), json!(node));
-            }
-            all.push(item);
+    for item in items.as_array_mut().ok_or_else(|| in_another_form(noun))? {
+        if let Some(item) = item.as_object_mut() {
+            item.insert("node".to_owned(), json!(node));
         }
     }
-    all.into()
+    Ok(items)
 }
 
-fn print(noun: Noun, answers: Vec<Answer>, several: bool, style: Style) -> anyhow::Result<()> {
-    let mut whole: Option<Table> = None;
-    for Answer { node, items } in answers {
-        let table = table(noun, items)
-            .with_context(|| format!("the server answers {} in another form", name(noun)))?;
-        let table = if several { table.of("node", &node) } else { table };
-        match &mut whole {
-            Some(whole) => whole.append(table),
-            None => whole = Some(table),
-        }
+/// One array of all answers.
+fn joined(mut lists: Vec<Value>) -> Value {
+    if lists.len() < 2 {
+        return lists.pop().unwrap_or_default();
     }
-    for line in whole.iter().flat_map(|table| table.lines(style)) {
-        terminal::print_line(&line)?;
-    }
-    Ok(())
+    lists
+        .into_iter()
+        .flat_map(|list| if let Value::Array(items) = list { items } else { vec![list] })
+        .collect()
+}
+
+/// The answer for people.
+fn rows(noun: Noun, answer: Answer, several: bool) -> Result<Table, String> {
+    let Answer { node, items } = answer;
+    let rows =
+        table(noun, items).map_err(|why| format!("{}: {}", in_another_form(noun), cause::chain(&why)))?;
+    Ok(if several { rows.of("node", &node) } else { rows })
+}
+
+fn in_another_form(noun: Noun) -> String {
+    format!("the server answers {} in another form", name(noun))
 }
 
 fn path(noun: Noun) -> &'static str {
@@ -201,7 +222,7 @@ fn name(noun: Noun) -> &'static str {
     }
 }
 
-fn table(noun: Noun, answer: Value) -> anyhow::Result<Table> {
+fn table(noun: Noun, answer: Value) -> Result<Table, serde_json::Error> {
     Ok(match noun {
         Noun::Entity => columns::entities(&read(answer)?),
         Noun::Probe => columns::probes(&read(answer)?),
@@ -213,8 +234,8 @@ fn table(noun: Noun, answer: Value) -> anyhow::Result<Table> {
     })
 }
 
-fn read<T: DeserializeOwned>(answer: Value) -> anyhow::Result<Vec<T>> {
-    Ok(serde_json::from_value(answer)?)
+fn read<T: DeserializeOwned>(answer: Value) -> Result<Vec<T>, serde_json::Error> {
+    serde_json::from_value(answer)
 }
 
 #[cfg(test)]
@@ -233,8 +254,17 @@ mod tests {
     #[test]
     fn of_several_servers_each_row_says_its_node() {
         let answer = |node: &str| Answer { node: node.to_owned(), items: json!([{ "name": "x" }]) };
-        let all = joined(vec![answer("n1"), answer("n2")], true);
+        let listed = |node, several| listed(Noun::Probe, answer(node), several).expect("an array");
+        let all = joined(vec![listed("n1", true), listed("n2", true)]);
         assert_eq!(all, json!([{ "name": "x", "node": "n1" }, { "name": "x", "node": "n2" }]));
-        assert_eq!(joined(vec![answer("n1")], false), json!([{ "name": "x" }]));
+        assert_eq!(joined(vec![listed("n1", false)]), json!([{ "name": "x" }]));
+    }
+
+    #[test]
+    fn an_answer_of_another_form_is_refused_by_itself() {
+        let odd = || Answer { node: "n1".to_owned(), items: json!({ "a": 1 }) };
+        let why = listed(Noun::Probe, odd(), true).expect_err("no array");
+        assert_eq!(why, "the server answers probes in another form");
+        assert!(rows(Noun::Probe, odd(), true).expect_err("no array").starts_with(&why));
     }
 }

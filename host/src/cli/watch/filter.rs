@@ -40,7 +40,7 @@ pub struct Filter {
     /// Only events of this entity, by id or by name as `inspector list entity` shows it
     #[arg(long = "entity", value_name = "NAME", value_parser = of("entity"))]
     entities: Vec<String>,
-    /// Only events of this node
+    /// Only events of this node; of a cluster, only its agent is asked
     #[arg(long = "node", value_name = "NAME", value_parser = of("node"))]
     nodes: Vec<String>,
     /// Every event on a line of its own: also the normal course of things, the agent's own
@@ -130,6 +130,13 @@ impl Filter {
     /// Whether one of the wanted names is that of a node.
     pub fn names_nodes(&self) -> bool {
         wanted(&self.nodes).next().is_some()
+    }
+
+    /// Whether events of this node may be wanted.
+    pub fn wants_node(&self, node: &str) -> bool {
+        let values = || self.nodes.iter().flat_map(|list| list.split(',')).map(str::trim);
+        let is_excluded = values().any(|value| value.strip_prefix('!') == Some(node));
+        !is_excluded && (!self.names_nodes() || wanted(&self.nodes).any(|name| name == node))
     }
 
     /// A sentence about each wanted node that is none of these.
@@ -272,5 +279,17 @@ mod tests {
             ["no asked agent is that of node \"nope\"; there are n1, n2"]
         );
         assert!(!filter(&["--node", "!n1"]).expect("valid").names_nodes());
+    }
+
+    #[test]
+    fn of_a_cluster_only_the_nodes_that_are_wanted_are_asked() {
+        let of = |values: &[&str]| Filter {
+            nodes: values.iter().map(|value| (*value).to_owned()).collect(),
+            ..Filter::default()
+        };
+        let wanted = |values: &[&str]| ["n1", "n2", "n3"].map(|node| of(values).wants_node(node));
+        assert_eq!(wanted(&[]), [true, true, true]);
+        assert_eq!(wanted(&["n1, n2", "!n2"]), [true, false, false]);
+        assert_eq!(wanted(&["!n2"]), [true, false, true]);
     }
 }

@@ -11,9 +11,9 @@ use tokio::time::{sleep, timeout};
 use super::filter::Filter;
 use super::line::{Event, Line};
 use crate::cli::shared::in_words;
-use crate::config::address::Address;
 use crate::entities::Entity;
 use crate::http::client::{self, Error, Lines};
+use crate::http::reach::Server;
 
 /// First wait before a reconnect; it doubles up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -32,6 +32,10 @@ pub enum Message {
     Event(Box<Event>),
     /// The server dropped so many events before this client could read them.
     Lost(u64),
+    /// A node whose server is followed from now on.
+    Joined,
+    /// A node that has no agent any more.
+    Left,
     /// The stream begins, for the first time or again.
     Connected,
     /// The stream broke; the next attempt follows after the wait.
@@ -49,7 +53,7 @@ pub enum Message {
 /// Follows one server.
 #[derive(Debug)]
 pub struct Follower {
-    server: Arc<str>,
+    server: Server,
     filter: Filter,
     /// What is normal is wanted too.
     noise: bool,
@@ -73,8 +77,8 @@ enum End {
 
 impl Follower {
     /// A follower of a server that sends what it finds, with the server's name, to `out`.
-    pub fn new(server: &Address, filter: Filter, noise: bool, out: Sender<(Arc<str>, Message)>) -> Self {
-        Self { server: server.to_string().into(), filter, noise, out, heard: None, last: None }
+    pub fn new(server: Server, filter: Filter, noise: bool, out: Sender<(Arc<str>, Message)>) -> Self {
+        Self { server, filter, noise, out, heard: None, last: None }
     }
 
     /// Follows until the server refuses, all has come, or nobody reads any more.
@@ -126,7 +130,8 @@ impl Follower {
         if self.heard.is_none() && self.filter.names_somebody() {
             self.look_for_names().await;
         }
-        if self.heard.is_none() && self.filter.names_nodes() {
+        // Of a cluster it is known already.
+        if self.heard.is_none() && self.filter.names_nodes() && self.server.node().is_none() {
             self.tell_node().await;
         }
         self.stream(&mut lines).await
@@ -202,7 +207,7 @@ impl Follower {
 
     /// False if nobody reads any more.
     async fn say(&self, message: Message) -> bool {
-        self.out.send((Arc::clone(&self.server), message)).await.is_ok()
+        self.out.send((Arc::clone(self.server.name()), message)).await.is_ok()
     }
 }
 
@@ -211,6 +216,8 @@ impl fmt::Display for Message {
         match self {
             Self::Event(event) => f.write_str(&event.fields.text()),
             Self::Lost(count) => write!(f, "{count} events lost: this client did not keep up"),
+            Self::Joined => f.write_str("followed from now on"),
+            Self::Left => f.write_str("no pod of the agent is there any more"),
             Self::Connected => f.write_str("connected"),
             Self::Broken(why, wait) => {
                 write!(f, "{why}; trying again in {}", humantime::format_duration(*wait))
@@ -232,6 +239,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::config::address::Address;
 
     /// Gives each connection one answer, then closes it; returns the paths that were asked for.
     fn server(answers: Vec<String>) -> anyhow::Result<(Address, JoinHandle<Vec<String>>)> {
@@ -270,6 +278,7 @@ mod tests {
     /// What a follower says of a server, in short, until it ends or has said `count` things.
     async fn said(server: &Address, count: usize) -> Vec<String> {
         let (out, mut messages) = mpsc::channel(16);
+        let server = Server::at(server);
         tokio::spawn(Follower::new(server, Filter::default(), true, out).run());
         let mut said = Vec::new();
         while said.len() < count {

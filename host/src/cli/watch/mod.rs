@@ -4,7 +4,7 @@
 //! should know (a connection that broke, events that were lost) goes to standard error. A server
 //! is not trusted: what it sends is bounded, checked and escaped before it is printed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,15 +13,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{interval, sleep};
 
+use super::cluster::ClusterArgs;
 use super::moment::TimeForm;
-use super::shared::{Output, WRONG_USAGE, server_address};
+use super::shared::{Output, WRONG_USAGE, or_this_node, server_address};
 use super::terminal;
 use crate::config::address::Address;
 use crate::events::fold;
+use crew::Crew;
 use filter::Filter;
 use follow::{Follower, Message};
 use screen::{Form, Screen};
 
+mod crew;
 mod doubt;
 mod filter;
 mod follow;
@@ -42,6 +45,7 @@ const WAITING_LINES: usize = 1024;
 Examples:
   inspector watch                                  events of this node
   inspector watch -e node-1 -e node-2:19102        events of two nodes, told apart by Node=
+  inspector watch --all-nodes                      events of the whole cluster, also of nodes that join
   inspector watch --min-severity warning --since 5m
   inspector watch --address 10.2.0.0/16 --port 443 --type '!TCPRETRANS'
   inspector watch -n 20 --no-follow                the last 20 events, and no more
@@ -56,7 +60,8 @@ unless it is asked for by its reason, and tells one fault in one line, with what
 it (also=). --all shows every event on its own; -o json always does, and marks what is left out here
 by class=noise and own_traffic=true.
 
-It goes on until it is interrupted, and reconnects when a server goes away.
+It goes on until it is interrupted, and reconnects when a server goes away. Of a cluster, agents are
+asked through its API server, with the kubeconfig that kubectl uses.
 
 Exit status: 0 if everything that was asked for was shown; 1 if a server could not be asked; 2 for
 wrong usage, such as a type of events that nobody sends.")]
@@ -85,6 +90,17 @@ pub struct Args {
     duration: Option<Duration>,
     #[command(flatten)]
     filter: Filter,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+}
+
+impl Args {
+    /// Called through kubectl, the cluster is meant unless servers are named.
+    pub fn through_kubectl(&mut self) {
+        if self.servers.is_empty() {
+            self.cluster.mean_all_nodes();
+        }
+    }
 }
 
 /// Prints events until it is interrupted or all that was asked for has come.
@@ -93,11 +109,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     runtime.block_on(watch(args))
 }
 
-async fn watch(mut args: Args) -> anyhow::Result<ExitCode> {
+async fn watch(args: Args) -> anyhow::Result<ExitCode> {
     let is_json = args.verbose || args.output == Output::Json;
-    if args.servers.is_empty() {
-        args.servers.push(server_address("127.0.0.1")?);
-    }
     doubt::tell(&args.filter);
     if !is_json && !args.filter.all && io::stderr().is_terminal() {
         terminal::complain(
@@ -105,12 +118,23 @@ async fn watch(mut args: Args) -> anyhow::Result<ExitCode> {
         );
     }
     let (sender, mut messages) = mpsc::channel(WAITING_LINES);
-    for server in &args.servers {
-        tokio::spawn(Follower::new(server, args.filter.clone(), is_json, sender.clone()).run());
-    }
-    // The channel ends when the last follower has ended.
-    drop(sender);
     let mut watch = Watch::new(&args, is_json);
+    if args.cluster.is_given() {
+        let agents = args.cluster.agents().await?;
+        let (crew, found) = Crew::find(agents, args.filter.clone(), is_json, sender).await?;
+        if found.servers.is_empty() {
+            watch.status = ExitCode::FAILURE;
+        }
+        tokio::spawn(crew.run(found));
+    } else {
+        for server in or_this_node(args.servers.clone())? {
+            watch.silent.insert(server.name().to_string());
+            watch.unnamed.insert(server.name().to_string());
+            tokio::spawn(Follower::new(server, args.filter.clone(), is_json, sender.clone()).run());
+        }
+        // The channel ends when the last follower has ended.
+        drop(sender);
+    }
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut look = interval(Duration::from_secs(1));
     let end = sleep(args.duration.unwrap_or(Duration::MAX));
@@ -133,6 +157,7 @@ async fn watch(mut args: Args) -> anyhow::Result<ExitCode> {
         }
     }
     watch.screen.finish()?;
+    watch.tell_of_refusals();
     Ok(watch.status())
 }
 
@@ -142,6 +167,12 @@ struct Watch {
     is_verbose: bool,
     /// Servers that have not answered yet.
     silent: BTreeSet<String>,
+    /// Of a cluster: why the connection to a node broke last, which is said once and not every five
+    /// seconds of each of a thousand nodes.
+    broken: BTreeMap<String, String>,
+    /// Of a cluster: how many nodes refuse for the same reason, of which the first is named.
+    refusals: BTreeMap<String, usize>,
+    is_cluster: bool,
     /// For the names of nodes in it, which no follower can judge by its own server.
     filter: Filter,
     /// Servers whose node is not known; they are asked only if the filter names a node.
@@ -162,9 +193,12 @@ impl Watch {
         Self {
             screen: Screen::new(form, args.time, args.count),
             is_verbose: args.debug,
-            silent: args.servers.iter().map(Address::to_string).collect(),
+            silent: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            is_cluster: args.cluster.is_given(),
             filter: args.filter.clone(),
-            unnamed: args.servers.iter().map(Address::to_string).collect(),
+            unnamed: BTreeSet::new(),
             nodes: BTreeSet::new(),
             status: ExitCode::SUCCESS,
         }
@@ -173,8 +207,17 @@ impl Watch {
     fn take(&mut self, server: &str, message: Message) -> io::Result<()> {
         match message {
             Message::Event(event) => return self.screen.take(*event),
+            Message::Joined => {
+                self.silent.insert(server.to_owned());
+            }
+            Message::Left => {
+                self.silent.remove(server);
+                self.broken.remove(server);
+                complain(server, &message.to_string());
+            }
             Message::Connected => {
                 self.silent.remove(server);
+                self.broken.remove(server);
                 if self.is_verbose {
                     complain(server, "connected");
                 }
@@ -183,11 +226,31 @@ impl Watch {
             Message::Refused(why, is_wrong) => {
                 self.silent.remove(server);
                 self.status = if is_wrong { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE };
-                complain(server, &why);
+                self.refused(server, why);
+            }
+            Message::Broken(why, _) if self.is_cluster => {
+                if self.broken.get(server) != Some(&why) {
+                    complain(server, &format!("{why}; trying again"));
+                    self.broken.insert(server.to_owned(), why);
+                }
             }
             state => complain(server, &state.to_string()),
         }
         Ok(())
+    }
+
+    fn refused(&mut self, server: &str, why: String) {
+        if !self.is_cluster || !self.refusals.contains_key(&why) {
+            complain(server, &why);
+        }
+        *self.refusals.entry(why).or_default() += 1;
+    }
+
+    /// Tells of the nodes that refused and were not named.
+    fn tell_of_refusals(&self) {
+        for (why, count) in self.refusals.iter().filter(|(_, count)| self.is_cluster && **count > 1) {
+            terminal::complain(&format!("{count} nodes in all: {why}"));
+        }
     }
 
     /// Once the node of every server is known, tells of those that were named and are not among them.
@@ -208,7 +271,8 @@ impl Watch {
 
 /// Says something about a server, which most errors of a connection name themselves.
 fn complain(server: &str, text: &str) {
-    if text.contains(server) {
+    // An address; a node may have a name that is part of any word.
+    if server.contains(':') && text.contains(server) {
         terminal::complain(text);
     } else {
         terminal::complain(&format!("{server}: {text}"));
