@@ -48,6 +48,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("netlink_packet_core", &["netns"]),
     ("kube", &["kubernetes"]),
     ("k8s_openapi", &["kubernetes"]),
+    ("tower", &["kubernetes"]),
     ("clap", &["cli"]),
     ("prometheus_client", &["view"]),
     ("toml", &["config", "kernel"]),

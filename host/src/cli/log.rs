@@ -16,9 +16,10 @@ pub fn start(log: &Log) {
     // Libraries speak of themselves at every level; a person asked for this agent's words.
     let mut targets =
         Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("inspector", level);
-    // What these warn of is told by the agent, once for each cause.
+    // What these complain of is told by the agent, once for each cause.
+    let detail = if level >= LevelFilter::DEBUG { LevelFilter::WARN } else { LevelFilter::OFF };
     for library in ["kube_client", "kube_runtime"] {
-        targets = targets.with_target(library, level.min(LevelFilter::ERROR));
+        targets = targets.with_target(library, detail);
     }
     let layer = match log.format {
         LogFormat::Text => fmt::layer().with_ansi(false).with_target(false).with_writer(|| Escaped).boxed(),

@@ -16,10 +16,12 @@ use futures_util::StreamExt as _;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::api::Api;
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Client, Config};
 use serde::{Deserialize, Deserializer};
+use tower::limit::RateLimitLayer;
 
 use crate::pods::{Owner, Pod, PodChange, PodName};
 use crate::text::cause;
@@ -31,6 +33,11 @@ const WATCH: u32 = 240;
 const CONNECT: Duration = Duration::from_secs(10);
 /// Time between two attempts to find out how to reach the API server at all.
 const AGAIN: Duration = Duration::from_secs(15);
+/// Requests within a time, at most: the library asks again at once for a watch that ends at once, as one
+/// through a broken proxy does, and each node of a cluster would.
+const REQUESTS: u64 = 5;
+/// See [`REQUESTS`].
+const PER: Duration = Duration::from_secs(10);
 /// Pods of this node that are kept; a kubelet runs some hundreds at most.
 const MAX_PODS: usize = 4096;
 /// Labels of a pod that are kept, and bytes of a value, which Kubernetes bounds to 63.
@@ -93,7 +100,8 @@ async fn client(options: &Options) -> Result<Client, String> {
     config.connect_timeout = Some(CONNECT);
     // The watch repeats, and tells; the client would repeat for long before it does.
     config.default_retry = false;
-    Client::try_from(config).map_err(|error| cause::chain(&error))
+    let builder = ClientBuilder::try_from(config).map_err(|error| cause::chain(&error))?;
+    Ok(builder.with_layer(&RateLimitLayer::new(REQUESTS, PER)).build())
 }
 
 /// Lists and watches until something fails, and returns what.

@@ -1,6 +1,7 @@
 //! A fault of the examiner's own, by which it knows that the agent has heard of all that happened before
 //! it: events are read and handed on in their order, and all counter tables are read together.
 
+use std::net::Ipv4Addr;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,9 @@ use anyhow::{Result, bail};
 
 use super::{LOOK, PATIENCE};
 use crate::agent::Agent;
+use crate::lab::Namespace;
 use crate::lab::counters::counter;
 use crate::lab::faults::{CLOSED_PORT, send_udp};
-use crate::lab::{Family, Pair};
 
 /// One that is not heard of for so long is made again: the kernel skips a program that interrupts
 /// itself.
@@ -19,12 +20,15 @@ const AGAIN: Duration = Duration::from_secs(3);
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Marker {
-    pair: Pair,
+    /// Without an address that any case has.
+    at: Namespace,
 }
 
 impl Marker {
     pub(super) fn new() -> Result<Self> {
-        Ok(Self { pair: Pair::introduced()? })
+        let at = Namespace::new("marker")?;
+        at.ip("link set lo up")?;
+        Ok(Self { at })
     }
 
     /// Waits until the agent has heard of the events until now, and has read the counter tables later.
@@ -35,8 +39,8 @@ impl Marker {
         let (begun, before) = (Instant::now(), self.value(agent, "inspector_drops_total")?);
         while begun.elapsed() < PATIENCE {
             let sent = Instant::now();
-            send_udp(&self.pair.client, self.pair.server_at(Family::V4, CLOSED_PORT), 1, 1)?;
-            let refused = counter(&self.pair.server, "UdpNoPorts")? as f64;
+            send_udp(&self.at, (Ipv4Addr::LOCALHOST, CLOSED_PORT).into(), 1, 1)?;
+            let refused = counter(&self.at, "UdpNoPorts")? as f64;
             while sent.elapsed() < AGAIN {
                 sleep(LOOK);
                 if self.value(agent, "inspector_drops_total")? > before
@@ -49,8 +53,8 @@ impl Marker {
         bail!("for {PATIENCE:?} the agent heard of no fault")
     }
 
-    /// What a metric counts at the marker's server.
+    /// What a metric counts in the marker's namespace.
     fn value(&self, agent: &Agent, name: &str) -> Result<f64> {
-        Ok(agent.scrape()?.sum(name, &[("pod", self.pair.server.name())]).unwrap_or(0.0))
+        Ok(agent.scrape()?.sum(name, &[("pod", self.at.name())]).unwrap_or(0.0))
     }
 }

@@ -11,7 +11,7 @@ mod marker;
 mod ongoing;
 pub mod score;
 
-use std::thread::{self, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -179,21 +179,11 @@ impl Examiner {
         Ok(Self { agent, manner, marker })
     }
 
-    /// Makes one case after the other and asks about each. What fails is in its row. The hosts of the
-    /// next case come up while this one is asked about, so that the agent knows them by then.
+    /// Makes one case after the other and asks about each. What fails is in its row. No two cases are there
+    /// at once: all have the same addresses, and whose one is must be clear.
     pub fn examine(&self, exams: impl Iterator<Item = Exam>, mut each: impl FnMut(Row)) {
-        let (mut exams, mut hosts) = (exams.peekable(), None);
-        while let Some(exam) = exams.next() {
-            let next = exams.peek().copied();
-            let scene = hosts.take().unwrap_or_else(|| exam.scene());
-            let row = thread::scope(|scope| {
-                let mut coming_up = None;
-                let made = || coming_up = next.map(|next| scope.spawn(move || next.scene()));
-                let row = scene.and_then(|scene| self.ask(exam, &scene, made));
-                hosts = coming_up.map(|hosts| hosts.join().expect("hosts come up without a panic"));
-                row
-            });
-            each(row.unwrap_or_else(|error| Row {
+        for exam in exams {
+            each(self.ask(exam).unwrap_or_else(|error| Row {
                 exam,
                 mark: Mark::Broken,
                 findings: Vec::new(),
@@ -204,17 +194,14 @@ impl Examiner {
         }
     }
 
-    /// `made` is called once the case has happened, unless it is made again and again.
-    fn ask(&self, exam: Exam, scene: &Scene, made: impl FnOnce()) -> Result<Row> {
+    fn ask(&self, exam: Exam) -> Result<Row> {
+        let scene = &exam.scene()?;
         wait::within(PATIENCE, "the agent to know the hosts", || {
             sleep(LOOK);
             scene.hosts().all(|host| self.is_read(host)).then_some(())
         })?;
         let begun = Instant::now();
         let (answer, took) = exam.amid(scene, || {
-            if !exam.is_made_again() {
-                made();
-            }
             match (&self.marker, self.manner.settle) {
                 (Some(marker), _) => marker.is_heard(&self.agent)?,
                 (None, settle) => sleep(settle.unwrap_or_default()),

@@ -66,7 +66,6 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
         (Trouble::Status(500), "500"),
         (Trouble::Status(403), "may not list and watch pods (403)"),
         (Trouble::Status(401), "(401)"),
-        (Trouble::Truncate, "why"),
     ] {
         server.trouble(Some(trouble.clone()));
         metric(&agent, "inspector_kube_up", |up| up == 0.0).with_context(|| format!("{trouble:?}"))?;
@@ -79,13 +78,23 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
         metric(&agent, "inspector_kube_up", |up| up == 1.0).with_context(|| format!("after {trouble:?}"))?;
     }
 
+    // A watch that always ends in the middle is not an error to the client, so it is to ask calmly.
+    server.trouble(Some(Trouble::Truncate));
+    let asked = || server.requests().len();
+    let before = asked();
+    std::thread::sleep(Duration::from_secs(4));
+    ensure!((1..=6).contains(&(asked() - before)), "{} requests in 4 s", asked() - before);
+    server.trouble(None);
+    server.set(pod("shop", "e", "e", "cart"));
+    pods(4)?;
+
     // The token of a service account is replaced while the agent runs; the client reads it once a minute.
     let before = server.requests().len();
     server.set_token("second")?;
     server.cut();
     server.set(pod("shop", "late", "late", "cart"));
     wait::within(Duration::from_secs(150), "the new token", || {
-        agent.scrape().ok()?.sum("inspector_kube_pods", &[]).filter(|pods| *pods == 4.0)
+        agent.scrape().ok()?.sum("inspector_kube_pods", &[]).filter(|pods| *pods == 5.0)
     })
     .with_context(|| agent.log().join("\n"))?;
     ensure!(server.requests().len() > before);
@@ -110,13 +119,17 @@ fn an_api_server_that_is_not_there_or_never_answers_stops_nothing() -> Result<()
     std::fs::write(&kubeconfig, text)?;
     server.trouble(Some(Trouble::Hang));
     let hanging = Agent::start(&settings)?;
-    for agent in [&absent, &hanging] {
+    wait::until("a request that hangs", || (!server.requests().is_empty()).then_some(()))?;
+    server.trouble(Some(Trouble::Truncate));
+    let cut_short = Agent::start(&settings)?;
+    for agent in [&absent, &hanging, &cut_short] {
         metric(agent, "inspector_kube_up", |up| up == 0.0)?;
         assert_eq!(agent.scrape()?.sum("inspector_ready", &[]), Some(1.0));
     }
-    absent.wait_for_log(&["the API server does not tell"])?;
-    wait::until("a request that hangs", || (!server.requests().is_empty()).then_some(()))?;
-    for agent in [absent, hanging] {
+    for agent in [&absent, &cut_short] {
+        agent.wait_for_log(&["the API server does not tell"])?;
+    }
+    for agent in [absent, hanging, cut_short] {
         ensure!(agent.stop()?.success());
     }
     Ok(())

@@ -123,3 +123,34 @@ fn with_all_kinds_of_series() -> Result<(Pair, Agent)> {
     }
     Ok((pair, agent))
 }
+
+/// Samples of a namespace, the host's among them.
+fn samples(agent: &Agent, pod: &str) -> Result<usize> {
+    Ok(agent.scrape()?.samples.iter().filter(|s| s.labels.get("pod").is_some_and(|of| of == pod)).count())
+}
+
+#[test]
+fn a_profile_leaves_out_what_nobody_watches_and_patterns_change_it() -> Result<()> {
+    let (pair, whole) = (Pair::new()?, agent()?);
+    let config = "sources.interval = '1s'\nmetrics.profile = 'essential'\nmetrics.allow = ['*tcpinerrs', 'typo']\n\
+                  metrics.deny = ['inspector_pod_udp*']";
+    let essential = Agent::start(&Settings { config: config.to_owned(), ..Settings::default() })?;
+    let pod = [("pod", pair.server.name())];
+    for agent in [&whole, &essential] {
+        wait::until("the counters of a namespace", || {
+            let page = agent.scrape().ok()?;
+            page.sum("inspector_pod_tcppassiveopens", &pod)?;
+            page.sum("inspector_pod_fdopenfd", &[("pod", "")])
+        })?;
+    }
+    let page = essential.scrape()?;
+    let has = |name| page.sum(name, &pod).is_some();
+    assert!(has("inspector_pod_tcpinerrs"), "allowed beside the profile");
+    assert!(!has("inspector_pod_udpindatagrams"), "denied though it is in the profile");
+    assert!(!has("inspector_pod_tcpabortonclose") && !has("inspector_pod_ipforwarding"));
+    essential.wait_for_log(&["no metric matches", "typo"])?;
+    let (all, some) = (samples(&whole, pair.server.name())?, samples(&essential, pair.server.name())?);
+    println!("samples of a namespace without traffic: full {all}, essential {some}");
+    ensure!(some * 3 < all && all >= 100, "{all} {some}");
+    Ok(())
+}
