@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::discover::{self, Places, Pods, Scan};
-use crate::entities::{Entities, Entity};
+use crate::entities::{Entities, Entity, Kind};
+use crate::pods::NamedBy;
 use crate::privilege::{self, Capability, Obstacle};
 use crate::probe::Check;
 use crate::source::Reader;
@@ -34,6 +35,7 @@ fn look(places: &Places) -> Vec<Check> {
     };
     let mut checks = namespaces(&scan);
     checks.extend([processes(&scan, &places.proc), named(places)]);
+    checks.extend(pods(&scan, places));
     let entities = Entities::default();
     entities.apply_scan(scan.namespaces, 0, Instant::now());
     checks.extend(sources(&places.proc, &entities.live()));
@@ -90,6 +92,28 @@ fn named(places: &Places) -> Check {
         "mount the host's directory here, and let new mounts come through (Kubernetes \
          `mountPropagation: HostToContainer`, docker `:rslave`)",
     )
+}
+
+/// Whether the node says what its pods are called. Nothing where there are none.
+fn pods(scan: &Scan, places: &Places) -> Option<Check> {
+    let pods: Vec<_> = scan.namespaces.iter().filter(|netns| netns.kind == Kind::Pod).collect();
+    let unnamed = pods.iter().filter(|pod| pod.named_by == NamedBy::Cgroup).count();
+    let what = "names of pods";
+    match (pods.len(), unnamed) {
+        (0, _) => None,
+        (all, 0) => Some(Check::good(what, &format!("the node names all {all}"))),
+        (all, unnamed) => {
+            let logs = places.pod_logs.display();
+            Some(Check::bad(
+                what,
+                &format!("{unnamed} of {all} are known by their uid only: no folder in {logs} tells of them"),
+                "their names, unless the API server tells them",
+                &format!(
+                    "mount the folder in which the kubelet keeps the logs of pods at {logs} (paths.pod_logs)"
+                ),
+            ))
+        }
+    }
 }
 
 fn sources(proc: &Path, entities: &[Arc<Entity>]) -> Vec<Check> {
