@@ -37,7 +37,7 @@ fn nodes(all: usize, troubled: usize) -> BTreeMap<String, Agent> {
     let agent = |number: usize| match number {
         0 => Agent::Faulty,
         // Among the others, and one after the other.
-        _ if number % 2 == 0 && number / 2 <= troubled => TROUBLE[(number / 2 - 1) % TROUBLE.len()],
+        _ if number.is_multiple_of(2) && number / 2 <= troubled => TROUBLE[(number / 2 - 1) % TROUBLE.len()],
         _ => Agent::Sound,
     };
     (0..all).map(|number| (format!("node-{number}"), agent(number))).collect()
@@ -219,6 +219,12 @@ fn of_a_pod_only_its_node_is_asked_and_of_both_ends_both() -> Result<()> {
     assert_eq!(both, expect("a b", "[\"shop/web\",\"shop/db\"]"));
     let service = ask(&["--pod", "shop/web", "--service", "shop/cache"])?;
     assert_eq!(service, expect("a b c", "[\"shop/web\",\"shop/cache-0\",\"shop/cache-1\"]"));
+    // A node that knows only one of those that it is asked about answers about that one, and says so.
+    let typo =
+        inspector(kubeconfig.path(), &["diagnose", "--pod", "shop/web", "--entity", "typo", "-o", "json"])?;
+    let report: Value = serde_json::from_slice(&typo.stdout).with_context(|| said(&typo).1)?;
+    assert_eq!(answered(&report), ["a"]);
+    assert!(report["blind_spots"].to_string().contains("there is no entity \\\"typo\\\""), "{report}");
     // Who is not called so anywhere is a wrong name, and nobody is asked in vain about it.
     let nobody = inspector(kubeconfig.path(), &["diagnose", "--pod", "shop/gone"])?;
     let (_, told) = said(&nobody);
