@@ -13,3 +13,4 @@ pub mod agents;
 pub mod error;
 pub mod forward;
 pub mod locate;
+mod proxy;
