@@ -44,7 +44,8 @@ pub(super) fn in_words(error: client::Error) -> String {
         client::Error::Status { status: 404, .. } => {
             format!("{error} (no agent's event server, or one of an older version)")
         }
-        client::Error::Timeout(_) => "no answer in time".to_owned(),
+        // A node is named where this is shown, an address in the text.
+        client::Error::Timeout(server) if !server.contains(':') => "no answer in time".to_owned(),
         client::Error::Connect { .. } => {
             format!("{} (is an agent running there? see `inspector serve --help`)", client::chain(&error))
         }

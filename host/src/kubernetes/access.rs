@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::error::{Error, Permission, no_login, said};
+use super::proxy;
 
 /// Until the API server must have accepted a connection.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -98,8 +99,16 @@ async fn config(choice: &Choice) -> Result<Config, Error> {
         Some(context) => context,
     };
     let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
+    // A proxy that the kubeconfig names is used for its cluster whatever the environment says.
+    let has_own_proxy = merged.clusters.iter().filter_map(|cluster| cluster.cluster.as_ref());
+    let has_own_proxy =
+        has_own_proxy.filter_map(|cluster| cluster.proxy_url.as_ref()).any(|url| !url.is_empty());
     let config = Config::from_custom_kubeconfig(merged, &options).await;
-    config.map_err(|source| Error::Context { context, source })
+    let mut config = config.map_err(|source| Error::Context { context, source })?;
+    if !has_own_proxy && proxy::is_direct(config.cluster_url.host().unwrap_or_default()) {
+        config.proxy_url = None;
+    }
+    Ok(config)
 }
 
 /// All files as one, as kubectl merges them: the first that says something is right.

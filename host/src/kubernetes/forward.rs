@@ -12,10 +12,15 @@ use crate::text::escape::{MAX_REASON, admit};
 /// The node's error, once it says one.
 type Refusal = Pin<Box<dyn Future<Output = Option<String>> + Send>>;
 
+/// What is said of a port that was closed without a word.
+const CLOSED: &str = "the node closed it at once: does the agent's event server run?";
+
 /// A forwarded port as a stream. What the node says went wrong is the error of the next reading:
 /// otherwise a port on which nobody listens would look like a server that closes every connection.
 pub struct Forward {
     stream: DuplexStream,
+    /// Something has come.
+    has_answered: bool,
     /// None once it has come to nothing.
     refusal: Option<Refusal>,
     /// Carries the bytes.
@@ -27,7 +32,12 @@ impl Forward {
     pub(super) fn of(mut forwarder: Portforwarder, port: u16) -> Option<Self> {
         let stream = forwarder.take_stream(port)?;
         let refusal = forwarder.take_error(port);
-        Some(Self { stream, refusal: refusal.map(|refusal| Box::pin(refusal) as Refusal), forwarder })
+        Some(Self {
+            stream,
+            has_answered: false,
+            refusal: refusal.map(|refusal| Box::pin(refusal) as Refusal),
+            forwarder,
+        })
     }
 
     /// What the node says went wrong, if it has said so.
@@ -51,13 +61,17 @@ impl AsyncRead for Forward {
         context: &mut Context<'_>,
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // What came before the error is an answer, too.
+        let before = into.filled().len();
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, into) {
-            let is_end = read.is_err() || into.filled().is_empty();
-            return match self.refused(context) {
-                Some(refusal) if is_end => Poll::Ready(Err(refusal)),
-                _ => Poll::Ready(read),
-            };
+            // What came before the error is an answer, too.
+            if read.is_ok() && into.filled().len() > before {
+                self.has_answered = true;
+                return Poll::Ready(read);
+            }
+            let refusal = self.refused(context).map(Err);
+            // The node's word is lost where it closes the connection while the request is on its way.
+            let silent = (!self.has_answered).then(|| Err(io::Error::other(CLOSED)));
+            return Poll::Ready(refusal.or(silent).unwrap_or(read));
         }
         match self.refused(context) {
             Some(refusal) => Poll::Ready(Err(refusal)),

@@ -14,4 +14,5 @@ pub mod agents;
 pub mod error;
 pub mod forward;
 pub mod locate;
+mod proxy;
 pub mod watch;

@@ -90,21 +90,23 @@ enum Failure {
     Silent(String),
 }
 
-/// What a server says to the first of some questions that it does not refuse.
+/// What a server says to the first of some questions that it does not refuse; why it refused others is
+/// something that it could not look at.
 async fn ask(server: &Server, questions: &[Question]) -> Result<Report, Failure> {
-    let mut refused = Failure::Refused("nothing is asked of it".to_owned());
+    let mut refused = Vec::new();
     for question in questions {
         match client::post_json::<_, Report>(server, "/api/v1/diagnose", question, PATIENCE).await {
-            // A node is what the cluster calls it, whatever its agent claims to be.
-            Ok(report) => {
+            Ok(mut report) => {
+                report.blind_spots.extend(refused);
+                // A node is what the cluster calls it, whatever its agent claims to be.
                 let node = server.node().map_or(report.node, str::to_owned);
                 return Ok(Report { node, ..report });
             }
-            Err(Error::Status { status: 400, message }) => refused = Failure::Refused(message),
+            Err(Error::Status { status: 400, message }) => refused.push(message),
             Err(error) => return Err(Failure::Silent(in_words(server, error).await)),
         }
     }
-    Err(refused)
+    Err(Failure::Refused(refused.pop().unwrap_or_else(|| "nothing is asked of it".to_owned())))
 }
 
 #[derive(Deserialize)]

@@ -136,7 +136,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
         failed.extend(added.err().map(|why| (server.name().to_string(), why)));
     }
     let status = if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    for (servers, why) in crowd::grouped(failed, crowd::FEW) {
+    // Whoever reads the others' rows has to know whose are missing.
+    let most = if lists.is_empty() && whole.is_none() { crowd::FEW } else { usize::MAX };
+    for (servers, why) in crowd::grouped(failed, most) {
         terminal::complain(&format!("error: cannot list {} of {servers}: {why}", name(args.noun)));
     }
     if !lists.is_empty() {

@@ -144,7 +144,7 @@ fn answer(state: &Arc<State>, mut request: Request<Incoming>) -> Answer {
     let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
     let namespace =
         parts.iter().skip_while(|part| **part != "namespaces").nth(1).copied().unwrap_or_default();
-    let answer = match (request.method(), &parts[..]) {
+    match (request.method(), &parts[..]) {
         (&Method::GET, ["api", "v1", "namespaces", _, "pods"]) => {
             state.allowed("list", "pods", namespace).unwrap_or_else(|| state.agents(namespace, &query))
         }
@@ -164,8 +164,7 @@ fn answer(state: &Arc<State>, mut request: Request<Incoming>) -> Answer {
                 .unwrap_or_else(|why| state.surprise(&format!("{path}: {why:#}")))
         }
         (method, _) => state.surprise(&format!("{method} {path}")),
-    };
-    answer
+    }
 }
 
 fn decoded((name, value): (&str, &str)) -> (String, String) {
