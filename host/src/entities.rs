@@ -331,8 +331,13 @@ impl Entities {
                 rows.pods = pods;
                 rows.learn(|_| true)
             }
-            // A kubelet reports each pod again and again, mostly for what is not kept.
-            PodChange::Set(uid, pod) if rows.pods.get(&uid) == Some(&pod) => Vec::new(),
+            // A kubelet reports each pod again and again, mostly for what is not kept. And a pod is never
+            // called otherwise: whoever claims another one's uid is not believed.
+            PodChange::Set(uid, pod)
+                if rows.pods.get(&uid).is_some_and(|known| *known == pod || known.name != pod.name) =>
+            {
+                Vec::new()
+            }
             PodChange::Set(uid, pod) => {
                 rows.pods.insert(uid.clone(), pod);
                 rows.learn(|of| of == uid)
@@ -422,13 +427,15 @@ impl Entity {
         self.phase.clone_from(&before.phase);
     }
 
-    /// Adds what the API server knows. A name that the node itself gave is the same, since both have it
-    /// under one uid.
+    /// Adds what the API server knows of the pod with this uid; nothing if it means another pod than the node
+    /// itself.
     fn learn(&mut self, pod: &Pod) {
         if self.named_by < NamedBy::Runtime {
             self.named_by = NamedBy::Api;
             self.namespace.clone_from(&pod.name.namespace);
             self.name.clone_from(&pod.name.name);
+        } else if (&self.namespace, &self.name) != (&pod.name.namespace, &pod.name.name) {
+            return;
         }
         self.owner = pod.owner.as_ref().map(ToString::to_string).unwrap_or_default();
         self.labels.clone_from(&pod.labels);
@@ -620,6 +627,10 @@ mod tests {
         let other = PodChange::Set(UID.to_owned(), pod("cart-1", "cart-2"));
         assert!(entities.apply_pods(other).added.is_empty(), "its name is the same");
         assert_eq!(entities.get(id).expect("live").owner, "Deployment/cart-2");
+        let thief = PodChange::All([(UID.to_owned(), pod("spoof", "thief"))].into());
+        assert!(entities.apply_pods(thief).added.is_empty());
+        let entity = entities.get(id).expect("live");
+        assert_eq!((entity.display().as_str(), entity.owner.as_str()), ("shop/cart-1", "Deployment/cart-2"));
     }
 
     #[test]

@@ -345,8 +345,8 @@ impl Sight {
 /// How it goes with the API server; read by whoever shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KubeStatus {
-    /// When it last told something.
-    pub reached: Option<Instant>,
+    /// Its watch has gone on at least once.
+    pub was_reached: bool,
     /// Since when it fails; none if it does not.
     pub failing: Option<Instant>,
     /// Why it fails; empty if it does not.
@@ -358,13 +358,13 @@ pub struct KubeStatus {
 impl KubeStatus {
     /// It has not told anything yet, or fails.
     pub fn is_away(&self) -> bool {
-        self.reached.is_none() || self.failing.is_some()
+        !self.was_reached || self.failing.is_some()
     }
 
     /// How old what it told is: nothing while its watch goes on, since then it would have told of a change.
+    /// None if it never told anything.
     pub fn age(&self) -> Option<Duration> {
-        let reached = self.reached?;
-        Some(if self.failing.is_some() { reached.elapsed() } else { Duration::ZERO })
+        self.was_reached.then(|| self.failing.map_or(Duration::ZERO, |since| since.elapsed()))
     }
 }
 

@@ -15,32 +15,28 @@ use crate::status::KubeStatus;
 pub(super) async fn follow(config: &Config, known: Known, take: Arc<dyn Take>) {
     let Some(options) = options::pods(config) else { return std::future::pending().await };
     known.status.update().kube = Some(KubeStatus::default());
-    watch::follow(options, move |told| match told {
+    let tell = move |told| match told {
         Told::Pods(change) => {
             let changes = known.entities.apply_pods(change);
+            known.status.update().kube.get_or_insert_default().pods = known.entities.pods();
             if !changes.added.is_empty() {
                 take.take(Frame::Entities(changes));
             }
-            reached(&known);
         }
+        Told::Watching => reached(&known),
         Told::LeftOut(pods) => {
             tracing::warn!(pods, "the API server has more pods of this node than are kept")
         }
         Told::Failed(why) => failed(&known, why),
-    })
-    .await;
+    };
+    watch::follow(options, tell).await;
 }
 
 fn reached(known: &Known) {
     let mut states = known.status.update();
     let status = states.kube.get_or_insert_default();
     let was_away = status.is_away();
-    *status = KubeStatus {
-        reached: Some(Instant::now()),
-        failing: None,
-        reason: String::new(),
-        pods: known.entities.pods(),
-    };
+    *status = KubeStatus { was_reached: true, failing: None, reason: String::new(), ..status.clone() };
     if was_away {
         tracing::info!(pods = status.pods, "the API server tells of this node's pods");
     }
@@ -51,10 +47,11 @@ fn failed(known: &Known, why: String) {
     let mut states = known.status.update();
     let status = states.kube.get_or_insert_default();
     if status.reason != why {
-        tracing::warn!(
-            why,
-            "the API server does not tell of this node's pods: owners and labels are as of before"
-        );
+        let lost = match status.was_reached {
+            true => "owners and labels of pods are as of before",
+            false => "owners and labels of pods are not known",
+        };
+        tracing::warn!(why, lost, "the API server does not tell of this node's pods");
     }
     status.failing.get_or_insert_with(Instant::now);
     status.reason = why;

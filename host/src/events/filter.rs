@@ -137,17 +137,16 @@ impl Filter {
 /// Whether a name that a person gives means this entity: its own, the one that lists show, or the
 /// one that event lines show.
 pub fn is_called(who: &Entity, name: &str) -> bool {
-    is_pod(who, name)
-        || who.display() == name
-        || who.kind == Kind::Host && name.split_once('/') == Some((HOST, HOST))
+    is_pod(who, name) || who.kind == Kind::Host && name.split_once('/') == Some((HOST, HOST))
 }
 
 fn is_namespace(who: &Entity, name: &str) -> bool {
     who.namespace == name || who.kind == Kind::Host && name == HOST
 }
 
+/// By its name, or with its namespace as `diagnose --pod` wants it.
 fn is_pod(who: &Entity, name: &str) -> bool {
-    who.name == name || who.kind == Kind::Host && name == HOST
+    who.name == name || who.display() == name || who.kind == Kind::Host && name == HOST
 }
 
 /// Reasons as they are listed, each behind its `!`.
@@ -374,5 +373,7 @@ mod tests {
             assert!(is_called(&host, name), "{name}");
         }
         assert!(!is_called(&host, "web") && is_namespace(&host, HOST) && is_pod(&host, HOST));
+        let pod = Entity { namespace: "shop".to_owned(), name: "web-0".to_owned(), ..Entity::default() };
+        assert!(is_pod(&pod, "web-0") && is_pod(&pod, "shop/web-0") && !is_pod(&pod, "db/web-0"));
     }
 }

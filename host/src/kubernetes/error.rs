@@ -102,7 +102,7 @@ pub enum Error {
         why: String,
     },
     /// RBAC does not allow it.
-    #[error("you may not {permission}: ask for the ClusterRole inspector-user")]
+    #[error("you may not {permission}: ask for the roles inspector-user")]
     Forbidden {
         /// What is missing.
         permission: Permission,
@@ -266,8 +266,7 @@ mod tests {
     fn a_refusal_names_what_is_missing_and_whom_to_ask() {
         assert_eq!(
             of_status(403).to_string(),
-            "you may not create pods/portforward in namespace kube-system: ask for the ClusterRole \
-             inspector-user"
+            "you may not create pods/portforward in namespace kube-system: ask for the roles inspector-user"
         );
         assert!(of_status(401).to_string().starts_with("the API server http://a:1 does not know you: 401"));
         let said =

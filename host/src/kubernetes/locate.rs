@@ -36,32 +36,48 @@ impl Cluster {
         }))
     }
 
-    /// The pods behind a Service, as `NAMESPACE/NAME`, with their nodes; none if there is none.
+    /// What is behind a Service.
     ///
     /// # Errors
     /// If the API server gives no answer.
-    pub async fn pods_of_service(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<BTreeMap<String, Option<String>>, Error> {
+    pub async fn behind(&self, namespace: &str, name: &str) -> Result<Behind, Error> {
         let slices = self.objects::<EndpointSlice>(namespace);
         let params =
             ListParams::default().labels(&format!("kubernetes.io/service-name={name}")).limit(MAX_SLICES);
         let permission = Permission::to("list", "endpointslices.discovery.k8s.io", namespace);
-        Ok(pods_of(self.ask(&permission, slices.list(&params)).await?.items, namespace))
+        Ok(Behind::of(self.ask(&permission, slices.list(&params)).await?.items, namespace))
     }
 }
 
-/// Endpoints that are no pods are left out: no agent is beside them.
-fn pods_of(slices: Vec<EndpointSlice>, namespace: &str) -> BTreeMap<String, Option<String>> {
-    let endpoints = slices.into_iter().flat_map(|slice| slice.endpoints);
-    let pods = endpoints.filter_map(|endpoint| {
-        let pod = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"))?;
-        let namespace = pod.namespace.unwrap_or_else(|| namespace.to_owned());
-        Some((format!("{namespace}/{}", pod.name?), endpoint.node_name))
-    });
-    pods.collect()
+/// What is behind a Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// Its pods, as `NAMESPACE/NAME`, with their nodes.
+    pub pods: BTreeMap<String, Option<String>>,
+    /// Number of endpoints to which connections go: those that are ready, of whatever kind.
+    pub ready: usize,
+    /// Number of all endpoints.
+    pub all: usize,
+}
+
+impl Behind {
+    /// Endpoints that are no pods are counted and not named: no agent is beside them.
+    fn of(slices: Vec<EndpointSlice>, namespace: &str) -> Self {
+        let mut behind = Self::default();
+        for endpoint in slices.into_iter().flat_map(|slice| slice.endpoints) {
+            behind.all += 1;
+            // What is not said is to be read as ready (the API's documentation of EndpointConditions).
+            let is_ready = endpoint.conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
+            behind.ready += usize::from(is_ready);
+            let target = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"));
+            if let Some((namespace, Some(name))) =
+                target.map(|pod| (pod.namespace.unwrap_or_else(|| namespace.to_owned()), pod.name))
+            {
+                behind.pods.insert(format!("{namespace}/{name}"), endpoint.node_name);
+            }
+        }
+        behind
+    }
 }
 
 #[cfg(test)]
@@ -76,13 +92,14 @@ mod tests {
             let target = json!({ "kind": "Pod", "namespace": "shop", "name": pod });
             json!({ "addressType": "IPv4", "endpoints": [
                 { "addresses": ["10.0.0.1"], "nodeName": node, "targetRef": target },
-                { "addresses": ["192.0.2.1"] },
+                { "addresses": ["192.0.2.1"], "conditions": { "ready": node == "n1" } },
             ] })
         };
         let slices = [slice("db-0", "n1"), slice("db-1", "n2")];
         let slices = slices.map(|slice| serde_json::from_value(slice).expect("a slice")).into();
-        let pods = pods_of(slices, "shop");
+        let behind = Behind::of(slices, "shop");
         let expected = [("shop/db-0", "n1"), ("shop/db-1", "n2")];
-        assert_eq!(pods, expected.map(|(pod, node)| (pod.to_owned(), Some(node.to_owned()))).into());
+        assert_eq!(behind.pods, expected.map(|(pod, node)| (pod.to_owned(), Some(node.to_owned()))).into());
+        assert_eq!((behind.ready, behind.all), (3, 4));
     }
 }

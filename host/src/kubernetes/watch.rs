@@ -21,6 +21,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
 use kube::{Client, Config};
 use serde::{Deserialize, Deserializer};
+use tokio::time::timeout;
 use tower::limit::RateLimitLayer;
 
 use crate::pods::{Owner, Pod, PodChange, PodName};
@@ -38,6 +39,10 @@ const AGAIN: Duration = Duration::from_secs(15);
 const REQUESTS: u64 = 5;
 /// See [`REQUESTS`].
 const PER: Duration = Duration::from_secs(10);
+/// Longest pause before it is tried again.
+const LONGEST: Duration = Duration::from_secs(30);
+/// A watch that is refused is refused within this time.
+const SETTLED: Duration = Duration::from_secs(2);
 /// Pods of this node that are kept; a kubelet runs some hundreds at most.
 const MAX_PODS: usize = 4096;
 /// Labels of a pod that are kept, and bytes of a value, which Kubernetes bounds to 63.
@@ -60,6 +65,8 @@ pub struct Options {
 pub enum Told {
     /// A change of the pods. All that came before it are known.
     Pods(PodChange),
+    /// The watch goes on: whatever changes will be told.
+    Watching,
     /// It does not work now, and why; it goes on trying.
     Failed(String),
     /// The API server has more pods for this node than are kept.
@@ -83,7 +90,8 @@ pub async fn follow(options: Options, mut tell: impl FnMut(Told)) {
     for pause in watcher::DefaultBackoff::default() {
         let why = pods(client.clone(), &options, &mut tell).await;
         tell(Told::Failed(why));
-        tokio::time::sleep(pause).await;
+        // The library's jitter doubles its longest pause at most.
+        tokio::time::sleep(if pause > LONGEST { pause / 2 } else { pause }).await;
     }
 }
 
@@ -114,7 +122,20 @@ async fn pods(client: Client, options: &Options, tell: &mut impl FnMut(Told)) ->
     let mut events = pin!(watcher(Api::<NodePod>::all(client), config));
     let mut listed = BTreeMap::new();
     let mut left_out = 0;
-    while let Some(event) = events.next().await {
+    let (mut is_listed, mut is_watching) = (false, false);
+    loop {
+        let next = if is_listed && !is_watching {
+            // A watch is not there because a list was: each is refused by itself.
+            timeout(SETTLED, events.next()).await.ok()
+        } else {
+            Some(events.next().await)
+        };
+        let Some(event) = next else {
+            is_watching = true;
+            tell(Told::Watching);
+            continue;
+        };
+        let Some(event) = event else { return "the watch of this node's pods ended".to_owned() };
         match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -127,6 +148,7 @@ async fn pods(client: Client, options: &Options, tell: &mut impl FnMut(Told)) ->
             },
             Ok(watcher::Event::InitDone) => {
                 tell(Told::Pods(PodChange::All(std::mem::take(&mut listed))));
+                is_listed = true;
                 if left_out > 0 {
                     tell(Told::LeftOut(left_out));
                 }
@@ -142,7 +164,6 @@ async fn pods(client: Client, options: &Options, tell: &mut impl FnMut(Told)) ->
             Err(error) => return in_words(&error),
         }
     }
-    "the watch of this node's pods ended".to_owned()
 }
 
 /// What a person can do something about.
@@ -152,16 +173,23 @@ fn in_words(error: &watcher::Error) -> String {
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => status,
-        error => return cause::chain(error),
+        error => return format!("the API server cannot be reached: {}", innermost(error)),
     };
     match status.code {
         401 => "the API server does not accept who the agent says it is (401)".to_owned(),
-        403 => {
-            let why = "the agent's service account may not list and watch pods (403): see the ClusterRole of its manifests";
-            why.to_owned()
-        }
+        // It says who may not do what.
+        403 => format!("{} (403): see the ClusterRole of the agent's manifests", status.message),
         code => format!("the API server answers {code}: {}", status.message),
     }
+}
+
+/// What went wrong, without the layers of the client through which it came: the same words whatever was asked.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
 }
 
 /// A pod as the API has it; what is not named here is skipped while it is decoded.
@@ -211,7 +239,7 @@ fn metadata<'de, D: Deserializer<'de>>(value: D) -> Result<ObjectMeta, D::Error>
     let Used { name, namespace, uid, resource_version, labels, mut annotations, owner_references } =
         Used::deserialize(value)?;
     if let Some(annotations) = &mut annotations {
-        annotations.retain(|key, _| key == CONFIG_HASH);
+        annotations.retain(|key, _| [CONFIG_HASH, CONFIG_MIRROR].contains(&key.as_str()));
     }
     Ok(ObjectMeta {
         name,
@@ -256,16 +284,21 @@ impl kube::Resource for NodePod {
 
 /// The uid by which the kubelet runs a static pod; the API server has only a mirror of it.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+/// What says that a pod is the mirror of a static one.
+const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 /// Label by which a Deployment tells the pods of its ReplicaSets apart.
 const TEMPLATE_HASH: &str = "pod-template-hash";
 
 impl NodePod {
     /// The uid in the pod's cgroup path.
     fn uid(&self) -> String {
-        let hash = self.metadata.annotations.as_ref().and_then(|annotations| annotations.get(CONFIG_HASH));
-        // Anybody may annotate a pod: only what can be no other pod's uid is believed.
+        let annotation = |key: &str| self.metadata.annotations.as_ref()?.get(key);
+        // Anybody may annotate a pod. What can be another pod's uid is not believed, and neither is a pod that
+        // is no mirror: the kubelet makes a mirror its node's, and deletes those that are not its own.
         let is_hash = |text: &&String| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        hash.filter(is_hash).or(self.metadata.uid.as_ref()).cloned().unwrap_or_default()
+        let hash = annotation(CONFIG_HASH).filter(is_hash).filter(|_| annotation(CONFIG_MIRROR).is_some());
+        let is_nodes = self.owner().is_some_and(|owner| owner.kind == "Node");
+        hash.filter(|_| is_nodes).or(self.metadata.uid.as_ref()).cloned().unwrap_or_default()
     }
 
     /// `None` for one whose name is none.
@@ -326,22 +359,23 @@ mod tests {
         assert_eq!((known.ips.len(), known.phase.as_str(), known.host_network), (2, "Running", false));
     }
 
-    fn annotated(hash: &str) -> NodePod {
+    fn annotated(hash: &str, owner: &str) -> NodePod {
         pod(&format!(
             r#"{{"metadata":{{"name":"etcd-n1","namespace":"kube-system","uid":"{UID}",
-            "annotations":{{"kubernetes.io/config.hash":"{hash}"}},
-            "ownerReferences":[{{"apiVersion":"v1","kind":"Node","name":"n1","uid":"1","controller":true}}]}},
+            "annotations":{{"kubernetes.io/config.hash":"{hash}","kubernetes.io/config.mirror":"{hash}"}},
+            "ownerReferences":[{{"apiVersion":"v1","kind":"{owner}","name":"n1","uid":"1","controller":true}}]}},
             "spec":{{"hostNetwork":true}}}}"#
         ))
     }
 
     #[test]
     fn a_static_pod_has_the_uid_of_its_cgroup_and_nobody_takes_anothers() {
-        let (uid, known) = annotated(HASH).known(&[]).expect("a name");
+        let (uid, known) = annotated(HASH, "Node").known(&[]).expect("a name");
         assert_eq!((uid.as_str(), known.host_network), (HASH, true));
         assert_eq!(known.owner.map(|owner| owner.to_string()).as_deref(), Some("Node/n1"));
         let other = "7c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e5f";
-        assert_eq!(annotated(other).uid(), UID);
+        assert_eq!(annotated(other, "Node").uid(), UID);
+        assert_eq!(annotated(HASH, "ReplicaSet").uid(), UID);
     }
 
     #[test]

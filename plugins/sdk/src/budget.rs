@@ -29,6 +29,7 @@ pub struct Second {
 impl Second {
     /// Whether one more fits into `limit`. `now` is the batch's time, so once it does not fit, nothing
     /// more fits in that batch.
+    #[inline]
     pub fn take(&mut self, limit: u32, now: Timestamp) -> bool {
         if self.is_over(now) {
             *self = Self { since: now, used: 0 };
@@ -38,6 +39,7 @@ impl Second {
         fits
     }
 
+    #[inline]
     fn is_over(&self, now: Timestamp) -> bool {
         now.saturating_sub(self.since) >= SECOND_NS
     }

@@ -64,7 +64,7 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
     for (trouble, said) in [
         (Trouble::Status(429), "429"),
         (Trouble::Status(500), "500"),
-        (Trouble::Status(403), "may not list and watch pods (403)"),
+        (Trouble::Status(403), "as the test says (403): see the ClusterRole"),
         (Trouble::Status(401), "(401)"),
     ] {
         server.trouble(Some(trouble.clone()));

@@ -32,6 +32,7 @@ pub async fn all(whom: &Whom, question: &Question) -> anyhow::Result<Report> {
             Err(Failure::Silent(why)) => silent.push((server.node().map(str::to_owned), why)),
         }
     }
+    reports.extend(whom.report(question));
     if reports.is_empty() {
         return Err(unanswered(refusals, silent));
     }

@@ -8,13 +8,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::anyhow;
 
 use crate::answers::question::Question;
+use crate::answers::report::{Action, Evidence, Finding, Place, Report, Verdict};
 use crate::cli::cluster::{self, ClusterArgs, Found};
 use crate::cli::terminal;
+use crate::clock::unix_ns;
+use crate::events::severity::Severity;
 use crate::http::reach::Server;
 use crate::kubernetes::access::Cluster;
 
 /// What the agent calls the network of its node.
 const HOST: &str = "host";
+/// Pods of a Service that are looked up one by one: whether they have the network of their node, only
+/// they say.
+const LOOKED_UP: usize = 20;
 
 /// Whom is asked.
 #[derive(Debug, Default)]
@@ -24,6 +30,8 @@ pub struct Whom {
     located: BTreeMap<String, Vec<String>>,
     /// Why somebody cannot be asked about.
     notes: Vec<String>,
+    /// What the API server's objects alone tell.
+    findings: Vec<Finding>,
 }
 
 /// Who is to be looked up, as `NAMESPACE/NAME`.
@@ -57,8 +65,14 @@ impl Whom {
         let mut whom = Self::default();
         whom.locate(&agents.cluster, names, question).await?;
         let is_everywhere = nodes.is_empty() && (whom.located.is_empty() || !question.entities.is_empty());
-        if is_everywhere && question.entities.is_empty() && !whom.notes.is_empty() {
-            return Err(anyhow!(whom.notes.join("; ")));
+        if is_everywhere && question.entities.is_empty() {
+            // Somebody was named, and nobody is anywhere.
+            if !whom.findings.is_empty() {
+                return Ok(whom);
+            }
+            if !whom.notes.is_empty() {
+                return Err(anyhow!(whom.notes.join("; ")));
+            }
         }
         let asked = nodes.iter().chain(whom.located.keys()).cloned().collect::<BTreeSet<_>>();
         let asked: Vec<_> = if is_everywhere { Vec::new() } else { asked.into_iter().collect() };
@@ -90,13 +104,21 @@ impl Whom {
         }
         for service in names.services {
             let (namespace, name) = service.split_once('/').unwrap_or(("", &service));
-            let pods = cluster.pods_of_service(namespace, name).await?;
-            if pods.is_empty() {
-                let why = "no pod is behind it, or there is no such Service: every connection to it fails";
+            let behind = cluster.behind(namespace, name).await?;
+            if behind.ready == 0 {
+                self.findings.push(without_endpoints(namespace, name, behind.all));
+            } else if behind.pods.is_empty() {
+                let why = "its endpoints are no pods of this cluster, so no agent is beside them";
                 self.notes.push(format!("Service {service}: {why}"));
             }
-            for (pod, node) in pods {
+            let is_looked_up = behind.pods.len() <= LOOKED_UP;
+            for (pod, node) in behind.pods {
+                let (namespace, name) = pod.split_once('/').unwrap_or(("", &pod));
+                let is_host_network = is_looked_up
+                    && cluster.pod(namespace, name).await?.is_some_and(|pod| pod.is_host_network);
                 match node {
+                    // Agents know the network, which is not the pod's own.
+                    Some(node) if is_host_network => self.add(node, HOST.to_owned()),
                     Some(node) => self.add(node, pod),
                     None => question.entities.push(pod),
                 }
@@ -110,6 +132,22 @@ impl Whom {
         if !there.contains(&entity) {
             there.push(entity);
         }
+    }
+
+    /// What the API server's objects alone tell, as a report beside those of the agents.
+    pub fn report(&self, question: &Question) -> Option<Report> {
+        let report = Report {
+            scenario: question.scenario.clone(),
+            verdict: Verdict::on(&self.findings, &[]),
+            node: "the API server".to_owned(),
+            entities: Vec::new(),
+            window_ms: question.window_ms,
+            generated_ns: unix_ns(),
+            findings: self.findings.clone(),
+            doubts: Vec::new(),
+            blind_spots: Vec::new(),
+        };
+        (!self.findings.is_empty()).then_some(report)
     }
 
     /// The agents.
@@ -137,6 +175,57 @@ impl Whom {
     /// Everybody who is asked about, on whatever node.
     pub fn everybody(&self, question: &Question) -> Vec<String> {
         question.entities.iter().chain(self.located.values().flatten()).cloned().collect()
+    }
+}
+
+/// A Service to which nobody can connect. What a client meets depends on who routes to Services: mostly a
+/// refusal, which looks like that of a firewall or of a closed port.
+fn without_endpoints(namespace: &str, name: &str, endpoints: usize) -> Finding {
+    let (title, known) = match endpoints {
+        0 => (
+            "there is no endpoint behind it, or no such Service: every connection to it fails",
+            "no EndpointSlice of it has an endpoint".to_owned(),
+        ),
+        _ => (
+            "none of the pods behind it is ready: every connection to it fails",
+            format!("its EndpointSlices have {endpoints} endpoints, 0 of them ready"),
+        ),
+    };
+    let now = unix_ns();
+    let safe = |title: &str, command: String| Action {
+        title: title.to_owned(),
+        command: Some(command),
+        risk: "safe".to_owned(),
+        ..Action::default()
+    };
+    Finding {
+        code: "service-without-endpoints".to_owned(),
+        title: format!("Service {namespace}/{name}: {title}"),
+        severity: Severity::Critical,
+        confidence: 95,
+        entities: vec![Place {
+            name: name.to_owned(),
+            kind: "service".to_owned(),
+            namespace: namespace.to_owned(),
+            ..Place::default()
+        }],
+        first_ns: now,
+        last_ns: now,
+        count: 1,
+        evidence: vec![Evidence {
+            kind: "text".to_owned(),
+            summary: known,
+            at_ns: Some(now),
+            ..Evidence::default()
+        }],
+        actions: vec![
+            safe(
+                "see what is behind it, and whether its selector matches pods",
+                format!("kubectl -n {namespace} describe service {name}"),
+            ),
+            safe("see why pods are not ready", format!("kubectl -n {namespace} get pods -o wide")),
+        ],
+        ..Finding::default()
     }
 }
 

@@ -34,7 +34,7 @@ pub struct Filter {
     /// Only events of this Kubernetes namespace
     #[arg(long = "namespace", value_name = "NAME", value_parser = of("namespace"))]
     namespaces: Vec<String>,
-    /// Only events of this pod, or of what has this name
+    /// Only events of this pod, NAME or NS/NAME, or of what has this name
     #[arg(long = "pod", value_name = "NAME", value_parser = of("pod"))]
     pods: Vec<String>,
     /// Only events of this entity, by id or by name as `inspector list entity` shows it

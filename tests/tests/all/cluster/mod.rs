@@ -261,7 +261,7 @@ fn what_is_in_the_way_is_said_with_what_to_do() -> Result<()> {
     for (verb, resource) in [("get", "pods/portforward"), ("create", "pods/portforward"), ("list", "pods")] {
         server.change(|objects| objects.forbidden = Some((verb, resource)));
         let why = format!(
-            "you may not {verb} {resource} in namespace kube-system: ask for the ClusterRole inspector-user"
+            "you may not {verb} {resource} in namespace kube-system: ask for the roles inspector-user"
         );
         for command in
             [&["diagnose", "--all-nodes"][..], &["list", "probes", "--all-nodes"], &["watch", "--all-nodes"]]
