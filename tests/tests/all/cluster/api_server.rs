@@ -237,7 +237,8 @@ impl State {
         let endpoints = pods.into_iter().flatten().map(|pod| {
             let name = pod.split('/').nth(1);
             let target = json!({ "kind": "Pod", "namespace": namespace, "name": name });
-            json!({ "addresses": ["10.0.0.1"], "nodeName": objects.pods[pod], "targetRef": target })
+            let conditions = json!({ "ready": !pod.ends_with("-unready") });
+            json!({ "addresses": ["10.0.0.1"], "nodeName": objects.pods[pod], "targetRef": target, "conditions": conditions })
         });
         let slice =
             json!({ "metadata": {}, "addressType": "IPv4", "endpoints": endpoints.collect::<Vec<_>>() });

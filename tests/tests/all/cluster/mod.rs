@@ -241,9 +241,34 @@ fn of_a_pod_only_its_node_is_asked_and_of_both_ends_both() -> Result<()> {
     let (_, told) = said(&nobody);
     assert_eq!(nobody.status.code(), Some(2), "{told}");
     assert!(told.contains("pod shop/gone is not in the cluster now: all nodes are asked"), "{told}");
-    let empty = inspector(kubeconfig.path(), &["diagnose", "--service", "shop/none"])?;
-    assert_eq!(empty.status.code(), Some(1));
-    assert!(said(&empty).1.contains("Service shop/none: no pod is behind it"), "{}", said(&empty).1);
+    server.check()
+}
+
+#[test]
+fn a_service_to_which_nobody_can_connect_is_a_finding_by_itself() -> Result<()> {
+    let server = ApiServer::start(Objects {
+        agents: [("a".to_owned(), Agent::Sound)].into(),
+        pods: [("shop/db-unready".to_owned(), "a".to_owned())].into(),
+        services: [("shop/db".to_owned(), vec!["shop/db-unready".to_owned()])].into(),
+        forbidden: None,
+    })?;
+    let kubeconfig = server.kubeconfig()?;
+    for (service, nodes, why) in [
+        ("shop/db", &["a", "the API server"][..], "none of the pods behind it is ready"),
+        ("shop/none", &["the API server"], "there is no endpoint behind it, or no such Service"),
+    ] {
+        let asked = ["diagnose", "--service", service, "--fail-on", "critical", "-o", "json"];
+        let output = inspector(kubeconfig.path(), &asked)?;
+        assert_eq!(output.status.code(), Some(3), "{}", said(&output).1);
+        let report: Value = serde_json::from_slice(&output.stdout)?;
+        assert_eq!((&report["verdict"], answered(&report)), (&"broken".into(), nodes.to_vec()), "{report:#}");
+        let finding = &report["findings"][0];
+        assert_eq!(
+            (&finding["code"], &finding["role"]),
+            (&"service-without-endpoints".into(), &"cause".into())
+        );
+        assert!(finding["title"].as_str().is_some_and(|title| title.contains(why)), "{finding:#}");
+    }
     server.check()
 }
 
