@@ -54,9 +54,8 @@ pub type Totals = totals::Totals<{ TOTALS.len() }>;
 
 /// Adds drops of one class to every total that counts them.
 pub fn add(totals: &mut Totals, entity: EntityId, class: SiteClass, drops: u64) {
-    for (index, _) in TOTALS.iter().enumerate().filter(|(_, total)| (total.counts)(class)) {
-        totals.add(entity, index, drops);
-    }
+    let counting = TOTALS.iter().enumerate().filter(|(_, total)| (total.counts)(class));
+    totals.add_to(entity, counting.map(|(index, _)| index), drops);
 }
 
 #[cfg(test)]

@@ -53,10 +53,17 @@ impl<const N: usize> Totals<N> {
 
     /// Adds to the metric with this index; nothing if there is none.
     pub fn add(&mut self, entity: EntityId, metric: usize, n: u64) {
+        self.add_to(entity, std::iter::once(metric), n);
+    }
+
+    /// Adds to each of these metrics; the entity is looked up once.
+    pub fn add_to(&mut self, entity: EntityId, metrics: impl Iterator<Item = usize>, n: u64) {
         let row = self.by_entity.entry(entity).or_default();
-        if let Some(total) = row.totals.get_mut(metric) {
-            *total += n;
-            row.changed = true;
+        for metric in metrics {
+            if let Some(total) = row.totals.get_mut(metric) {
+                *total += n;
+                row.changed = true;
+            }
         }
     }
 
