@@ -351,6 +351,11 @@ impl Entities {
         Changes { added, ..Changes::default() }
     }
 
+    /// Whether this is the name of a pod of this node that has no network of its own.
+    pub fn is_host_pod(&self, name: &str) -> bool {
+        self.read().pods.values().any(|pod| pod.host_network && pod.name.to_string() == name)
+    }
+
     /// Number of pods of this node that the API server knows.
     pub fn pods(&self) -> usize {
         self.read().pods.len()

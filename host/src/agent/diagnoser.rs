@@ -10,7 +10,7 @@ use crate::answers::blind_spots::{self, Asked};
 use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
 use crate::answers::report::{AnalyzerReply, BlindSpot, Report, seen};
 use crate::clock::unix_ns;
-use crate::entities::{EntityId, EntityRow};
+use crate::entities::{EntityId, EntityRow, Kind};
 use crate::kernel::table::Snapshot;
 use crate::plugin::{Plugins, ResolvedQuestion};
 use crate::status::{PluginStatus, States};
@@ -36,8 +36,8 @@ impl Diagnoser {
     /// It names what does not exist.
     pub(super) fn answer(&self, question: &Question) -> Result<Report, Refusal> {
         let begun = Instant::now();
-        let ResolvedEntities { ids, gone } = self.check(question)?;
-        let mut spots: Vec<_> = gone.into_iter().map(BlindSpot::detail).collect();
+        let ResolvedEntities { ids, notes } = self.check(question)?;
+        let mut spots: Vec<_> = notes.into_iter().map(BlindSpot::detail).collect();
         let (scan, tables) = (self.node.scan(), self.node.read_tables());
         if scan.until(begun + READING).is_none() {
             let late = "namespaces could not be read in time: their addresses are some seconds old";
@@ -118,6 +118,16 @@ impl Diagnoser {
             let of_name: Vec<_> = rows.iter().filter(|row| is_called(row, name)).collect();
             let live: Vec<_> = of_name.iter().filter(|row| row.live).map(|row| row.entity.id).collect();
             let Some(last) = of_name.last() else {
+                // A pod with the network of its node is none of its own.
+                if self.view.entities.is_host_pod(name)
+                    && let Some(host) = rows.iter().find(|row| row.live && row.entity.kind == Kind::Host)
+                {
+                    resolved.ids.push(host.entity.id);
+                    resolved
+                        .notes
+                        .push(format!("{name} uses the network of its node: this is about all of it"));
+                    continue;
+                }
                 let live = rows.iter().filter(|row| row.live);
                 let known = live.map(|row| row.entity.display()).collect();
                 return Err(Refusal::Entity { asked: name.clone(), known });
@@ -126,7 +136,7 @@ impl Diagnoser {
                 // The youngest of those that were called so.
                 resolved.ids.push(last.entity.id);
                 let name = last.entity.display();
-                resolved.gone.push(format!("{name} is gone: only what was seen of it before is known"));
+                resolved.notes.push(format!("{name} is gone: only what was seen of it before is known"));
             }
             resolved.ids.extend(live);
         }
@@ -138,8 +148,8 @@ impl Diagnoser {
 #[derive(Default)]
 pub(super) struct ResolvedEntities {
     ids: Vec<EntityId>,
-    /// A sentence for each that vanished.
-    gone: Vec<String>,
+    /// A sentence for each of which something else is known than what was asked.
+    notes: Vec<String>,
 }
 
 /// What became of each plugin that does not run.

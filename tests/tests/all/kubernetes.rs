@@ -29,10 +29,11 @@ fn metric(agent: &Agent, name: &str, will_do: impl Fn(f64) -> bool) -> Result<f6
         .with_context(|| format!("{name} is {:?}:\n{}", value(), agent.log().join("\n")))
 }
 
-fn blind_spots(agent: &Agent) -> Result<Vec<String>> {
+fn blind_spots(agent: &Agent, more: &[&str]) -> Result<Vec<String>> {
     let binary = inspector_tests::agent::binary()?;
     let output = std::process::Command::new(binary)
         .args(["diagnose", "-o", "json", "-e", &agent.events.to_string()])
+        .args(more)
         .output()?;
     let report: Value = serde_json::from_slice(&output.stdout)?;
     let spots = report["blind_spots"].as_array().context("blind spots")?;
@@ -47,6 +48,16 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
     let pods = |number: usize| metric(&agent, "inspector_kube_pods", |pods| pods == number as f64);
     pods(1)?;
     metric(&agent, "inspector_kube_up", |up| up == 1.0)?;
+
+    let mut proxy = pod("kube-system", "proxy-1", "p", "proxy");
+    proxy["spec"]["hostNetwork"] = true.into();
+    server.set(proxy);
+    pods(2)?;
+    let spots = blind_spots(&agent, &["--pod", "kube-system/proxy-1"])?;
+    ensure!(spots.iter().any(|spot| spot.contains("proxy-1 uses the network of its node")), "{spots:?}");
+    server.delete("proxy-1");
+    pods(1)?;
+
     server.set(pod("shop", "cart-7d9f-b", "b", "cart"));
     pods(2)?;
     server.delete("cart-7d9f-a");
@@ -71,7 +82,7 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
         metric(&agent, "inspector_kube_up", |up| up == 0.0).with_context(|| format!("{trouble:?}"))?;
         metric(&agent, "inspector_kube_sync_age_seconds", |age| age > 0.0)?;
         agent.wait_for_log(&["the API server does not tell", said])?;
-        let spots = blind_spots(&agent)?;
+        let spots = blind_spots(&agent, &[])?;
         ensure!(spots.iter().any(|spot| spot.contains("owners and labels of pods are")), "{spots:?}");
         assert_eq!(agent.scrape()?.sum("inspector_kube_pods", &[]), Some(3.0), "what is known stays");
         server.trouble(None);
