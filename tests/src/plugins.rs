@@ -104,6 +104,19 @@ pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
 }
 
+/// Lets a program see the environment of a person's shell, without what `cargo test` tells its tests: build
+/// scripts look at that, and would compile everything behind them again, for other tests too.
+pub fn outside_of_cargo(command: &mut Command) -> &mut Command {
+    const OF_A_PACKAGE: [&str; 5] =
+        ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+    for (name, _) in std::env::vars_os() {
+        if OF_A_PACKAGE.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
 /// The folder of built test plugins; made once per run.
 fn built() -> Result<&'static Path> {
     static BUILT: OnceLock<Result<TempDir, String>> = OnceLock::new();

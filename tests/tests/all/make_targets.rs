@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use inspector_tests::agent::binary;
-use inspector_tests::plugins::{built_in, workspace};
+use inspector_tests::plugins::{built_in, outside_of_cargo, workspace};
 use serde_json::Value;
 
 use crate::documents::targets;
@@ -123,7 +123,7 @@ fn make(args: &[&str]) -> Result<String> {
 fn call(args: &[&str]) -> Result<(bool, String, String)> {
     let mut command = Command::new("make");
     // What called this test may be a make with flags of its own.
-    command.current_dir(workspace()).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
+    outside_of_cargo(&mut command).current_dir(workspace()).env_remove("MAKEFLAGS").env_remove("MAKELEVEL");
     let output = command.args(["-o", "build"]).args(args).output().context("cannot start `make`")?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok((output.status.success(), text(&output.stdout), text(&output.stderr)))

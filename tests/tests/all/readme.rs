@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use inspector_tests::plugins::workspace;
+use inspector_tests::plugins::{outside_of_cargo, workspace};
 use inspector_tests::wait;
 use tempfile::TempDir;
 
@@ -222,7 +222,7 @@ impl Machine {
         inside.args(["--target", &self.inside().to_string(), "--mount", "--net", "--root"]);
         inside.arg(format!("--wd={}", self.checkout.path().display()));
         inside.args(["--", "timeout", "--kill-after=10", "300", "bash", "-o", "pipefail", "-c", command]);
-        inside.env("PATH", &self.path).env("NO_COLOR", "1").stdin(Stdio::null());
+        outside_of_cargo(&mut inside).env("PATH", &self.path).env("NO_COLOR", "1").stdin(Stdio::null());
         inside
     }
 
