@@ -23,13 +23,16 @@ pub fn record(file: &Path, hosts: &[&Namespace], fault: impl FnOnce() -> Result<
     }
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let mut told = BufReader::new(child.stderr.take().context("stderr is piped")?);
-    let mut first = String::new();
-    told.read_line(&mut first)?;
-    let done = if first.starts_with("recording to") { fault() } else { Ok(()) };
+    // What the agent has to say of the node comes before.
+    let (mut before, mut has_begun) = (String::new(), false);
+    while !has_begun && told.read_line(&mut before)? > 0 {
+        has_begun = before.lines().next_back().is_some_and(|line| line.starts_with("recording to"));
+    }
+    let done = if has_begun { fault() } else { Ok(()) };
     // It may have ended by itself, with an error that it tells.
     let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT);
     let mut rest = String::new();
     told.read_to_string(&mut rest)?;
-    ensure!(child.wait()?.success(), "inspector record: {first}{rest}");
+    ensure!(child.wait()?.success() && has_begun, "inspector record: {before}{rest}");
     done
 }
