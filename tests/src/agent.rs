@@ -31,7 +31,13 @@ pub struct Settings {
     pub through: Vec<String>,
     /// Further arguments of `serve`.
     pub args: Vec<String>,
+    /// It compiles all its analyzers itself, as at the first start on a machine.
+    pub is_first: bool,
 }
+
+/// How long an agent may take until it is ready: a slow machine that does something else as well compiles
+/// the analyzers for more than a minute.
+const START: Duration = Duration::from_secs(600);
 
 /// A running agent; stopped, and its log shown if the test fails, when dropped.
 #[derive(Debug)]
@@ -49,7 +55,7 @@ impl Agent {
     /// # Errors
     /// If it ends before, with its log.
     pub fn start(settings: &Settings) -> Result<Self> {
-        Self::start_within(settings, wait::PATIENCE)
+        Self::start_within(settings, START)
     }
 
     /// [`Agent::start`] on a machine that is slower than others.
@@ -65,7 +71,7 @@ impl Agent {
     /// # Errors
     /// If it ends before, with its log.
     pub fn start_serving(settings: &Settings) -> Result<Self> {
-        Self::start_until("serving", settings, wait::PATIENCE)
+        Self::start_until("serving", settings, START)
     }
 
     fn start_until(said: &str, settings: &Settings, patience: Duration) -> Result<Self> {
@@ -180,7 +186,7 @@ struct Process {
     child: Mutex<Child>,
     log: Arc<Mutex<Vec<String>>>,
     reader: Mutex<Option<JoinHandle<()>>>,
-    // Holds the configuration and the cache of compiled plugins as long as the agent runs.
+    // Holds the configuration, and a cache of the agent's own, as long as it runs.
     _home: TempDir,
 }
 
@@ -188,8 +194,9 @@ impl Process {
     fn spawn(settings: &Settings, web: &[&str], events: &str) -> Result<Self> {
         let home = tempfile::tempdir()?;
         let config = home.path().join("inspector.toml");
-        // Whatever a test sets, compiled plugins stay in a directory of this agent's own.
-        let cache = format!("\nplugins.cache_dir = '{}'\n", home.path().join("cache").display());
+        let own = || home.path().join("cache");
+        let shared = if settings.is_first || !settings.through.is_empty() { None } else { shared_cache() };
+        let cache = format!("\nplugins.cache_dir = '{}'\n", shared.unwrap_or_else(own).display());
         std::fs::write(&config, settings.config.clone() + &cache)?;
         open_to_all(home.path())?;
         let mut command = command(settings)?;
@@ -269,6 +276,17 @@ fn end_with_this_thread(command: &mut Command) {
 fn open_to_all(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     Ok(std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))?)
+}
+
+/// Where agents of all tests find what one of them has compiled: each plugin is compiled once. `None` where
+/// there is no checkout, as on another kernel.
+fn shared_cache() -> Option<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let target = plugins::workspace().join("target");
+    let cache = target.join("tests-cache");
+    // It is there already, most of the time.
+    let _ = std::fs::DirBuilder::new().mode(0o700).create(&cache);
+    cache.is_dir().then_some(cache)
 }
 
 /// The addresses in the line by which the agent says that it is serving or ready.

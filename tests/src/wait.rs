@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 /// What most conditions are given before the test fails; far beyond what any of them needs, so
 /// that a busy machine does not fail a test.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(10);

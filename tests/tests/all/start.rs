@@ -23,7 +23,7 @@ fn is_ready(agent: &Agent) -> Option<()> {
 fn the_servers_answer_while_analyzers_are_compiled_and_say_what_is_awaited() -> Result<()> {
     // A machine that stands still for seconds may miss the moment.
     for _ in 0..5 {
-        let agent = Agent::start_serving(&Settings::default())?;
+        let agent = Agent::start_serving(&Settings { is_first: true, ..Settings::default() })?;
         if let Some(plugin) = compiling(&agent)? {
             let question = json!({ "scenario": "node" });
             let answer = http::post(agent.events, "/api/v1/diagnose", &question)?;

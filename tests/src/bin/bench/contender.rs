@@ -117,6 +117,7 @@ impl Stage {
     /// The shipped configuration, but that nothing is suppressed: the floors suppress nothing.
     fn agent(&self) -> Settings {
         Settings {
+            is_first: true,
             config: "probes.limit_per_second = 10_000_000\nprobes.limit_burst = 10_000_000\n".to_owned(),
             plugin_dirs: vec![self.plugins.path().to_owned()],
             through: ["taskset".to_owned(), "-c".to_owned(), CONSUMER_CPU.to_string()].into(),

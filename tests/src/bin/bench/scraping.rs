@@ -40,8 +40,11 @@ pub struct Sample {
 /// If one of the two does not start, or without root.
 pub fn measure(plan: Plan) -> Result<Vec<Sample>> {
     let namespaces = (0..ENTITIES).map(|_| Namespace::new("pod")).collect::<Result<Vec<_>>>()?;
-    let agent =
-        Agent::start(&Settings { config: "sources.interval = '1s'".to_owned(), ..Settings::default() })?;
+    let agent = Agent::start(&Settings {
+        config: "sources.interval = '1s'".to_owned(),
+        is_first: true,
+        ..Settings::default()
+    })?;
     let last = namespaces.last().map(Namespace::name).context("there are namespaces")?;
     wait::until("the series of the last namespace", || {
         agent.scrape().ok()?.sum("inspector_pod_tcpinsegs", &[("pod", last)])
