@@ -10,6 +10,7 @@
 //! handing a batch on.
 
 mod analysis;
+mod api_server;
 mod confirm;
 mod diagnoser;
 mod gaps;
@@ -20,7 +21,6 @@ mod node;
 mod on_demand;
 pub mod once;
 mod options;
-mod pods;
 pub mod record;
 pub mod replay;
 mod running;

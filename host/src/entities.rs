@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::pods::{NamedBy, Pod, PodChange};
+use crate::pods::{Change, NamedBy, Pod};
 
 /// How long a vanished entity still names late events.
 pub const TOMBSTONE: Duration = Duration::from_secs(45);
@@ -195,6 +195,26 @@ pub struct Changes {
     pub forgotten: Vec<EntityId>,
 }
 
+/// Who has an address, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodAt {
+    /// `NAMESPACE/NAME`.
+    pub name: String,
+    /// Whether it still is there.
+    pub life: Life,
+}
+
+/// How far a pod is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It is there.
+    Running,
+    /// It was asked to end.
+    Terminating,
+    /// It has ended, or is not there any more.
+    Gone,
+}
+
 /// One row of the table as a trace keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntityRow {
@@ -255,6 +275,11 @@ impl Entities {
     /// The only live entity that has an address; 0 if there is none, or more than one.
     pub fn by_ip(&self, ip: IpAddr) -> EntityId {
         self.read().by_ip.get(&ip.to_canonical()).copied().unwrap_or(0)
+    }
+
+    /// Whether several live entities have an address.
+    pub fn is_shared(&self, ip: IpAddr) -> bool {
+        self.read().by_ip.get(&ip.to_canonical()) == Some(&0)
     }
 
     /// The only live entity that has an address.
@@ -324,26 +349,26 @@ impl Entities {
     }
 
     /// Takes what the API server said of this node's pods.
-    pub fn apply_pods(&self, change: PodChange) -> Changes {
+    pub fn apply_pods(&self, change: Change<Pod>) -> Changes {
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
         let added = match change {
-            PodChange::All(pods) => {
+            Change::All(pods) => {
                 rows.pods = pods;
                 rows.learn(|_| true)
             }
             // A kubelet reports each pod again and again, mostly for what is not kept. And a pod is never
             // called otherwise: whoever claims another one's uid is not believed.
-            PodChange::Set(uid, pod)
+            Change::Set(uid, pod)
                 if rows.pods.get(&uid).is_some_and(|known| *known == pod || known.name != pod.name) =>
             {
                 Vec::new()
             }
-            PodChange::Set(uid, pod) => {
+            Change::Set(uid, pod) => {
                 rows.pods.insert(uid.clone(), pod);
                 rows.learn(|of| of == uid)
             }
             // Its entity keeps what is known, for the events that still come.
-            PodChange::Gone(uid) => {
+            Change::Gone(uid) => {
                 rows.pods.remove(&uid);
                 Vec::new()
             }
@@ -354,6 +379,30 @@ impl Entities {
     /// Whether this is the name of a pod of this node that has no network of its own.
     pub fn is_host_pod(&self, name: &str) -> bool {
         self.read().pods.values().any(|pod| pod.host_network && pod.name.to_string() == name)
+    }
+
+    /// The pod of this node that has an address, or had it last.
+    pub fn pod_at(&self, ip: IpAddr) -> Option<PodAt> {
+        let (rows, ip) = (self.read(), ip.to_canonical());
+        let has_ended = |pod: &Pod| matches!(pod.phase.as_str(), "Succeeded" | "Failed");
+        let has_it = |pod: &&Pod| !pod.host_network && pod.ips.contains(&ip);
+        let known = rows.pods.values().filter(has_it).min_by_key(|pod| has_ended(pod));
+        let told = known.map(|pod| PodAt {
+            name: pod.name.to_string(),
+            life: match () {
+                () if has_ended(pod) => Life::Gone,
+                () if pod.is_terminating => Life::Terminating,
+                () => Life::Running,
+            },
+        });
+        let seen = || {
+            let has_it = |row: &&Row| row.entity.kind == Kind::Pod && row.entity.ips.contains(&ip);
+            // Of those that are gone the youngest.
+            let row = rows.by_id.values().filter(has_it).max_by_key(|row| (row.gone.is_none(), row.gone))?;
+            let life = if row.gone.is_some() { Life::Gone } else { Life::Running };
+            Some(PodAt { name: row.entity.display(), life })
+        };
+        told.or_else(seen)
     }
 
     /// Number of pods of this node that the API server knows.
@@ -569,7 +618,7 @@ impl Rows {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pods::{Owner, PodName};
+    use crate::pods::{ObjectName, Owner};
 
     fn netns(cookie: u64, name: &str) -> DiscoveredNetns {
         DiscoveredNetns {
@@ -597,8 +646,16 @@ mod tests {
     fn pod(name: &str, owner: &str) -> Pod {
         let owner = Some(Owner { kind: "Deployment".to_owned(), name: owner.to_owned() });
         let (labels, ips) = ([("app".to_owned(), name.to_owned())].into(), vec![]);
-        let name = PodName::new("shop", name).expect("a name");
-        Pod { name, owner, labels, ips, phase: "Running".to_owned(), host_network: false }
+        let name = ObjectName::new("shop", name).expect("a name");
+        Pod {
+            name,
+            owner,
+            labels,
+            ips,
+            is_terminating: false,
+            phase: "Running".to_owned(),
+            host_network: false,
+        }
     }
 
     #[test]
@@ -610,12 +667,12 @@ mod tests {
             (entity.display(), entity.named_by, entity.owner.clone())
         };
         assert_eq!(shown(), (UID.to_owned(), NamedBy::Cgroup, String::new()));
-        let changes = entities.apply_pods(PodChange::All([(UID.to_owned(), pod("cart-1", "cart"))].into()));
+        let changes = entities.apply_pods(Change::All([(UID.to_owned(), pod("cart-1", "cart"))].into()));
         assert_eq!(changes.added, [id]);
         let named = ("shop/cart-1".to_owned(), NamedBy::Api, "Deployment/cart".to_owned());
         assert_eq!(shown(), named);
         // The API server forgets it, or goes away, and a scan knows no more than the uid.
-        entities.apply_pods(PodChange::Gone(UID.to_owned()));
+        entities.apply_pods(Change::Gone(UID.to_owned()));
         assert!(entities.apply_scan(vec![of_pod(1, UID, None)], 2, Instant::now()).added.is_empty());
         assert_eq!(shown(), named);
     }
@@ -623,16 +680,16 @@ mod tests {
     #[test]
     fn what_the_node_says_comes_first_and_what_the_api_server_says_beside_it() {
         let entities = Entities::default();
-        let before = PodChange::Set(UID.to_owned(), pod("cart-1", "cart"));
+        let before = Change::Set(UID.to_owned(), pod("cart-1", "cart"));
         assert_eq!(entities.apply_pods(before), Changes::default());
         let id = entities.apply_scan(vec![of_pod(1, UID, Some("cart-1"))], 1, Instant::now()).added[0];
         let entity = entities.get(id).expect("live");
         assert_eq!((entity.display().as_str(), entity.named_by), ("shop/cart-1", NamedBy::PodLogs));
         assert_eq!((entity.owner.as_str(), &entity.labels["app"]), ("Deployment/cart", &"cart-1".to_owned()));
-        let other = PodChange::Set(UID.to_owned(), pod("cart-1", "cart-2"));
+        let other = Change::Set(UID.to_owned(), pod("cart-1", "cart-2"));
         assert!(entities.apply_pods(other).added.is_empty(), "its name is the same");
         assert_eq!(entities.get(id).expect("live").owner, "Deployment/cart-2");
-        let thief = PodChange::All([(UID.to_owned(), pod("spoof", "thief"))].into());
+        let thief = Change::All([(UID.to_owned(), pod("spoof", "thief"))].into());
         assert!(entities.apply_pods(thief).added.is_empty());
         let entity = entities.get(id).expect("live");
         assert_eq!((entity.display().as_str(), entity.owner.as_str()), ("shop/cart-1", "Deployment/cart-2"));

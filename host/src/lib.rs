@@ -5,6 +5,7 @@
 //!
 //! - [`kernel`]: event records and counter tables as the kernel delivers them, and its names.
 //! - [`entities`]: whose network it is: pods, namespaces, the host. [`pods`]: what is known of a pod.
+//!   [`peers`]: who is at the other end.
 //! - [`series`]: what analyzers count. [`events`]: what they say has happened.
 //! - [`answers`]: questions, reports, and what could not be seen.
 //! - [`loss`], [`status`]: what did not get through, and the state of every part.
@@ -45,6 +46,7 @@ pub mod kubernetes;
 pub mod loss;
 pub mod netns;
 pub mod notify;
+pub mod peers;
 pub mod plugin;
 pub mod pods;
 pub mod privilege;

@@ -42,16 +42,16 @@ impl NamedBy {
     }
 }
 
-/// Namespace and name of a pod.
+/// Namespace and name of a pod or a Service.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct PodName {
+pub struct ObjectName {
     /// Kubernetes namespace.
     pub namespace: String,
     /// Name in it.
     pub name: String,
 }
 
-impl PodName {
+impl ObjectName {
     /// A name as Kubernetes has them: DNS labels and subdomains. Anything else is none, wherever it was
     /// read: it becomes a label value, a part of suggested commands and a word on terminals.
     pub fn new(namespace: &str, name: &str) -> Option<Self> {
@@ -60,7 +60,7 @@ impl PodName {
     }
 }
 
-impl fmt::Display for PodName {
+impl fmt::Display for ObjectName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.namespace, self.name)
     }
@@ -90,26 +90,28 @@ impl fmt::Display for Owner {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pod {
     /// Its name.
-    pub name: PodName,
+    pub name: ObjectName,
     /// Who keeps it running, if anybody does.
     pub owner: Option<Owner>,
     /// Labels, of those only whose keys the configuration allows.
     pub labels: BTreeMap<String, String>,
     /// Its addresses.
     pub ips: Vec<IpAddr>,
+    /// It was asked to end, and ends within its grace period.
+    pub is_terminating: bool,
     /// `Pending`, `Running`, `Succeeded`, `Failed` or `Unknown`.
     pub phase: String,
     /// It has no network namespace of its own, and lives in the host's.
     pub host_network: bool,
 }
 
-/// A change of what the API server knows of this node's pods.
+/// A change of what the API server knows of one kind of objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PodChange {
-    /// All of them, after a list: who is not among them is gone.
-    All(BTreeMap<String, Pod>),
+pub enum Change<T> {
+    /// All of them, after a list: what is not among them is gone.
+    All(BTreeMap<String, T>),
     /// One, by its uid, that is new or changed.
-    Set(String, Pod),
+    Set(String, T),
     /// One that is gone, by its uid.
     Gone(String),
 }
@@ -121,14 +123,14 @@ mod tests {
     #[test]
     fn only_what_kubernetes_would_take_is_a_name() {
         assert_eq!(
-            PodName::new("shop", "cart-7d9f.a").map(|p| p.to_string()).as_deref(),
+            ObjectName::new("shop", "cart-7d9f.a").map(|p| p.to_string()).as_deref(),
             Some("shop/cart-7d9f.a")
         );
         for (namespace, name) in
             [("", "x"), ("x", ""), ("a b", "x"), ("x", "a\u{1b}[31m"), ("x", "A"), ("x/y", "z")]
         {
-            assert_eq!(PodName::new(namespace, name), None, "{namespace} {name}");
+            assert_eq!(ObjectName::new(namespace, name), None, "{namespace} {name}");
         }
-        assert_eq!(PodName::new("x", &"a".repeat(254)), None);
+        assert_eq!(ObjectName::new("x", &"a".repeat(254)), None);
     }
 }

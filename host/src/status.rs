@@ -342,7 +342,62 @@ impl Sight {
     }
 }
 
-/// How it goes with the API server; read by whoever shows it.
+/// A kind of objects that the API server is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Resource {
+    /// Pods of this node.
+    Pods,
+    /// Services.
+    Services,
+    /// Nodes.
+    Nodes,
+    /// Pods of all nodes.
+    AllPods,
+}
+
+impl Resource {
+    /// As in labels.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Services => "services",
+            Self::Nodes => "nodes",
+            Self::AllPods => "all-pods",
+        }
+    }
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Pods => "this node's pods",
+            Self::Services => "Services",
+            Self::Nodes => "nodes",
+            Self::AllPods => "the pods of all nodes",
+        }
+    }
+
+    /// What is known by it, for people.
+    pub fn gives(self) -> &'static str {
+        match self {
+            Self::Pods => "owners and labels of pods",
+            Self::Services => "names of Services",
+            Self::Nodes => "names of nodes",
+            Self::AllPods => "names of other nodes' pods",
+        }
+    }
+
+    /// Objects that are kept. A kubelet runs some hundreds of pods at most; of the others there are fewer in
+    /// the largest clusters that Kubernetes is tested with.
+    pub fn kept(self) -> usize {
+        match self {
+            Self::Pods => 4_096,
+            Self::Services | Self::Nodes => 50_000,
+            Self::AllPods => 200_000,
+        }
+    }
+}
+
+/// How it goes with one kind of objects of the API server; read by whoever shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KubeStatus {
     /// Its watch has gone on at least once.
@@ -351,8 +406,8 @@ pub struct KubeStatus {
     pub failing: Option<Instant>,
     /// Why it fails; empty if it does not.
     pub reason: String,
-    /// Pods of this node that it told of.
-    pub pods: usize,
+    /// Objects that it told of.
+    pub objects: usize,
 }
 
 impl KubeStatus {
@@ -404,8 +459,8 @@ pub struct States {
     pub gaps: BTreeMap<Sight, Vec<Gap>>,
     /// Processes that are protected from everybody, and in no sum over processes.
     pub left_out_processes: u64,
-    /// The API server; none if it is not asked.
-    pub kube: Option<KubeStatus>,
+    /// What the API server is asked for; nothing if it is not asked.
+    pub kube: BTreeMap<Resource, KubeStatus>,
     /// By server name: `metrics` or `events`.
     pub servers: BTreeMap<String, ServerStatus>,
     /// The first scan for namespaces is over.

@@ -1,9 +1,9 @@
-//! A strict Kubernetes API server for this node's pods: lists, watches that go on from a version,
-//! bookmarks, and failures by script.
+//! A strict Kubernetes API server for this node's pods, Services and nodes: lists, watches that go on from a
+//! version, bookmarks, and failures by script.
 //!
-//! It refuses what a real one would refuse: no token, a list of more than one node's pods, a watch without a
-//! version or from one that is too old. Everything else is a 404, so that a client that asks for more than it
-//! should is noticed.
+//! It refuses what a real one would refuse: no token, a list of more than one node's pods unless that is
+//! allowed, a watch without a version or from one that is too old. Everything else is a 404, so that a client
+//! that asks for more than it should is noticed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,8 +50,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     version: u64,
-    pods: BTreeMap<String, Value>,
+    /// By kind, then by name.
+    objects: BTreeMap<&'static str, BTreeMap<String, Value>>,
     events: Vec<(u64, &'static str, Value)>,
+    /// Who asks may list the pods of all nodes.
+    allows_all_pods: bool,
     /// Watches from before are told that they are too late.
     compacted: u64,
     token: String,
@@ -119,23 +122,28 @@ impl ApiServer {
         Ok(())
     }
 
-    /// Adds or replaces a pod, by its name.
-    pub fn set(&self, pod: Value) {
+    /// Allows to list the pods of all nodes.
+    pub fn allow_all_pods(&self) {
+        self.change(|state| state.allows_all_pods = true);
+    }
+
+    /// Adds or replaces an object, by its kind and name.
+    pub fn set(&self, object: Value) {
         self.change(|state| {
-            let name = name(&pod);
-            let kind = if state.pods.contains_key(&name) { "MODIFIED" } else { "ADDED" };
+            let (kind, name) = (kind(&object), name(&object));
             state.version += 1;
-            let mut pod = pod;
-            pod["metadata"]["resourceVersion"] = state.version.to_string().into();
-            state.pods.insert(name, pod.clone());
-            state.events.push((state.version, kind, pod));
+            let mut object = object;
+            object["metadata"]["resourceVersion"] = state.version.to_string().into();
+            let before = state.objects.entry(kind).or_default().insert(name, object.clone());
+            let event = if before.is_some() { "MODIFIED" } else { "ADDED" };
+            state.events.push((state.version, event, object));
         });
     }
 
     /// Deletes a pod by its name.
     pub fn delete(&self, name: &str) {
         self.change(|state| {
-            let Some(mut pod) = state.pods.remove(name) else { return };
+            let Some(mut pod) = state.objects.entry("Pod").or_default().remove(name) else { return };
             state.version += 1;
             pod["metadata"]["resourceVersion"] = state.version.to_string().into();
             state.events.push((state.version, "DELETED", pod));
@@ -147,7 +155,7 @@ impl ApiServer {
     pub fn compact(&self, change: impl FnOnce(&mut BTreeMap<String, Value>)) {
         self.change(|state| {
             state.version += 10;
-            change(&mut state.pods);
+            change(state.objects.entry("Pod").or_default());
             state.events.clear();
             state.compacted = state.version;
         });
@@ -212,8 +220,40 @@ pub fn pod(namespace: &str, name: &str, uid: &str, deployment: &str) -> Value {
     })
 }
 
-fn name(pod: &Value) -> String {
-    pod["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+/// A Service as the API has it; `port` and `target` are a number each.
+pub fn service(namespace: &str, name: &str, ip: &str, port: u16, target: u16) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": { "name": name, "namespace": namespace, "uid": format!("service-{name}") },
+        "spec": {
+            "clusterIP": ip, "clusterIPs": [ip], "type": "ClusterIP", "selector": { "app": name },
+            "ports": [{ "port": port, "protocol": "TCP", "targetPort": target }],
+        },
+        "status": { "loadBalancer": {} },
+    })
+}
+
+/// A node as the API has it.
+pub fn node(name: &str, ip: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": { "name": name, "uid": format!("node-{name}") },
+        "spec": {}, "status": {
+            "addresses": [{ "type": "InternalIP", "address": ip }, { "type": "Hostname", "address": name }],
+            "images": [{ "names": ["x".repeat(500)], "sizeBytes": 1 }],
+        },
+    })
+}
+
+fn name(object: &Value) -> String {
+    object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+}
+
+/// Kinds that there are, and what they are called in paths.
+const KINDS: [(&str, &str); 3] = [("Pod", "pods"), ("Service", "services"), ("Node", "nodes")];
+
+fn kind(object: &Value) -> &'static str {
+    let known = KINDS.iter().find(|(kind, _)| object["kind"] == *kind);
+    known.expect("a pod, a Service or a node").0
 }
 
 struct Request {
@@ -282,19 +322,28 @@ fn whole(to: &mut impl Write, status: u16, body: &str) -> io::Result<()> {
 }
 
 fn answer(to: &mut impl Write, path: &str, shared: &Shared) -> io::Result<()> {
-    let Some(query) = path.strip_prefix("/api/v1/pods?") else {
-        return refuse(to, 404, "only pods are here");
-    };
+    let asked = path.strip_prefix("/api/v1/").and_then(|path| path.split_once('?'));
+    let known =
+        asked.and_then(|(plural, query)| Some((KINDS.iter().find(|(_, known)| *known == plural)?.0, query)));
+    let Some((kind, query)) = known else { return refuse(to, 404, "there is nothing else here") };
     let query: BTreeMap<_, _> = query.split('&').filter_map(|pair| pair.split_once('=')).collect();
-    if query.get("fieldSelector").is_none_or(|of| *of != format!("spec.nodeName%3D{NODE}")) {
-        return refuse(to, 403, "only the pods of this node may be listed");
-    }
+    let is_of_node = match query.get("fieldSelector") {
+        Some(of) if *of == format!("spec.nodeName%3D{NODE}") && kind == "Pod" => true,
+        Some(_) => return refuse(to, 400, "a field selector for the pods of this node is all that is known"),
+        None if kind == "Pod" && !shared.lock().allows_all_pods => {
+            return refuse(to, 403, "only the pods of this node may be listed");
+        }
+        None => false,
+    };
+    let is_asked =
+        move |object: &Value| object["kind"] == kind && (!is_of_node || object["spec"]["nodeName"] == NODE);
     match query.get("watch") {
         None => {
             let state = shared.lock();
-            let items: Vec<_> = state.pods.values().collect();
+            let items: Vec<_> =
+                state.objects.values().flat_map(BTreeMap::values).filter(|object| is_asked(object)).collect();
             let version = state.version.to_string();
-            let list = json!({ "kind": "PodList", "apiVersion": "v1",
+            let list = json!({ "kind": format!("{kind}List"), "apiVersion": "v1",
                 "metadata": { "resourceVersion": version }, "items": items });
             drop(state);
             whole(to, 200, &list.to_string())
@@ -305,13 +354,25 @@ fn answer(to: &mut impl Write, path: &str, shared: &Shared) -> io::Result<()> {
                 return refuse(to, 400, "a watch needs resourceVersion and timeoutSeconds");
             };
             let bookmarks = query.get("allowWatchBookmarks") == Some(&"true");
-            watch(to, shared, from, Duration::from_secs(seconds), bookmarks)
+            let time = Duration::from_secs(seconds);
+            watch(to, shared, Asked { kind, from, time, bookmarks, is_asked: &is_asked })
         }
     }
 }
 
+/// What a watch is about.
+struct Asked<'a> {
+    kind: &'static str,
+    /// The version that it goes on from.
+    from: u64,
+    time: Duration,
+    bookmarks: bool,
+    is_asked: &'a dyn Fn(&Value) -> bool,
+}
+
 /// Events behind a version, as they come.
-fn watch(to: &mut impl Write, shared: &Shared, from: u64, time: Duration, bookmarks: bool) -> io::Result<()> {
+fn watch(to: &mut impl Write, shared: &Shared, asked: Asked<'_>) -> io::Result<()> {
+    let Asked { kind: of, from, time, bookmarks, is_asked } = asked;
     write!(to, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")?;
     let (began, mut seen) = (Instant::now(), from);
     loop {
@@ -334,12 +395,14 @@ fn watch(to: &mut impl Write, shared: &Shared, from: u64, time: Duration, bookma
         }
         if new.is_empty() && bookmarks && version == seen {
             let at = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
-            let pod = json!({ "kind": "Pod", "apiVersion": "v1", "metadata": at, "spec": { "containers": null }, "status": {} });
-            chunk(to, &json!({ "type": "BOOKMARK", "object": pod }))?;
+            let object = json!({ "kind": of, "apiVersion": "v1", "metadata": at, "spec": { "containers": null }, "status": {} });
+            chunk(to, &json!({ "type": "BOOKMARK", "object": object }))?;
         }
-        for (version, kind, pod) in new {
-            chunk(to, &json!({ "type": kind, "object": pod }))?;
+        for (version, event, object) in new {
             seen = version;
+            if is_asked(&object) {
+                chunk(to, &json!({ "type": event, "object": object }))?;
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use super::node::Node;
 use crate::answers::blind_spots::{self, Asked};
 use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
 use crate::answers::report::{AnalyzerReply, BlindSpot, Report, seen};
+use crate::answers::services::{self, Names};
 use crate::clock::unix_ns;
 use crate::entities::{EntityId, EntityRow, Kind};
 use crate::kernel::table::Snapshot;
@@ -61,7 +62,14 @@ impl Diagnoser {
         spots.extend(self.blind_spots(question, &answers, &lacks, now_ns));
         let node = &self.view.node;
         let report = Report::of_node(&question.scenario, node, question.window(), now_ns, answers, spots);
-        let mut report = Report { entities: question.entities.clone(), ..report };
+        let entities = &self.view.entities;
+        let names = Names {
+            peers: &self.view.peers,
+            is_node: &|ip| entities.owner(ip).is_some_and(|owner| owner.kind == Kind::Host),
+            pod: &|ip| entities.pod_at(ip),
+        };
+        let findings = services::explain(report.findings, &names);
+        let mut report = Report { entities: question.entities.clone(), findings, ..report };
         if question.confirm {
             confirm::confirm(&mut report, &self.view, &self.node);
         }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::entities::Entities;
 use crate::loss::Loss;
+use crate::peers::Peers;
 use crate::status::Status;
 
 /// See the module.
@@ -11,6 +12,8 @@ use crate::status::Status;
 pub(super) struct Known {
     /// Whose network it is.
     pub(super) entities: Arc<Entities>,
+    /// Who is at the other end.
+    pub(super) peers: Arc<Peers>,
     /// What did not get through.
     pub(super) loss: Arc<Loss>,
     /// The state of every part.

@@ -100,7 +100,7 @@ impl Unstarted {
                 symbols.wait();
                 take.take(Frame::Batch(batch));
             };
-            let Known { entities, loss, status } = known.clone();
+            let Known { entities, loss, status, .. } = known.clone();
             Probes::start(options::probes(config), entities, loss, status, sink)?
         };
         let mut threads = Threads::new(Arc::clone(&known.status));

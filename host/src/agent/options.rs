@@ -3,7 +3,7 @@
 use crate::config::{self, Config};
 use crate::discover::Places;
 use crate::events::log::Limits;
-use crate::kubernetes::watch;
+use crate::kubernetes::{told, watch};
 use crate::plugin;
 use crate::probe;
 use crate::series::choice::Choice;
@@ -49,10 +49,16 @@ pub(super) fn probes(config: &Config) -> probe::Options {
 }
 
 /// `None` where there is no API server to ask.
-pub(super) fn pods(config: &Config) -> Option<watch::Options> {
-    let config::Kubernetes { watch, kubeconfig, labels } = config.kubernetes.clone();
+pub(super) fn api_server(config: &Config) -> Option<told::Options> {
+    let config::Kubernetes { watch, kubeconfig, labels, peers } = config.kubernetes.clone();
     let can_ask = !kubeconfig.as_os_str().is_empty() || watch::is_in_cluster();
-    let options = watch::Options { node: config.node.name.clone(), kubeconfig, labels };
+    let options = told::Options {
+        node: config.node.name.clone(),
+        kubeconfig,
+        labels,
+        peers: peers != config::Peers::Never,
+        all_pods: peers == config::Peers::Cluster,
+    };
     (watch == config::Watch::Auto && can_ask).then_some(options)
 }
 

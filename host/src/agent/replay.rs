@@ -175,11 +175,12 @@ impl Replay {
         clock.advance(start.at_ns);
         let known = Known::default();
         known.status.update().probes = probes_of(&start);
-        let Known { entities, loss, status } = known.clone();
+        let Known { entities, loss, status, .. } = known.clone();
         let metrics =
             Arc::new(Metrics::new(options::budget(config), Arc::clone(&entities), Arc::clone(&loss)));
         let limits = options::event_limits(config);
-        let events = Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), &start.node));
+        let events =
+            Arc::new(EventLog::new(limits, Arc::clone(&entities).into(), Arc::clone(&loss), &start.node));
         let mut sources = BTreeMap::new();
         let all_columns = Columns::default();
         for (name, columns) in &start.columns {

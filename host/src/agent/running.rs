@@ -15,11 +15,12 @@ use super::threads::{Threads, pause};
 use super::{memory, options};
 use crate::config::{self, Config};
 use crate::entities::Entities;
-use crate::events::log::EventLog;
+use crate::events::log::{EventLog, Who};
 use crate::frame::Take;
 use crate::http;
 use crate::loss::Loss;
 use crate::notify::{Notify, Wake};
+use crate::peers::Peers;
 use crate::plugin::{self, Plugins, Shared};
 use crate::series::metrics::Metrics;
 use crate::status::Status;
@@ -52,15 +53,16 @@ impl From<io::Error> for Error {
 /// Everything that is shown, before anything has happened.
 pub(super) fn view(config: &Config) -> Arc<View> {
     let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
-    let node = config.node.name.clone();
+    let (node, peers) = (config.node.name.clone(), Arc::<Peers>::default());
     let metrics = Metrics::new(options::budget(config), Arc::clone(&entities), Arc::clone(&loss))
         .choosing(options::choice(config));
-    let events =
-        EventLog::new(options::event_limits(config), Arc::clone(&entities), Arc::clone(&loss), &node);
+    let who = Who { entities: Arc::clone(&entities), peers: Arc::clone(&peers) };
+    let events = EventLog::new(options::event_limits(config), who, Arc::clone(&loss), &node);
     Arc::new(View {
         metrics: Arc::new(metrics),
         events: Arc::new(events),
         entities,
+        peers,
         status: Arc::<Status>::default(),
         loss,
         node,
@@ -73,6 +75,7 @@ pub(super) fn view(config: &Config) -> Arc<View> {
 pub(super) fn known(view: &View) -> Known {
     Known {
         entities: Arc::clone(&view.entities),
+        peers: Arc::clone(&view.peers),
         loss: Arc::clone(&view.loss),
         status: Arc::clone(&view.status),
     }

@@ -3,8 +3,8 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::api_server;
 use super::diagnoser::Diagnoser;
-use super::pods;
 use super::running::{self, Agent, Error};
 use crate::answers::question::{Answerer, Refusal};
 use crate::config::Config;
@@ -62,10 +62,10 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         }
         std::future::pending::<()>().await;
     };
-    let pods = pods::follow(&config, running::known(&view), Arc::clone(&agent.take));
+    let followed = api_server::follow(&config, running::known(&view), Arc::clone(&agent.take));
     tokio::select! {
         () = announce => {}
-        () = pods => {}
+        () = followed => {}
         () = shutdown => {}
     }
     flushing.abort();

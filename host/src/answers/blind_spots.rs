@@ -12,8 +12,8 @@ use crate::answers::needs::{Needs, is_blind, is_detail};
 use crate::answers::report::{AnalyzerReply, BlindSpot, join};
 use crate::loss::Stage;
 use crate::status::{
-    Gap, HookState, KubeStatus, PluginState, PluginStatus, ProbeState, ProbeStatus, Sight, SourceState,
-    States,
+    Gap, HookState, KubeStatus, PluginState, PluginStatus, ProbeState, ProbeStatus, Resource, Sight,
+    SourceState, States,
 };
 use crate::text::escape::admit;
 
@@ -69,17 +69,17 @@ pub fn of_states(states: &States, asked: &Asked<'_>) -> Vec<BlindSpot> {
     }
     spots.extend(states.plugins.values().filter_map(|plugin| of_plugin(plugin, asked)));
     spots.extend(of_gaps(states, asked));
-    spots.extend(states.kube.as_ref().filter(|kube| !kube.reason.is_empty()).map(of_kube));
+    spots.extend(states.kube.iter().filter(|(_, kube)| !kube.reason.is_empty()).map(of_kube));
     spots
 }
 
-/// Nothing is seen less without it: names are the node's own.
-fn of_kube(kube: &KubeStatus) -> BlindSpot {
+/// Nothing is seen less without it: names of this node's pods are the node's own.
+fn of_kube((resource, kube): (&Resource, &KubeStatus)) -> BlindSpot {
     let since = match kube.age() {
         Some(age) => format!("are {} s old", age.as_secs()),
         None => "are not known".to_owned(),
     };
-    let text = format!("owners and labels of pods {since}: {}", admit(kube.reason.clone(), MAX_TEXT));
+    let text = format!("{} {since}: {}", resource.gives(), admit(kube.reason.clone(), MAX_TEXT));
     BlindSpot { text, casts_doubt: false }
 }
 

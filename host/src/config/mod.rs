@@ -174,6 +174,21 @@ pub struct Kubernetes {
     pub kubeconfig: PathBuf,
     /// Keys of pod labels that are kept.
     pub labels: Vec<String>,
+    /// Who else the API server is asked for, to name the other end of a conversation.
+    pub peers: Peers,
+}
+
+/// Who is named at the other end of a conversation, beside pods of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Peers {
+    /// Services and nodes.
+    #[default]
+    Services,
+    /// Pods of all nodes as well.
+    Cluster,
+    /// Nobody.
+    Never,
 }
 
 /// Whether the API server is asked.
@@ -487,7 +502,7 @@ mod tests {
         // Without a value for each key, the comparison above would prove nothing.
         let table: toml::Table = shipped.parse().expect("TOML");
         let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
-        assert_eq!((table.len(), keys), (11, 31), "a new key goes into deploy/inspector.toml and here");
+        assert_eq!((table.len(), keys), (11, 32), "a new key goes into deploy/inspector.toml and here");
     }
 
     #[test]

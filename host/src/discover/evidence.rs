@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::cgroup::{self, Container};
 use super::pods::Pods;
 use crate::entities::{DiscoveredNetns, Kind, MAX_PIDS, Process, Unentered};
-use crate::pods::{NamedBy, PodName};
+use crate::pods::{NamedBy, ObjectName};
 
 /// What points at one namespace, before it was entered.
 #[derive(Debug, Default)]
@@ -102,7 +102,7 @@ struct Identity {
 impl Identity {
     fn of_pod(uid: &str, pods: &Pods) -> Self {
         let (namespace, name, named_by) = match pods.name(uid) {
-            Some((PodName { namespace, name }, by)) => (namespace.clone(), name.clone(), by),
+            Some((ObjectName { namespace, name }, by)) => (namespace.clone(), name.clone(), by),
             None => (String::new(), uid.to_owned(), NamedBy::Cgroup),
         };
         Self { kind: Kind::Pod, namespace, name, pod_uid: uid.to_owned(), named_by }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::cgroup::{self, Container};
-use crate::pods::{NamedBy, PodName};
+use crate::pods::{NamedBy, ObjectName};
 
 /// Bytes of a configuration; containerd's are some 20 KiB.
 const MAX_CONFIGURATION: u64 = 1 << 20;
@@ -25,7 +25,7 @@ const MAX_PODS: usize = 16 << 10;
 #[derive(Debug, Default)]
 pub struct Pods {
     tasks: HashMap<PathBuf, Option<Sandbox>>,
-    by_uid: HashMap<String, (PodName, NamedBy)>,
+    by_uid: HashMap<String, (ObjectName, NamedBy)>,
     /// Uids, by the file of the namespace in `/run/netns`.
     by_netns: HashMap<String, String>,
 }
@@ -34,7 +34,7 @@ pub struct Pods {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Sandbox {
     uid: String,
-    name: PodName,
+    name: ObjectName,
     /// What the file of its network namespace is called, if it is one of `/run/netns`.
     netns: Option<String>,
 }
@@ -73,7 +73,7 @@ impl Pods {
     }
 
     /// What a pod is called, and who said so.
-    pub(super) fn name(&self, uid: &str) -> Option<(&PodName, NamedBy)> {
+    pub(super) fn name(&self, uid: &str) -> Option<(&ObjectName, NamedBy)> {
         self.by_uid.get(uid).map(|(name, by)| (name, *by))
     }
 }
@@ -83,11 +83,11 @@ fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
 }
 
 /// `NAMESPACE_NAME_UID`; neither of the three can have an underscore.
-fn named(folder: &str) -> Option<(String, PodName)> {
+fn named(folder: &str) -> Option<(String, ObjectName)> {
     let mut parts = folder.split('_');
     let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
     let is_whole = parts.next().is_none() && cgroup::is_uid(uid);
-    Some((uid.to_owned(), PodName::new(namespace, name)?)).filter(|_| is_whole)
+    Some((uid.to_owned(), ObjectName::new(namespace, name)?)).filter(|_| is_whole)
 }
 
 /// The parts of an OCI configuration that tell of a pod.
@@ -135,7 +135,7 @@ impl Configuration {
             .map(|namespace| namespace.path.as_path())
             .filter(|path| path.parent().is_some_and(|parent| parent.ends_with("netns")));
         let netns = file.and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
-        Some(Sandbox { uid, name: PodName::new(namespace, name)?, netns })
+        Some(Sandbox { uid, name: ObjectName::new(namespace, name)?, netns })
     }
 }
 
@@ -146,7 +146,7 @@ mod tests {
     const UID: &str = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e5f";
     const HASH: &str = "0123456789abcdef0123456789abcdef";
 
-    fn shown(of: Option<(&PodName, NamedBy)>) -> Option<(String, NamedBy)> {
+    fn shown(of: Option<(&ObjectName, NamedBy)>) -> Option<(String, NamedBy)> {
         of.map(|(name, by)| (name.to_string(), by))
     }
 

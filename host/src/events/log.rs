@@ -18,6 +18,7 @@ use crate::entities::{Entities, EntityId, Kind};
 use crate::events::event::{Event, MAX_ATTR_VALUE, NewEvent, OWN};
 use crate::events::throttle::{Admission, Throttle};
 use crate::loss::{Loss, Lost, Stage};
+use crate::peers::Peers;
 use crate::text::escape;
 
 /// Attributes that hold an address, and the attributes that name the entity that has it.
@@ -77,7 +78,7 @@ pub struct EventLog {
     head: watch::Sender<u64>,
     limits: Limits,
     node: Arc<str>,
-    entities: Arc<Entities>,
+    who: Who,
     loss: Arc<Loss>,
     /// Missed by readers that fell behind.
     missed: Lost,
@@ -102,6 +103,33 @@ struct Emitter {
     over_quota: Lost,
 }
 
+/// Who has which address.
+#[derive(Debug, Default)]
+pub struct Who {
+    /// On this node.
+    pub entities: Arc<Entities>,
+    /// Elsewhere.
+    pub peers: Arc<Peers>,
+}
+
+impl From<Arc<Entities>> for Who {
+    /// Nobody is known elsewhere.
+    fn from(entities: Arc<Entities>) -> Self {
+        Self { entities, peers: Arc::default() }
+    }
+}
+
+impl Who {
+    /// An address of this node that several have names nobody, whoever else has it.
+    fn name(&self, ip: IpAddr) -> Option<String> {
+        match self.entities.owner(ip) {
+            Some(owner) => Some(owner.display()),
+            None if self.entities.is_shared(ip) => None,
+            None => self.peers.name(ip),
+        }
+    }
+}
+
 /// A reader's position in the log.
 #[derive(Debug)]
 pub struct Cursor {
@@ -120,10 +148,10 @@ pub struct Read {
 
 impl EventLog {
     /// An empty log.
-    pub fn new(limits: Limits, entities: Arc<Entities>, loss: Arc<Loss>, node: &str) -> Self {
+    pub fn new(limits: Limits, who: Who, loss: Arc<Loss>, node: &str) -> Self {
         let missed = loss.cell(Stage::Stream, "events");
         let (log, head) = (Mutex::default(), watch::Sender::new(1));
-        Self { log, head, limits, node: node.into(), entities, loss, missed, own: OnceLock::new() }
+        Self { log, head, limits, node: node.into(), who, loss, missed, own: OnceLock::new() }
     }
 
     /// Says where this agent listens, so that events of its own connections are marked; once.
@@ -240,7 +268,7 @@ impl EventLog {
             plugin,
             node: Arc::clone(&self.node),
             entity: event.entity,
-            who: self.entities.get(event.entity),
+            who: self.who.entities.get(event.entity),
             message: event.message,
             attrs,
             count,
@@ -254,8 +282,8 @@ impl EventLog {
         }
     }
 
-    /// Adds whose the addresses are, where exactly one entity of this node has them, and whether
-    /// this agent is at one of the ends.
+    /// Adds whose the addresses are, where exactly one entity of this node or else one peer has them, and
+    /// whether this agent is at one of the ends.
     fn with_names(&self, at: EntityId, mut attrs: Vec<(String, String)>) -> Vec<(String, String)> {
         // What a guest says of it is not believed.
         attrs.retain(|(name, _)| name != OWN);
@@ -265,9 +293,9 @@ impl EventLog {
         for (address, name) in PEERS {
             let value = |wanted: &str| attrs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
             let ip = value(address).and_then(|text| text.parse().ok());
-            let owner = ip.and_then(|ip| self.entities.owner(ip));
+            let owner = ip.and_then(|ip| self.who.name(ip));
             if let Some(owner) = owner.filter(|_| value(name).is_none()) {
-                attrs.push((name.to_owned(), escape::admit(owner.display(), MAX_ATTR_VALUE)));
+                attrs.push((name.to_owned(), escape::admit(owner, MAX_ATTR_VALUE)));
             }
         }
         attrs
@@ -277,12 +305,12 @@ impl EventLog {
     fn is_own(&self, at: EntityId, attrs: &[(String, String)]) -> bool {
         let Some(own) = self.own.get() else { return false };
         let value = |wanted: &str| attrs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
-        let is_host = |id| self.entities.get(id).is_some_and(|entity| entity.kind == Kind::Host);
+        let is_host = |id| self.who.entities.get(id).is_some_and(|entity| entity.kind == Kind::Host);
         ENDS.iter().any(|(address, port)| {
             let end = value(address).and_then(|text| text.parse::<IpAddr>().ok());
             let port = value(port).and_then(|text| text.parse::<u16>().ok());
             let Some((ip, port)) = end.zip(port) else { return false };
-            let is_here = if ip.is_loopback() { is_host(at) } else { is_host(self.entities.by_ip(ip)) };
+            let is_here = if ip.is_loopback() { is_host(at) } else { is_host(self.who.entities.by_ip(ip)) };
             is_here
                 && own.iter().any(|own| own.port() == port && (own.ip().is_unspecified() || own.ip() == ip))
         })
@@ -366,7 +394,7 @@ mod tests {
     fn the_log_is_bounded_in_bytes() {
         let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
         let limits = Limits { backlog: usize::MAX, per_second: 0, burst: u32::MAX };
-        let log = EventLog::new(limits, entities, loss, "n1");
+        let log = EventLog::new(limits, entities.into(), loss, "n1");
         let big = NewEvent { message: "x".repeat(MAX_MESSAGE), ..NewEvent::default() };
         log.emit("p", vec![big; 10_000]);
         let state = log.lock();

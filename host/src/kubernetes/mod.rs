@@ -4,7 +4,8 @@
 //! - [`agents`]: the agents of the cluster's nodes, and connections to their event servers; [`forward`]
 //!   is such a connection.
 //! - [`locate`]: on which nodes pods are, and those behind a Service.
-//! - [`watch`]: what the API server says of this node's pods, for an agent.
+//! - [`watch`]: what the API server says of this node's pods, and of who is at the other end of their
+//!   conversations, for an agent; [`object`] is what is kept of each object, [`told`] what is told of it.
 //!
 //! Nothing here changes anything in the cluster, and nothing listens: RBAC decides who may reach an agent.
 //! What the API server sends is bounded in time and number; who shows a text of it escapes it.
@@ -14,5 +15,7 @@ pub mod agents;
 pub mod error;
 pub mod forward;
 pub mod locate;
+mod object;
 mod proxy;
+pub mod told;
 pub mod watch;

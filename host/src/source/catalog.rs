@@ -5,7 +5,7 @@ use std::io;
 use super::proc_net::{self, read as files};
 use super::processes::Processes;
 use super::rows::Rows;
-use super::{conntrack, netdev, qdisc, tcpsummary};
+use super::{conntrack, nat, netdev, qdisc, tcpsummary};
 
 /// What the sources of a thread wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(super) enum Kind {
     Links,
     /// The table of tracked connections.
     Conntrack,
+    /// The same table, each entry of it.
+    Translations,
     /// The hash table of TCP sockets.
     Sockets,
     /// Other processes' descriptors.
@@ -23,14 +25,15 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Files, Self::Links, Self::Conntrack, Self::Sockets, Self::Processes];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Files, Self::Links, Self::Conntrack, Self::Translations, Self::Sockets, Self::Processes];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Files => "source-files",
             Self::Links => "source-links",
             Self::Conntrack => "source-conntrk",
+            Self::Translations => "source-nat",
             Self::Sockets => "source-sockets",
             Self::Processes => "source-procs",
         }
@@ -38,7 +41,7 @@ impl Kind {
 
     /// Its cost grows with what runs on the machine, not with the number of entities.
     pub(super) fn is_heavy(self) -> bool {
-        matches!(self, Self::Sockets | Self::Processes)
+        matches!(self, Self::Translations | Self::Sockets | Self::Processes)
     }
 
     pub(super) fn sources(self) -> impl Iterator<Item = &'static Source> {
@@ -80,6 +83,7 @@ pub(super) const SOURCES: &[Source] = &[
     source("netdev", Kind::Links, netdev::read),
     source("qdisc", Kind::Links, qdisc::read),
     source("conntrack", Kind::Conntrack, conntrack::read),
+    source("nat", Kind::Translations, nat::read),
     source("tcpsummary", Kind::Sockets, tcpsummary::read),
     Source {
         read: Read::Processes(Processes::descriptors),

@@ -17,9 +17,9 @@ use crate::privilege::{self, Capability};
 const CT_GET_STATS_CPU: u16 = (1 << 8) | 4;
 const CT_GET_STATS: u16 = (1 << 8) | 5;
 /// `struct nfgenmsg`: family, version, resource.
-const NFGENMSG: [u8; 4] = [0; 4];
+pub(super) const NFGENMSG: [u8; 4] = [0; 4];
 /// Set for each namespace with the module, which is global.
-const MAXIMUM: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+pub(super) const MAXIMUM: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 
 /// Attributes of `enum ctattr_stats_cpu`. Kernels differ in which ones they send: `ignore` ended
 /// with 5.10, `clash_resolve` came with 5.9, `chain_toolong` with 5.15.
@@ -60,6 +60,15 @@ fn ask() -> io::Result<Rows> {
         rows.push("max_entries", text.trim().parse().map_err(io::Error::other)?);
     }
     Ok(rows)
+}
+
+/// Conversations that are tracked in this namespace.
+pub(super) fn entries() -> io::Result<u64> {
+    let mut rows = Rows::default();
+    get(SockProtocol::NetlinkNetFilter, CT_GET_STATS, &NFGENMSG, |payload| add(&mut rows, &GLOBAL, payload))?;
+    let at = rows.columns.iter().position(|column| column == "entries");
+    // A kernel that does not say may track some.
+    Ok(at.map_or(1, |at| rows.numbers[at]))
 }
 
 /// Adds one message's numbers, which are big-endian, to the row.

@@ -7,6 +7,7 @@
 
 mod catalog;
 mod conntrack;
+mod nat;
 mod netdev;
 mod proc_net;
 mod processes;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::entities::Entities;
 use crate::events::log::EventLog;
 use crate::loss::Loss;
+use crate::peers::Peers;
 use crate::series::metrics::Metrics;
 use crate::status::{Process, Status};
 
@@ -28,6 +29,8 @@ pub struct View {
     pub events: Arc<EventLog>,
     /// Who is who.
     pub entities: Arc<Entities>,
+    /// Who is at the other end.
+    pub peers: Arc<Peers>,
     /// State of every part.
     pub status: Arc<Status>,
     /// What was lost where.
@@ -84,8 +87,9 @@ impl View {
         let limits = crate::events::log::Limits { backlog: 100, ..Default::default() };
         Arc::new(Self {
             metrics: Arc::new(Metrics::new(Default::default(), Arc::clone(&entities), Arc::clone(&loss))),
-            events: Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), "n1")),
+            events: Arc::new(EventLog::new(limits, Arc::clone(&entities).into(), Arc::clone(&loss), "n1")),
             entities,
+            peers: Arc::default(),
             status: Arc::default(),
             loss,
             node: "n1".to_owned(),

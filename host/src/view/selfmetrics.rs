@@ -80,15 +80,16 @@ impl AgentState {
 
     /// Nothing where the API server is not asked.
     fn encode_kube(&self, to: &mut Families<'_>) -> std::fmt::Result {
-        let Some(kube) = &self.states.kube else { return Ok(()) };
-        let up = [([], Int((!kube.is_away()).into()))];
-        to.family("inspector_kube_up", "The API server tells of this node's pods.", Gauge, up)?;
-        let age = kube.age().map(|age| ([], Float(age.as_secs_f64())));
-        let help = "Age of what the API server told of this node's pods; 0 while its watch goes on. A \
-                    connection that went silent is noticed after 245 s.";
+        let kube =
+            || self.states.kube.iter().map(|(resource, kube)| ([("resource", resource.as_str())], kube));
+        let up = kube().map(|(of, kube)| (of, Int((!kube.is_away()).into())));
+        to.family("inspector_kube_up", "The API server tells of this kind of objects.", Gauge, up)?;
+        let age = kube().filter_map(|(of, kube)| Some((of, Float(kube.age()?.as_secs_f64()))));
+        let help = "Age of what the API server told; 0 while its watch goes on. A connection that went silent \
+                    is noticed after 245 s.";
         to.family("inspector_kube_sync_age_seconds", help, Gauge, age)?;
-        let help = "Pods of this node that the API server told of.";
-        to.family("inspector_kube_pods", help, Gauge, [([], Int(kube.pods as u64))])
+        let objects = kube().map(|(of, kube)| (of, Int(kube.objects as u64)));
+        to.family("inspector_kube_objects", "Objects that the API server told of.", Gauge, objects)
     }
 
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {

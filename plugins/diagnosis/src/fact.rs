@@ -311,6 +311,11 @@ impl Flow {
         Ipv6Addr::from(self.to).to_canonical()
     }
 
+    /// `10.0.0.2:80`, where it is sent to.
+    pub fn receiver(&self) -> String {
+        SocketAddr::new(self.destination(), self.dport).to_string()
+    }
+
     /// `10.0.0.1 -> 10.0.0.2:80`, without ports that are not told apart.
     pub fn show(&self) -> String {
         let at = |ip: IpAddr, port: u16| match port {

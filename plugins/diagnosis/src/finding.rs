@@ -300,9 +300,12 @@ impl Conclusion {
         for other in std::mem::take(&mut self.others) {
             self = self.text(format!("also: {}", other.title.with_count(other.count)));
         }
+        let translations = self.translations(window);
         let entities = [self.at].into_iter().chain(self.affected).filter(|entity| *entity != 0);
         let mut evidence = Vec::new();
         self.evidence.into_iter().for_each(|line| fold(&mut evidence, line));
+        evidence.truncate(LINES - translations.len());
+        evidence.extend(translations);
         Finding {
             code: self.code.as_str().to_owned(),
             role: self.code.role().as_str().to_owned(),
@@ -317,6 +320,24 @@ impl Conclusion {
             actions,
             checks: self.checks,
         }
+    }
+
+    /// Where its conversations were sent to and where they arrive, if that differs.
+    fn translations(&self, window: &Window) -> Vec<Line> {
+        let mut ends = Vec::new();
+        for (sent, arrives) in self.flows.iter().filter_map(|flow| window.translation(flow)) {
+            join(&mut ends, vec![(sent.proto, sent.receiver(), arrives.receiver())], NAMED);
+        }
+        let line = |(proto, to, at): (u8, String, String)| {
+            let proto = protocol::name(proto);
+            let summary = format!("connection tracking sends {proto} to {to} on to {at}");
+            let mut line = Line::new(Kind::Table, summary, 0);
+            line.attr("proto", proto);
+            line.attr("sent_to", to);
+            line.attr("arrives_at", at);
+            line
+        };
+        ends.into_iter().map(line).collect()
     }
 
     fn actions(&self, window: &Window) -> Vec<Action> {

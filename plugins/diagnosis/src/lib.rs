@@ -3,6 +3,7 @@
 //! - [`fact`], [`store`]: what happened, counted, for the last quarter of an hour.
 //! - [`intake`], [`counters`], [`queries`]: records of probes, kernel counters and what waits for an
 //!   answer, as facts.
+//! - [`translation`]: who is behind the address of a service.
 //! - [`window`]: the facts of a window of time with the kernel's names.
 //! - [`rules`]: what is concluded from them; [`findings`]: the conclusions so far.
 //! - [`finding`], [`codes`], [`confidence`], [`title`], [`evidence`], [`command`]: one conclusion and how it
@@ -30,6 +31,7 @@ pub mod rules;
 pub mod scenario;
 pub mod store;
 pub mod title;
+pub mod translation;
 pub mod window;
 
 use std::collections::VecDeque;
@@ -49,6 +51,7 @@ use crate::live::Live;
 use crate::queries::Queries;
 use crate::scenario::Scenario;
 use crate::store::Store;
+use crate::translation::Translations;
 use crate::window::Window;
 
 /// Losses remembered.
@@ -63,6 +66,7 @@ pub struct Diagnosis {
     store: Store,
     queries: Queries,
     counters: Counters,
+    translations: Translations,
     live: Live,
     /// The entity `host`; 0 until it is known.
     host: EntityId,
@@ -109,7 +113,7 @@ impl Analyzer for Diagnosis {
         let description = Scenario::ALL
             .iter()
             .fold(description, |description, asked| description.scenario(asked.as_str(), asked.question()));
-        live::describe(counters::describe(description))
+        live::describe(translation::describe(counters::describe(description)))
     }
 
     fn init(args: &InitArgs) -> Result<Self, Error> {
@@ -117,6 +121,7 @@ impl Analyzer for Diagnosis {
             store: Store::new(args.now),
             queries: Queries::default(),
             counters: Counters::new(args.now),
+            translations: Translations::new(),
             live: Live::new()?,
             host: 0,
             lost: VecDeque::new(),
@@ -152,6 +157,7 @@ impl Analyzer for Diagnosis {
 
     fn tick(&mut self, now: Timestamp) {
         self.counters.tick(now, &mut self.store);
+        self.translations.tick(now);
         self.queries.add_overdue(now, &mut self.store);
         if self.live.is_due(now) {
             let window = self.window(now, live::WINDOW_NS);
@@ -192,7 +198,7 @@ impl Diagnosis {
     fn window(&mut self, now: Timestamp, window_ns: u64) -> Window {
         self.queries.add_overdue(now, &mut self.store);
         let from = now.saturating_sub(window_ns);
-        let mut window = Window::new(now, self.store.window(from));
+        let mut window = Window::new(now, self.store.window(from), self.translations.view());
         window.lost_dns = self.lost_since(from, |loss| loss.is_dns);
         window
     }

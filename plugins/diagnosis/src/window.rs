@@ -1,6 +1,9 @@
 //! What a question is answered from: the facts of a window of time, with the kernel's names, and which
 //! entity has which address.
 //!
+//! Conversations that are translated are here as they arrive at who answers them, so that what its client
+//! suffers and what stops it there are of one conversation.
+//!
 //! Nothing is concluded here. Facts of all entities are here, also where a question is about one:
 //! the cause of what it suffers may sit in another.
 
@@ -14,6 +17,7 @@ use inspector_sdk::{EntityId, Timestamp, kernel};
 
 use crate::command::word;
 use crate::fact::{Amount, Drop, Flow, Key, Reset, Segment, What};
+use crate::translation::View;
 
 /// The facts of a window.
 #[derive(Debug)]
@@ -33,6 +37,7 @@ pub struct Window {
     entities: Map<EntityId, Entity>,
     owners: Map<IpAddr, Vec<EntityId>>,
     gone: Vec<EntityId>,
+    translations: View,
 }
 
 /// Packets dropped for one reason in one function.
@@ -83,7 +88,7 @@ pub struct ResetSent {
 
 impl Window {
     /// Names and sorts the facts of a window.
-    pub fn new(now: Timestamp, facts: Map<Key, Amount>) -> Self {
+    pub fn new(now: Timestamp, facts: Map<Key, Amount>, translations: View) -> Self {
         let mut named = Self {
             now,
             drops: Vec::new(),
@@ -95,11 +100,13 @@ impl Window {
             entities: Map::default(),
             owners: Map::default(),
             gone: Vec::new(),
+            translations,
         };
         // Those that are there come first, so that none that is gone keeps an address from its heir.
         entities::all().into_iter().for_each(|entity| named.know(entity, true));
         for (Key { entity, what, flow }, amount) in facts {
             named.know(entity, false);
+            let flow = named.as_it_arrives(what, flow);
             match what {
                 What::Drop(drop) => named.drops.push(Dropped::new(entity, flow, amount, drop)),
                 What::ResetSent(reset) => {
@@ -115,6 +122,30 @@ impl Window {
         named.resets.sort_by_key(|reset| (reset.entity, reset.amount.first, reset.flow));
         named.others.sort_by_key(|(key, amount)| (key.entity, amount.first, key.flow));
         named
+    }
+
+    /// Queries for names stay as they were sent: they are told apart by server, and not by client's port.
+    fn as_it_arrives(&self, what: What, flow: Flow) -> Flow {
+        let is_query = matches!(what, What::DnsQuery | What::DnsUnanswered | What::DnsAnswer { .. });
+        if is_query || !flow.is_known() {
+            return flow;
+        }
+        // What comes back to the client is of the same conversation.
+        let back = || self.translations.arrives(&flow.back()).map(Flow::back);
+        self.translations.arrives(&flow).or_else(back).unwrap_or(flow)
+    }
+
+    /// What a client sent, and how it arrives, of a conversation that is translated.
+    pub fn translation(&self, flow: &Flow) -> Option<(Flow, Flow)> {
+        let ends = |flow: Flow| Some((self.translations.sent(&flow)?, flow));
+        ends(*flow).or_else(|| ends(flow.back()))
+    }
+
+    /// All conversations that one without the port of its client may be, as they arrive; itself, if it is
+    /// not translated.
+    pub fn behind(&self, flow: &Flow) -> Vec<Flow> {
+        let behind: Vec<_> = self.translations.behind(flow).collect();
+        if behind.is_empty() { vec![*flow] } else { behind }
     }
 
     fn know(&mut self, id: EntityId, is_live: bool) {

@@ -5,6 +5,8 @@
 mod commands;
 #[path = "rules/ongoing.rs"]
 mod ongoing;
+#[path = "rules/translated.rs"]
+mod translated;
 
 use std::collections::HashMap;
 

@@ -13,6 +13,7 @@
 //! - [`raw_socket`], [`injector`], [`scripted_peer`]: frames, and a TCP peer, that we write ourselves.
 //! - [`background`]: healthy traffic beside a fault.
 //! - [`sockets`]: what tests do with sockets again and again.
+//! - [`kube_proxy`]: the rules by which a Kubernetes node routes to a Service.
 //! - [`pods`]: real pods, from a containerd of our own.
 //! - [`Actor`], [`Cgroup`], [`bpf`]: processes to be stopped or limited, and programs that drop.
 //! - [`counters`]: what the kernel counted, as the proof that a fault happened.
@@ -37,6 +38,7 @@ pub mod faults;
 pub mod gateway;
 mod global;
 pub mod injector;
+pub mod kube_proxy;
 mod namespace;
 mod pair;
 pub mod pods;

@@ -15,7 +15,7 @@ const UID: &str = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e60";
 
 fn settings(server: &ApiServer, more: &str) -> Result<Settings> {
     let config = format!(
-        "kubernetes.kubeconfig = '{}'\nkubernetes.labels = ['app']\n{more}\n",
+        "kubernetes.kubeconfig = '{}'\nkubernetes.labels = ['app']\nkubernetes.peers = 'never'\n{more}\n",
         server.kubeconfig()?.display()
     );
     let args = ["--node.name", NODE].map(str::to_owned).into();
@@ -45,7 +45,7 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
     let server = ApiServer::start(0)?;
     server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
     let agent = Agent::start(&settings(&server, "")?)?;
-    let pods = |number: usize| metric(&agent, "inspector_kube_pods", |pods| pods == number as f64);
+    let pods = |number: usize| metric(&agent, "inspector_kube_objects", |pods| pods == number as f64);
     pods(1)?;
     metric(&agent, "inspector_kube_up", |up| up == 1.0)?;
 
@@ -84,7 +84,7 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
         agent.wait_for_log(&["the API server does not tell", said])?;
         let spots = blind_spots(&agent, &[])?;
         ensure!(spots.iter().any(|spot| spot.contains("owners and labels of pods are")), "{spots:?}");
-        assert_eq!(agent.scrape()?.sum("inspector_kube_pods", &[]), Some(3.0), "what is known stays");
+        assert_eq!(agent.scrape()?.sum("inspector_kube_objects", &[]), Some(3.0), "what is known stays");
         server.trouble(None);
         metric(&agent, "inspector_kube_up", |up| up == 1.0).with_context(|| format!("after {trouble:?}"))?;
     }
@@ -105,7 +105,7 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
     server.cut();
     server.set(pod("shop", "late", "late", "cart"));
     wait::within(Duration::from_secs(150), "the new token", || {
-        agent.scrape().ok()?.sum("inspector_kube_pods", &[]).filter(|pods| *pods == 5.0)
+        agent.scrape().ok()?.sum("inspector_kube_objects", &[]).filter(|pods| *pods == 5.0)
     })
     .with_context(|| agent.log().join("\n"))?;
     ensure!(server.requests().len() > before);
@@ -176,7 +176,7 @@ fn a_real_pod_has_its_name_from_the_node_and_its_owner_from_the_api_server() -> 
 
     // The API server forgets the pod before its network is gone: it keeps its name.
     server.delete("cart-7d9f-a");
-    metric(&agent, "inspector_kube_pods", |pods| pods == 0.0)?;
+    metric(&agent, "inspector_kube_objects", |pods| pods == 0.0)?;
     assert_eq!(listed().context("still there")?["owner"], "Deployment/cart");
     drop(pod);
     wait::until("the pod to be gone", || listed().is_none().then_some(()))?;

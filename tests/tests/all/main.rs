@@ -32,6 +32,7 @@ mod prometheus;
 mod readme;
 mod replay;
 mod scale;
+mod services;
 mod signals;
 mod sources;
 mod start;

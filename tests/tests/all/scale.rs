@@ -49,7 +49,7 @@ impl Node {
             names: Arc::default(),
             columns: Arc::default(),
             metrics: Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss))),
-            events: Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), "n1")),
+            events: Arc::new(EventLog::new(limits, Arc::clone(&entities).into(), Arc::clone(&loss), "n1")),
             entities,
             loss,
             status: Arc::<Status>::default(),

@@ -8,13 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::anyhow;
 
 use crate::answers::question::Question;
-use crate::answers::report::{Action, Evidence, Finding, Place, Report, Verdict};
+use crate::answers::report::{Evidence, Finding, Report, Verdict};
+use crate::answers::services;
 use crate::cli::cluster::{self, ClusterArgs, Found};
 use crate::cli::terminal;
 use crate::clock::unix_ns;
-use crate::events::severity::Severity;
 use crate::http::reach::Server;
 use crate::kubernetes::access::Cluster;
+use crate::pods::ObjectName;
 
 /// What the agent calls the network of its node.
 const HOST: &str = "host";
@@ -106,7 +107,8 @@ impl Whom {
             let (namespace, name) = service.split_once('/').unwrap_or(("", &service));
             let behind = cluster.behind(namespace, name).await?;
             if behind.ready == 0 {
-                self.findings.push(without_endpoints(namespace, name, behind.all));
+                let service = ObjectName { namespace: namespace.to_owned(), name: name.to_owned() };
+                self.findings.push(without_endpoints(&service, behind.all));
             } else if behind.pods.is_empty() {
                 let why = "its endpoints are no pods of this cluster, so no agent is beside them";
                 self.notes.push(format!("Service {service}: {why}"));
@@ -178,54 +180,25 @@ impl Whom {
     }
 }
 
-/// A Service to which nobody can connect. What a client meets depends on who routes to Services: mostly a
-/// refusal, which looks like that of a firewall or of a closed port.
-fn without_endpoints(namespace: &str, name: &str, endpoints: usize) -> Finding {
-    let (title, known) = match endpoints {
+/// A Service to which nobody can connect, as its EndpointSlices say.
+fn without_endpoints(service: &ObjectName, endpoints: usize) -> Finding {
+    let (known, summary) = match endpoints {
         0 => (
-            "there is no endpoint behind it, or no such Service: every connection to it fails",
+            "there is no endpoint behind it, or no such Service",
             "no EndpointSlice of it has an endpoint".to_owned(),
         ),
         _ => (
-            "none of the pods behind it is ready: every connection to it fails",
+            "none of the pods behind it is ready",
             format!("its EndpointSlices have {endpoints} endpoints, 0 of them ready"),
         ),
     };
     let now = unix_ns();
-    let safe = |title: &str, command: String| Action {
-        title: title.to_owned(),
-        command: Some(command),
-        risk: "safe".to_owned(),
-        ..Action::default()
-    };
+    let evidence = Evidence { kind: "text".to_owned(), summary, at_ns: Some(now), ..Evidence::default() };
     Finding {
-        code: "service-without-endpoints".to_owned(),
-        title: format!("Service {namespace}/{name}: {title}"),
-        severity: Severity::Critical,
-        confidence: 95,
-        entities: vec![Place {
-            name: name.to_owned(),
-            kind: "service".to_owned(),
-            namespace: namespace.to_owned(),
-            ..Place::default()
-        }],
         first_ns: now,
         last_ns: now,
-        count: 1,
-        evidence: vec![Evidence {
-            kind: "text".to_owned(),
-            summary: known,
-            at_ns: Some(now),
-            ..Evidence::default()
-        }],
-        actions: vec![
-            safe(
-                "see what is behind it, and whether its selector matches pods",
-                format!("kubectl -n {namespace} describe service {name}"),
-            ),
-            safe("see why pods are not ready", format!("kubectl -n {namespace} get pods -o wide")),
-        ],
-        ..Finding::default()
+        evidence: vec![evidence],
+        ..services::without_endpoints(service, known)
     }
 }
 

@@ -149,7 +149,7 @@ fn in_words(namespaces: u64) -> String {
 /// What stands in the way of a source; namespaces that cannot be entered have a check of their own.
 fn obstacle(source: &str, proc: &Path) -> Obstacle {
     match source {
-        "conntrack" => privilege::obstacle(Capability::NetAdmin, &[]),
+        "conntrack" | "nat" => privilege::obstacle(Capability::NetAdmin, &[]),
         "fd" | "io" => privilege::hides_processes(proc)
             .unwrap_or_else(|| privilege::obstacle(Capability::SysPtrace, &[Capability::DacReadSearch])),
         _ => privilege::obstacle(Capability::SysAdmin, &[]),
@@ -164,6 +164,7 @@ fn gives(source: &str) -> &str {
         "tcpsummary" => "TCP sockets by state, and bytes in their queues",
         "softnet" => "packets that CPUs process and drop",
         "conntrack" => "tracked connections",
+        "nat" => "addresses that are translated",
         "qdisc" => "queueing disciplines",
         "netdev" => "interfaces",
         "fd" => "open descriptors and sockets",

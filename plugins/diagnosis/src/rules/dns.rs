@@ -158,7 +158,13 @@ fn silent(window: &Window, findings: &mut Findings, pair: Pair, tally: &Tally) {
         answers => Severity::warning_if(missing.saturating_mul(MANY) >= answers),
     };
     let key = Key { entity: pair.0, what: What::DnsUnanswered, flow };
-    if findings.attribute(&flow, severity, (&key, tally.amount(missing)), window) {
+    let symptom = (&key, tally.amount(missing));
+    let explained = window
+        .behind(&flow)
+        .iter()
+        .filter(|flow| findings.attribute(flow, severity, symptom, window))
+        .count();
+    if explained > 0 {
         return;
     }
     let queries = plural(tally.queries.max(missing), "query");

@@ -176,7 +176,7 @@ impl Component {
             names: Arc::new(names()),
             columns: Arc::default(),
             metrics: Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss))),
-            events: Arc::new(EventLog::new(limits, Arc::clone(&entities), Arc::clone(&loss), "bench")),
+            events: Arc::new(EventLog::new(limits, Arc::clone(&entities).into(), Arc::clone(&loss), "bench")),
             entities,
             loss: Arc::clone(&loss),
             status: Arc::clone(&status),
