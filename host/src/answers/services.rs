@@ -162,7 +162,7 @@ impl Names<'_> {
         let service = &of.met.service;
         let (name, at) = (&service.name, of.at);
         let is_of_pod = finding.entities.first().is_some_and(|place| place.kind == "pod");
-        let is_outside = of.met.is_node_port || !service.ips.first().is_some_and(|ip| *ip == at.ip());
+        let is_outside = of.met.is_node_port || service.ips.first().is_none_or(|ip| *ip != at.ip());
         let mut found = match finding.code.as_str() {
             REJECTED if !is_of_pod => without_endpoints(
                 name,

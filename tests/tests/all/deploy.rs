@@ -137,7 +137,7 @@ fn the_agent_knows_the_flags_and_the_configuration_that_it_is_started_with() -> 
 #[test]
 fn the_agent_and_its_users_have_exactly_the_rights_that_they_use() -> Result<()> {
     for (kind, name, expected) in [
-        ("ClusterRole", "net-exporter", &["\"\": pods: list, watch"][..]),
+        ("ClusterRole", "net-exporter", &["\"\": pods, services, nodes: list, watch"][..]),
         ("ClusterRole", "inspector-user", &["\"\": pods: get", "discovery.k8s.io: endpointslices: list"][..]),
         ("Role", "inspector-user", &["\"\": pods: list", "\"\": pods/portforward: get, create"][..]),
     ] {

@@ -288,7 +288,11 @@ fn pods_of_other_nodes_are_named_where_the_agent_may_list_them() -> Result<()> {
     // An address that nobody on the link has: the neighbour is asked for in vain.
     let stream = EventStream::open(agent.events, "")?;
     let to = SocketAddr::from(at("10.9.0.77", 80));
-    scene.client().run(|| Ok(drop(TcpStream::connect_timeout(&to, PATIENCE))))?;
+    scene.client().run(|| {
+        // Nobody answers.
+        drop(TcpStream::connect_timeout(&to, PATIENCE));
+        Ok(())
+    })?;
     wait::until("an event with the pod's name", || {
         let is_named = |event: &Value| event["attrs"]["dst_entity"] == "shop/far-0";
         stream.received().iter().any(is_named).then_some(())
