@@ -121,7 +121,7 @@ impl Analyzer for Diagnosis {
             store: Store::new(args.now),
             queries: Queries::default(),
             counters: Counters::new(args.now),
-            translations: Translations::new(),
+            translations: Translations::open(),
             live: Live::new()?,
             host: 0,
             lost: VecDeque::new(),

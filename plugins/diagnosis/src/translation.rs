@@ -84,8 +84,8 @@ impl End {
 }
 
 impl Translations {
-    /// None are known.
-    pub fn new() -> Self {
+    /// Opens the source; no translation is known yet.
+    pub fn open() -> Self {
         let source = Source::open(SOURCE).ok();
         let source = source.and_then(|source| Columns::of(&source).map(|columns| (source, columns)));
         Self { source, known: Map::default() }
