@@ -104,9 +104,13 @@ impl Window {
         };
         // Those that are there come first, so that none that is gone keeps an address from its heir.
         entities::all().into_iter().for_each(|entity| named.know(entity, true));
+        let seen: Map<_, ()> = facts.keys().map(|key| ((key.entity, key.flow), ())).collect();
         for (Key { entity, what, flow }, amount) in facts {
             named.know(entity, false);
-            let flow = named.as_it_arrives(what, flow);
+            // Who observes both has it translated by nobody on the way back, which is the fault.
+            let is_seen =
+                |flow: Flow| seen.contains_key(&(entity, flow)) || seen.contains_key(&(entity, flow.back()));
+            let flow = named.as_it_arrives(what, flow).filter(|arrives| !is_seen(*arrives)).unwrap_or(flow);
             match what {
                 What::Drop(drop) => named.drops.push(Dropped::new(entity, flow, amount, drop)),
                 What::ResetSent(reset) => {
@@ -125,14 +129,14 @@ impl Window {
     }
 
     /// Queries for names stay as they were sent: they are told apart by server, and not by client's port.
-    fn as_it_arrives(&self, what: What, flow: Flow) -> Flow {
+    fn as_it_arrives(&self, what: What, flow: Flow) -> Option<Flow> {
         let is_query = matches!(what, What::DnsQuery | What::DnsUnanswered | What::DnsAnswer { .. });
         if is_query || !flow.is_known() {
-            return flow;
+            return None;
         }
         // What comes back to the client is of the same conversation.
         let back = || self.translations.arrives(&flow.back()).map(Flow::back);
-        self.translations.arrives(&flow).or_else(back).unwrap_or(flow)
+        self.translations.arrives(&flow).or_else(back)
     }
 
     /// What a client sent, and how it arrives, of a conversation that is translated.

@@ -107,6 +107,18 @@ fn what_comes_back_from_a_service_is_of_the_same_conversation() {
 }
 
 #[test]
+fn an_answer_that_comes_past_the_translation_is_no_answer() {
+    let answered = |case: Case| {
+        case.sent_again(A, SERVICE, tcp_retransmit::WHY_SYN, 3)
+            .reset(CLIENT, A, BACKEND, "NO_SOCKET", |r| (r.has_segment, r.tcp_flags) = (1, SYN | ACK))
+            .dropped_as(CLIENT, BACKEND, A, "NO_SOCKET", "tcp_v4_rcv", |d| d.tcp_flags = SYN | ACK)
+            .found()
+    };
+    // As without the entry.
+    assert_eq!(answered(tracked(&[row(6, [A, SERVICE, A, BACKEND])])), answered(Case::new()));
+}
+
+#[test]
 fn queries_to_a_service_are_explained_by_what_stops_them_at_one_of_its_backends() {
     let (service, one, two) = ("10.96.0.10:53", "10.9.0.2:53", "10.9.0.3:53");
     let case = tracked(&[
