@@ -4,6 +4,8 @@
 //! What a guest says is checked where it enters (`declaration`, `series`). Each plugin has its own
 //! lock, taken once per call and never while another one is held except to register. How values
 //! are written out is in `exposition`; nothing here does I/O.
+//!
+//! Longer than other files, because all that changes the series of a plugin goes by its one lock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;

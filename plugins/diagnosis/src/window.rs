@@ -2,7 +2,8 @@
 //! entity has which address.
 //!
 //! Conversations that are translated are here as they arrive at who answers them, so that what its client
-//! suffers and what stops it there are of one conversation.
+//! suffers and what stops it there are of one conversation; not where somebody observes both, since an answer
+//! that comes past the translation is a fault. Queries for names stay as they were sent.
 //!
 //! Nothing is concluded here. Facts of all entities are here, also where a question is about one:
 //! the cause of what it suffers may sit in another.

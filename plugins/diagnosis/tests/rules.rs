@@ -1,5 +1,7 @@
 //! Each conclusion from the records and counters that its fault makes, beside the look-alike that
 //! must not be taken for it.
+//!
+//! Longer than other files, because it is a list: a case for each rule, beside what makes them.
 
 #[path = "rules/commands.rs"]
 mod commands;

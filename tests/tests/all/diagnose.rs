@@ -1,5 +1,8 @@
 //! Promise: a question is answered with the cause, its place and how it is known, whatever part of
 //! the agent, of the cluster or of the asking is broken.
+//!
+//! Longer than other files, because its promises are of one path, from the question to each form of the
+//! answer.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
