@@ -124,8 +124,13 @@ fn the_counters_of_five_thousand_namespaces_are_all_current_and_no_tick_is_too_l
     let mut node = Node::start("pod-counters", plenty)?;
     let first = node.interval(|_, _| false)?;
     let series = node.shared.metrics.series_count("pod-counters");
-    let idle = node.interval(|_, _| false)?;
-    let busy = node.interval(|_, _| true)?;
+    // The shortest of three: on a machine that others use, any one may cost several times as much.
+    let mut shortest = |rises: bool| -> Result<Duration> {
+        let (a, b, c) =
+            (node.interval(|_, _| rises)?, node.interval(|_, _| rises)?, node.interval(|_, _| rises)?);
+        Ok(a.min(b).min(c))
+    };
+    let (idle, busy) = (shortest(false)?, shortest(true)?);
     println!("{series} series; first {first:?}, nothing changed {idle:?}, everything changed {busy:?}");
     assert_eq!(series % NAMESPACES, 0, "some namespaces have series that others lack");
     assert!(series / NAMESPACES >= 100);
