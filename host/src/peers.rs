@@ -156,11 +156,12 @@ impl Peers {
     pub fn apply_services(&self, change: Change<Service>) -> usize {
         let mut table = self.write();
         let Table { services, by_ip, by_node_port, .. } = &mut *table;
-        apply(services, change, by_ip, Owner::Service);
-        by_node_port.clear();
-        for service in services.values() {
-            for port in service.ports.iter().filter(|port| port.node_port > 0) {
-                by_node_port.entry((port.proto, port.node_port)).or_default().push(Arc::clone(service));
+        if apply(services, change, by_ip, Owner::Service) {
+            by_node_port.clear();
+            for service in services.values() {
+                for port in service.ports.iter().filter(|port| port.node_port > 0) {
+                    by_node_port.entry((port.proto, port.node_port)).or_default().push(Arc::clone(service));
+                }
             }
         }
         services.len()
@@ -191,17 +192,20 @@ impl Peers {
     }
 }
 
-/// Changes one kind, and only what differs: nodes report themselves again and again.
+/// Changes one kind, and only what differs: nodes report themselves again and again. Tells whether anything
+/// did.
 fn apply<T: PartialEq>(
     known: &mut BTreeMap<String, Arc<T>>,
     change: Change<T>,
     by_ip: &mut HashMap<IpAddr, Vec<Owner>>,
     owner: impl Fn(Arc<T>) -> Owner,
-) {
+) -> bool {
+    let mut is_other = false;
     let mut replace = |known: &mut BTreeMap<String, Arc<T>>, uid: String, new: Option<T>| {
         if known.get(&uid).map(|before| &**before) == new.as_ref() {
             return;
         }
+        is_other = true;
         if let Some(before) = known.remove(&uid).map(&owner) {
             for ip in before.ips() {
                 let is_left = by_ip.get_mut(ip).is_some_and(|owners| {
@@ -228,6 +232,7 @@ fn apply<T: PartialEq>(
         Change::Set(uid, new) => replace(known, uid, Some(new)),
         Change::Gone(uid) => replace(known, uid, None),
     }
+    is_other
 }
 
 #[cfg(test)]

@@ -2,12 +2,17 @@
 //!
 //! A connection has two ends, and each node sees one of them: the client's node sees that nobody
 //! answers, the server's node why. Findings that are no more than the far end of a cause on another
-//! node are folded into it as evidence, told by the flow that both saw.
+//! node are folded into it as evidence, told by the flow that both saw. Of what is sent to a Service, the client's node sees the
+//! address of the Service and the other node that of a pod: both see the address and port of the client.
+
+use std::net::SocketAddr;
 
 use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Place, Report, Role, Verdict, join, merge};
 
 /// The attribute of an evidence that names its connection: the same text at both ends.
 const FLOW: &str = "flow";
+/// The attribute of an evidence that names an address and port of a Service, as the client knows it.
+const SENT_TO: &str = "sent_to";
 /// The attribute that says which part an evidence plays.
 const ROLE: &str = "role";
 
@@ -60,10 +65,11 @@ fn fold_far_ends(findings: Vec<Finding>) -> Vec<Finding> {
 /// that a second fault behind the same symptom is not hidden by the first.
 fn explanations(symptom: &Finding, findings: &[Finding]) -> Option<Vec<usize>> {
     let mut causes = Vec::new();
+    let services: Vec<_> = symptom.evidence.iter().filter_map(|evidence| evidence.attr(SENT_TO)).collect();
     for flow in flows(symptom) {
         let explains = |finding: &Finding| {
             let is_cause = node_of(finding) != node_of(symptom) && finding.role == Role::Cause;
-            is_cause && flows(finding).any(|known| known == flow)
+            is_cause && flows(finding).any(|known| known == flow || is_behind(known, flow, &services))
         };
         let cause = findings.iter().position(explains)?;
         join(&mut causes, vec![cause]);
@@ -73,6 +79,16 @@ fn explanations(symptom: &Finding, findings: &[Finding]) -> Option<Vec<usize>> {
 
 fn flows(finding: &Finding) -> impl Iterator<Item = &str> {
     finding.evidence.iter().filter_map(|evidence| evidence.attr(FLOW))
+}
+
+/// Whether a flow is what became of another, which a client sent to one of those Services.
+fn is_behind(known: &str, flow: &str, services: &[&str]) -> bool {
+    let (mut known, mut flow) = (known.split(' '), flow.split(' '));
+    let is_same_proto = known.next() == flow.next();
+    let (at, client): (Vec<_>, Vec<_>) = flow.partition(|end| services.contains(end));
+    let ([_], [client]) = (at.as_slice(), client.as_slice()) else { return false };
+    // An end without a port is that of many conversations.
+    is_same_proto && client.parse::<SocketAddr>().is_ok() && known.any(|end| end == *client)
 }
 
 fn node_of(finding: &Finding) -> &str {
@@ -158,6 +174,21 @@ mod tests {
         let report = joined(vec![lossy()], both);
         assert_eq!(report.findings.len(), 2, "each cause has the symptom");
         assert!(report.findings.iter().all(|finding| finding.evidence.len() == 2), "{report:#?}");
+    }
+
+    #[test]
+    fn what_is_sent_to_a_service_is_explained_by_the_node_of_its_pod() {
+        let to_service = |flow: &str, service: &str| {
+            let mut refused = symptom("connection-refused", "n1", &[flow]);
+            let attrs = vec![(SENT_TO.into(), service.into()), ("service".into(), "shop/db".into())];
+            refused.evidence.push(Evidence { attrs, ..Evidence::default() });
+            joined(vec![refused], vec![finding("port-not-listening", "n2", &[FLOW_A])]).findings.len()
+        };
+        assert_eq!(to_service("TCP 10.0.0.1:4242 10.96.0.10:5432", "10.96.0.10:5432"), 1);
+        assert_eq!(to_service("TCP 10.0.0.1:4243 10.96.0.10:5432", "10.96.0.10:5432"), 2, "another port");
+        assert_eq!(to_service("UDP 10.0.0.1:4242 10.96.0.10:5432", "10.96.0.10:5432"), 2, "another protocol");
+        assert_eq!(to_service("TCP 10.0.0.1:4242 10.96.0.11:5432", "10.96.0.10:5432"), 2, "no Service");
+        assert_eq!(to_service("TCP 10.0.0.1 10.96.0.10:5432", "10.96.0.10:5432"), 2, "no port");
     }
 
     #[test]

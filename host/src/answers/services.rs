@@ -79,6 +79,14 @@ fn look(title: &str, command: String) -> Action {
     Action { title: title.to_owned(), command: Some(command), risk: "safe".to_owned(), ..Action::default() }
 }
 
+fn look_at_endpoints(title: &str, service: &ObjectName, form: &str) -> Action {
+    let ObjectName { namespace, name } = service;
+    look(
+        title,
+        format!("kubectl -n {namespace} get endpointslices -l kubernetes.io/service-name={name} -o {form}"),
+    )
+}
+
 /// Protocol and ends of the conversation that a line is about; an end without a port is none.
 fn flow(line: &Evidence) -> Option<(&str, Vec<SocketAddr>)> {
     let mut words = line.attr("flow")?.split(' ');
@@ -178,13 +186,7 @@ impl Names<'_> {
                 confidence: 95,
                 entities: vec![place(name)],
                 actions: vec![
-                    look(
-                        "see on which nodes its pods are",
-                        format!(
-                            "kubectl -n {} get endpointslices -l kubernetes.io/service-name={} -o wide",
-                            name.namespace, name.name
-                        ),
-                    ),
+                    look_at_endpoints("see on which nodes its pods are", name, "wide"),
                     look(
                         "see the policy; a load balancer is to send to nodes only that pass its health check",
                         format!("kubectl -n {} describe service {}", name.namespace, name.name),
@@ -195,7 +197,8 @@ impl Names<'_> {
             _ => {
                 self.name_in(finding, at.ip(), &format!("Service {name}"));
                 let said = format!("{at} is Service {name}");
-                join(&mut finding.evidence, vec![evidence(said, &[("service", name.to_string())])]);
+                let attrs = [("service", name.to_string()), ("sent_to", at.to_string())];
+                join(&mut finding.evidence, vec![evidence(said, &attrs)]);
                 return None;
             }
         };
@@ -248,15 +251,6 @@ impl Names<'_> {
             finding.evidence.push(Evidence { attrs, ..evidence(summary, &[]) });
         }
         let who = backend.clone().unwrap_or_else(|| arrives.ip().to_string());
-        let slices = || {
-            look(
-                "see whether it is still among the endpoints, and ready",
-                format!(
-                    "kubectl -n {} get endpointslices -l kubernetes.io/service-name={} -o yaml",
-                    name.namespace, name.name
-                ),
-            )
-        };
         let ends = pod.filter(|pod| pod.life != Life::Running);
         match (finding.code.as_str(), ends) {
             (code, Some(pod)) if OF_ENDING.contains(&code) => {
@@ -265,7 +259,10 @@ impl Names<'_> {
                 finding.code = ENDING_BACKEND.to_owned();
                 finding.title = format!("Service {name} still sends to {who}, which {life}: {told}");
                 finding.role = Role::Cause;
-                finding.actions.insert(0, slices());
+                finding.actions.insert(
+                    0,
+                    look_at_endpoints("see whether it is still among the endpoints, and ready", name, "yaml"),
+                );
             }
             (CLOSED_PORT, None) => {
                 finding.code = WRONG_PORT.to_owned();

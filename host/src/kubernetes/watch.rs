@@ -13,31 +13,25 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::join;
+use kube::Client;
 use kube::api::Api;
-use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher;
-use kube::{Client, Config};
 use tokio::time::timeout;
-use tower::limit::RateLimitLayer;
 
+use super::client::{client, innermost, refusal};
 use super::object::Watched;
 use super::object::addressed::{ClusterNode, ClusterPod};
 use super::object::node_pod::NodePod;
 use super::object::service::ClusterService;
 use super::told::{Options, Told};
 use crate::pods::Change;
-use crate::text::cause;
 
 /// How long one watch lasts before the next one goes on from there: a connection that went silent is
 /// noticed some seconds later.
 const WATCH: u32 = 240;
-/// How long connecting may take.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Time between two attempts to find out how to reach the API server at all.
 const AGAIN: Duration = Duration::from_secs(15);
-/// Requests for each kind of objects within a time, at most: the library asks again at once for a watch that ends at once, as one
-/// through a broken proxy does, and each node of a cluster would.
+/// Requests for each kind of objects within a time, at most.
 const REQUESTS: u64 = 5;
 /// See [`REQUESTS`].
 const PER: Duration = Duration::from_secs(10);
@@ -55,7 +49,7 @@ pub fn is_in_cluster() -> bool {
 pub async fn follow(options: Options, tell: impl Fn(Told)) {
     let resources = options.resources();
     let client = loop {
-        match client(&options, resources.len() as u64).await {
+        match client(&options, REQUESTS * resources.len() as u64, PER).await {
             Ok(client) => break client,
             Err(why) => resources.iter().for_each(|resource| tell(Told::Failed(*resource, why.clone()))),
         }
@@ -68,23 +62,6 @@ pub async fn follow(options: Options, tell: impl Fn(Told)) {
     let nodes = each::<ClusterNode>(&client, all(), &options, &tell);
     let all_pods = each::<ClusterPod>(&client, all(), &options, &tell);
     join(join(pods, services), join(nodes, all_pods)).await;
-}
-
-async fn client(options: &Options, resources: u64) -> Result<Client, String> {
-    let mut config = if options.kubeconfig.as_os_str().is_empty() {
-        Config::incluster().map_err(|error| cause::chain(&error))?
-    } else {
-        let words = |error: kube::config::KubeconfigError| {
-            format!("{}: {}", options.kubeconfig.display(), cause::chain(&error))
-        };
-        let file = Kubeconfig::read_from(&options.kubeconfig).map_err(words)?;
-        Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(words)?
-    };
-    config.connect_timeout = Some(CONNECT);
-    // The watch repeats, and tells; the client would repeat for long before it does.
-    config.default_retry = false;
-    let builder = ClientBuilder::try_from(config).map_err(|error| cause::chain(&error))?;
-    Ok(builder.with_layer(&RateLimitLayer::new(REQUESTS * resources, PER)).build())
 }
 
 /// Follows one kind of objects, if it is among those that are followed.
@@ -168,19 +145,5 @@ fn in_words(error: &watcher::Error) -> String {
         | watcher::Error::WatchError(status) => status,
         error => return format!("the API server cannot be reached: {}", innermost(error)),
     };
-    match status.code {
-        401 => "the API server does not accept who the agent says it is (401)".to_owned(),
-        // It says who may not do what.
-        403 => format!("{} (403): see the ClusterRole of the agent's manifests", status.message),
-        code => format!("the API server answers {code}: {}", status.message),
-    }
-}
-
-/// What went wrong, without the layers of the client through which it came: the same words whatever was asked.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
+    refusal(status.code, &status.message)
 }
