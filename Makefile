@@ -38,7 +38,7 @@ LINT_PACKAGES := clang-format
 IMAGE_PACKAGES := busybox-static
 BUSYBOX ?= /bin/busybox
 # What `make test-kernels` boots stock kernels with.
-KERNEL_PACKAGES := qemu-system-x86 cpio
+KERNEL_PACKAGES := qemu-system-x86 cpio xz-utils
 # Installs what is missing of a list of packages; fetches nothing when all is there.
 define install
 if ! command -v dpkg-query >/dev/null; then echo "packages: not Debian; this needs what matches:" $(1); exit 0; fi; \

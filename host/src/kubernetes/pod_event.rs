@@ -15,9 +15,9 @@ use crate::text::escape;
 
 /// Who says it, in `kubectl get events`.
 const CONTROLLER: &str = "inspector";
-/// Bytes that the API server allows a note, and a reason.
+/// Bytes that the API server allows a note, and a reason or an instance.
 const MAX_NOTE: usize = 1024;
-const MAX_REASON: usize = 128;
+const MAX_NAME: usize = 128;
 /// How long the API server may take for one.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Events a minute at most, whatever is wrong: the pods that a kubelet runs by default.
@@ -48,7 +48,8 @@ impl PodEvents {
     /// If there is no way to ask it, in words.
     pub async fn new(options: &Options) -> Result<Self, String> {
         let client = client(options, PER_MINUTE, Duration::from_secs(60)).await?;
-        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(options.node.clone()) };
+        let instance = Some(escape::admit(options.node.clone(), MAX_NAME));
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance };
         Ok(Self { recorder: Recorder::new(client, reporter) })
     }
 
@@ -87,7 +88,7 @@ fn reason(code: &str) -> String {
         let mut letters = word.chars();
         letters.next().map(|first| first.to_ascii_uppercase()).into_iter().chain(letters).collect::<String>()
     };
-    escape::admit(code.split('-').map(capitalised).collect(), MAX_REASON)
+    escape::admit(code.split('-').map(capitalised).collect(), MAX_NAME)
 }
 
 #[cfg(test)]
@@ -98,6 +99,6 @@ mod tests {
     fn reasons_are_written_as_kubernetes_writes_them() {
         assert_eq!(reason("accept-queue-overflow"), "AcceptQueueOverflow");
         assert_eq!(reason("dns-timeout"), "DnsTimeout");
-        assert!(reason(&"a-".repeat(1000)).len() <= MAX_REASON);
+        assert!(reason(&"a-".repeat(1000)).len() <= MAX_NAME);
     }
 }

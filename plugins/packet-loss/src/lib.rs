@@ -25,7 +25,7 @@ use inspector_sdk::{
 
 use crate::site::{Cause, Sites};
 use crate::tally::{Key, Tally};
-use crate::totals::{TOTALS, Totals};
+use crate::totals::{BY_PLACE, TOTALS, Totals};
 
 const DROPS: &str = "inspector_drops_total";
 const PACKETLOSS: &str = "PACKETLOSS";
@@ -43,6 +43,8 @@ const PUBLISH_NS: u64 = 1_000_000_000;
 pub struct PacketLoss {
     drops: Counter<Cause>,
     totals: Totals,
+    /// A place had a name: the host may read the kernel's symbols.
+    places_are_named: bool,
     published_at: Timestamp,
     tally: Tally,
     sites: Sites,
@@ -80,6 +82,7 @@ impl Analyzer for PacketLoss {
         Ok(Self {
             drops: Counter::declared(DROPS)?,
             totals,
+            places_are_named: false,
             published_at: 0,
             tally: Tally::default(),
             sites: Sites::default(),
@@ -155,7 +158,9 @@ impl PacketLoss {
         for count in self.tally.end_batch() {
             self.drops.add(count.key.entity, count.cause(), count.drops);
             totals::add(&mut self.totals, count.key.entity, count.class, count.drops);
+            self.places_are_named |= count.class.is_named;
         }
+        self.totals.withhold(BY_PLACE.map(|is_by_place| is_by_place && !self.places_are_named));
     }
 
     /// Publishes the totals that changed.

@@ -32,6 +32,8 @@ pub struct SiteClass {
     pub is_noise: bool,
     /// The stage of the receive path, where the original exporter counts it apart.
     pub stage: LossStage,
+    /// The place has a name, without which the rest is not sure.
+    pub is_named: bool,
 }
 
 /// Label values of a drop: its site without what only classifies it.
@@ -65,7 +67,11 @@ impl Site {
             with_socket: self.with_socket,
             is_multicast: self.is_multicast,
         };
-        SiteClass { is_noise: is_noise(&reason, circumstances), stage: LossStage::of(&reason, &symbol.name) }
+        SiteClass {
+            is_noise: is_noise(&reason, circumstances),
+            stage: LossStage::of(&reason, &symbol.name),
+            is_named: symbol.name != kernel::NO_SYMBOL,
+        }
     }
 }
 

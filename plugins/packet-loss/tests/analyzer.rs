@@ -70,6 +70,22 @@ fn a_drop_is_counted_and_shown_with_everything_known_of_it() {
 }
 
 #[test]
+fn where_places_have_no_names_totals_by_place_have_no_value() {
+    let mut host =
+        Harness::<PacketLoss>::start(World { symbols: HashMap::new(), ..world() }).expect("it starts");
+    host.hook(|analyzer| analyzer.added(&[1, 2]));
+    host.batch(5, &[drop(NO_SOCKET, UDP_RCV)]);
+    tick(&mut host);
+    let total = |name: &str, entity| host.value(&format!("inspector_pod_packetloss_{name}"), entity, &[]);
+    for (entity, drops) in [(1, 1.0), (2, 0.0)] {
+        assert_eq!((total("total", entity), total("netfilter", entity)), (Some(drops), Some(0.0)));
+        for name in ["abnormal", "tcpstatm", "tcprcv", "tcphandle"] {
+            assert!(total(name, entity).is_some_and(f64::is_nan), "{name} is {:?}", total(name, entity));
+        }
+    }
+}
+
+#[test]
 fn a_storm_of_one_cause_does_not_hide_the_first_drop_of_another() {
     let mut host = start();
     host.batch(5, &vec![drop(NETFILTER_DROP, NF_HOOK); 2_000]);

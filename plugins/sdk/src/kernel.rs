@@ -12,7 +12,7 @@ use crate::map::Map;
 const CACHED: usize = 4_096;
 
 /// What `symbol_at` says of an address that no symbol covers.
-const NO_SYMBOL: &str = "unknown";
+pub const NO_SYMBOL: &str = "unknown";
 
 thread_local! {
     static CACHE: RefCell<Cache> = RefCell::default();

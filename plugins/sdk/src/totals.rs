@@ -18,6 +18,8 @@ const CROWD: usize = 4_096;
 pub struct Totals<const N: usize> {
     /// None of what this node cannot show.
     metrics: Vec<Option<Gauge>>,
+    /// Those that have no value now.
+    withheld: [bool; N],
     by_entity: Map<EntityId, Row<N>>,
 }
 
@@ -41,13 +43,22 @@ impl<const N: usize> Totals<N> {
     /// A metric that is not declared.
     pub fn declared(names: [&str; N]) -> Result<Self, Error> {
         let metrics = names.into_iter().map(|name| Gauge::declared(name).map(Some));
-        Ok(Self { metrics: metrics.collect::<Result<_, _>>()?, by_entity: Map::default() })
+        let metrics = metrics.collect::<Result<_, _>>()?;
+        Ok(Self { metrics, withheld: [false; N], by_entity: Map::default() })
     }
 
     /// Never shows the metrics with these indexes: the probe that they rest on is missing here.
     pub fn hide(&mut self, metrics: Range<usize>) {
         if let Some(hidden) = self.metrics.get_mut(metrics) {
             hidden.fill_with(|| None);
+        }
+    }
+
+    /// Shows no values of these metrics, because they would be false, or all values again.
+    pub fn withhold(&mut self, metrics: [bool; N]) {
+        if self.withheld != metrics {
+            self.withheld = metrics;
+            self.by_entity.values_mut().for_each(|row| row.changed = true);
         }
     }
 
@@ -90,9 +101,10 @@ impl<const N: usize> Totals<N> {
         }
         for (entity, row) in self.by_entity.iter_mut().filter(|(_, row)| row.changed) {
             row.changed = false;
-            for (metric, total) in self.metrics.iter_mut().zip(row.totals) {
+            let values = row.totals.into_iter().zip(self.withheld);
+            for (metric, (total, is_withheld)) in self.metrics.iter_mut().zip(values) {
                 if let Some(metric) = metric {
-                    metric.set(*entity, (), total as f64);
+                    metric.set(*entity, (), if is_withheld { f64::NAN } else { total as f64 });
                 }
             }
         }
@@ -160,6 +172,20 @@ mod tests {
         assert_eq!(published(&mut totals, 5), [Some(0.0), Some(7.0)]);
         totals.forget(&[5]);
         assert!(totals.save().is_empty());
+    }
+
+    #[test]
+    fn what_is_withheld_has_no_value_until_it_is_shown_again() {
+        let mut totals = totals();
+        totals.start(&[5]);
+        published(&mut totals, 5);
+        totals.withhold([false, true]);
+        totals.add(5, 1, 3);
+        let [a, b] = published(&mut totals, 5);
+        assert_eq!(a, Some(0.0));
+        assert!(b.is_some_and(f64::is_nan), "{b:?}");
+        totals.withhold([false, false]);
+        assert_eq!(published(&mut totals, 5), [Some(0.0), Some(3.0)]);
     }
 
     #[test]

@@ -5,13 +5,13 @@
 //! must not be lost, and nobody may say that it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use inspector_tests::agent::{Agent, Settings, binary};
-use inspector_tests::lab::Namespace;
+use inspector_tests::lab::{Namespace, faults};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::scrape::Scrape;
 use inspector_tests::wait;
@@ -408,4 +408,30 @@ fn nobody_and_the_root_of_a_user_namespace_are_told_all_that_they_lose() -> Resu
 fn an_agent_in_a_pid_namespace_of_its_own_knows_that_it_sees_not_all_processes() -> Result<()> {
     let through = words("unshare --pid --fork --kill-child --mount-proc");
     try_all(&[Case { through, lost: vec![Processes, Descriptors] }])
+}
+
+#[test]
+fn without_names_of_places_no_drop_is_counted_by_its_place() -> Result<()> {
+    let Case { through, lost } = without(&["syslog"], &symbols()?);
+    let agent = Agent::start(&Settings { through, ..Settings::default() })?;
+    let namespace = Namespace::new("places")?;
+    // Nobody listens: the kernel drops each in tcp_v4_rcv.
+    let drops = wait::until("a drop", || {
+        let tried = namespace.run(|| {
+            faults::loopback_up()?;
+            Ok(TcpStream::connect("127.0.0.1:9").is_err())
+        });
+        let total = ("inspector_pod_packetloss_total", [("pod", namespace.name())]);
+        let drops = || agent.scrape().ok()?.sum(total.0, &total.1).filter(|drops| *drops > 0.0);
+        tried.is_ok_and(|is_refused| is_refused).then(drops).flatten()
+    })?;
+    let page = agent.scrape()?;
+    for name in ["abnormal", "tcprcv"] {
+        let value = page.sum(&format!("inspector_pod_packetloss_{name}"), &[("pod", namespace.name())]);
+        match lost.is_empty() {
+            true => ensure!(value >= Some(drops), "{name}: {value:?} of {drops}"),
+            false => ensure!(value.is_none(), "{name}: {value:?}, and not absent"),
+        }
+    }
+    Ok(())
 }
