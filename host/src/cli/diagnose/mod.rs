@@ -1,6 +1,6 @@
 //! `inspector diagnose`: asks agents, or an agent of its own, and prints the answer.
 //!
-//! [`ask`] asks running agents, [`whom`] says which, [`local`] starts one in this process; [`mod@text`], [`markdown`] and
+//! [`ask`] asks running agents, [`whom`] says which, [`port`] what comes first, [`local`] starts one in this process; [`mod@text`], [`markdown`] and
 //! [`html`] are forms of the answer. A server is not trusted: every form escapes what it shows.
 
 use std::path::PathBuf;
@@ -21,10 +21,12 @@ mod ask;
 mod html;
 mod local;
 mod markdown;
+mod port;
 mod text;
 mod whom;
 mod words;
 
+use port::OtherEnd;
 pub use text::text;
 use whom::{Names, Whom};
 use words::why_in_doubt;
@@ -100,11 +102,11 @@ pub struct Args {
     /// Ask only the agent of this node of the cluster; may be repeated
     #[arg(long = "node", value_name = "NAME", group = "cluster", help_heading = "Kubernetes")]
     nodes: Vec<String>,
-    /// Ask about this pod of the cluster as well: the other end of a connection. The port may be
-    /// written; an answer is about the pod
+    /// Ask about this pod of the cluster as well: the other end of a connection. What is about the port
+    /// comes first
     #[arg(long = "to", value_name = "NS/NAME[:PORT]", value_parser = other_end, group = "cluster")]
     #[arg(help_heading = "Kubernetes")]
-    others: Vec<String>,
+    others: Vec<OtherEnd>,
     /// Ask about the pods behind this Service of the cluster as well; may be repeated
     #[arg(long = "service", value_name = "NS/NAME", value_parser = pod, group = "cluster")]
     #[arg(help_heading = "Kubernetes")]
@@ -149,7 +151,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         None => runtime.block_on(async {
             let whom = args.whom(&mut question).await?;
-            ask::all(&whom, &question).await
+            let mut report = ask::all(&whom, &question).await?;
+            port::first(&mut report, &args.others.iter().filter_map(|other| other.port).collect::<Vec<_>>());
+            anyhow::Ok(report)
         })?,
     };
     let shown = match args.output {
@@ -181,7 +185,8 @@ impl Args {
 
     fn is_about_cluster(&self) -> bool {
         self.cluster.is_given()
-            || [&self.nodes, &self.others, &self.services].iter().any(|names| !names.is_empty())
+            || !self.others.is_empty()
+            || [&self.nodes, &self.services].iter().any(|names| !names.is_empty())
     }
 
     /// Whom to ask. In a cluster, pods of the question are looked up, and those that are on a node leave it.
@@ -190,7 +195,7 @@ impl Args {
             return Ok(Whom::of_servers(or_this_node(self.servers.clone())?));
         }
         question.entities.clone_from(&self.entities);
-        let pods = self.pods.iter().chain(&self.others).cloned().collect();
+        let pods = self.pods.iter().chain(self.others.iter().map(|other| &other.pod)).cloned().collect();
         let names = Names { pods, services: self.services.clone() };
         Whom::of_cluster(&self.cluster, &self.nodes, names, question).await
     }
@@ -213,13 +218,12 @@ fn pod(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// A pod, and a port that people know it by.
-fn other_end(text: &str) -> Result<String, &'static str> {
-    match text.rsplit_once(':') {
-        Some((name, port)) if port.parse::<u16>().is_ok_and(|port| port > 0) => pod(name),
-        Some(_) => Err("a port is a number from 1 to 65535"),
-        None => pod(text),
-    }
+fn other_end(text: &str) -> Result<OtherEnd, &'static str> {
+    let Some((name, port)) = text.rsplit_once(':') else {
+        return Ok(OtherEnd { pod: pod(text)?, port: None });
+    };
+    let port = port.parse().ok().filter(|port| *port > 0);
+    Ok(OtherEnd { pod: pod(name)?, port: Some(port.ok_or("a port is a number from 1 to 65535")?) })
 }
 
 fn window(text: &str) -> Result<Duration, String> {
@@ -293,7 +297,8 @@ mod tests {
             assert!(args(flags).is_about_cluster(), "{flags:?}");
         }
         assert!(!args(&["--pod", "shop/db"]).is_about_cluster());
-        assert_eq!(args(&["--to", "shop/db:5432"]).others, ["shop/db"]);
+        let db = |port| OtherEnd { pod: "shop/db".to_owned(), port };
+        assert_eq!(args(&["--to", "shop/db:5432", "--to", "shop/db"]).others, [db(Some(5432)), db(None)]);
         let through = |flags: &[&str]| {
             let mut args = args(flags);
             args.through_kubectl();
