@@ -8,7 +8,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::answers::report::{Action, Evidence, Finding, Place, Role, join, merge};
-use crate::entities::{Life, PodAt};
+use crate::entities::from_api::{Life, PodAt};
 use crate::events::severity::Severity;
 use crate::peers::{self, Meeting, Peers};
 use crate::pods::ObjectName;
