@@ -14,7 +14,7 @@ use std::path::Path;
 use anyhow::Result;
 
 /// Folders of the core.
-const CORE: &[&str] = &["answers", "config", "events", "kernel", "series", "text", "view"];
+const CORE: &[&str] = &["answers", "config", "entities", "events", "kernel", "series", "text", "view"];
 
 /// Folders that are adapters.
 const ADAPTERS: &[&str] = &[

@@ -189,10 +189,12 @@ fn a_real_pod_has_its_name_from_the_node_and_its_owner_from_the_api_server() -> 
 #[test]
 fn what_is_wrong_with_a_pod_is_written_as_an_event_on_it() -> Result<()> {
     let server = ApiServer::start(0)?;
-    server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
+    // No other test has a pod with this uid at the same time.
+    let uid = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e61";
+    server.set(pod("shop", "cart-7d9f-a", uid, "cart"));
     let scene = Scene::new(Topology::Direct, Family::V4)?;
     let cgroup = Cgroup::unified()?;
-    let group = cgroup.path().join(format!("kubepods/burstable/pod{UID}/1"));
+    let group = cgroup.path().join(format!("kubepods/burstable/pod{uid}/1"));
     fs::create_dir_all(&group)?;
     let mut process = scene.server().run(|| Ok(Command::new("sleep").arg("600").spawn()?))?;
     fs::write(group.join("cgroup.procs"), process.id().to_string())?;
@@ -204,6 +206,7 @@ fn what_is_wrong_with_a_pod_is_written_as_an_event_on_it() -> Result<()> {
         wait::until(what, || {
             let refused = scene.client().run(|| Ok(TcpStream::connect_timeout(&to, Duration::from_secs(1))));
             assert!(refused.is_ok_and(|tried| tried.is_err()), "{to} took a connection");
+            std::thread::sleep(Duration::from_millis(100));
             is_told().then_some(())
         })
         .with_context(|| agent.log().join("\n"))
@@ -217,7 +220,7 @@ fn what_is_wrong_with_a_pod_is_written_as_an_event_on_it() -> Result<()> {
     let events = server.events();
     let event = events.first().context("an Event")?;
     let pod =
-        json!({ "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "cart-7d9f-a", "uid": UID });
+        json!({ "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "cart-7d9f-a", "uid": uid });
     assert_eq!(event["regarding"], pod);
     assert_eq!((&event["reason"], &event["reportingInstance"]), (&"PortNotListening".into(), &NODE.into()));
     let note = event["note"].as_str().unwrap_or_default();

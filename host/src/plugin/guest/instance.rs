@@ -24,7 +24,8 @@ use crate::plugin::shared::Shared;
 use crate::series::metrics::PluginSeries;
 use crate::text::escape::{self, MAX_REASON};
 
-/// Time `init`, `restore`, `save` and `diagnosis` may take: they are not on the event path.
+/// Time `init`, `restore`, `save`, `tick` and `diagnosis` may take: they are not on the event path. Some
+/// seconds' worth of facts, as of a port to which thousands connect in vain, take `diagnosis` 60 ms in a tick.
 const SLOW_CALL: Duration = Duration::from_secs(1);
 
 /// Time more that a call may take for each entity whose tables or names it hands over: work grows with
@@ -137,7 +138,7 @@ impl Instance {
         if self.ticker.is_none() {
             return Ok(());
         }
-        let limit = self.limit_for(self.store.data().snapshot.entities());
+        let limit = slow_call(self.limits) + per_entity(self.store.data().snapshot.entities());
         self.call(limit, now, |this| match &this.ticker {
             Some(ticker) => ticker.call_tick(&mut this.store, now),
             None => Ok(()),
@@ -171,7 +172,7 @@ impl Instance {
             return Ok(());
         }
         let now = self.shared.clock.now_ns();
-        let limit = self.limit_for(added.len() + removed.len());
+        let limit = self.limits.deadline + per_entity(added.len() + removed.len());
         self.call(limit, now, |this| {
             let Some(watch) = &this.entity_watch else { return Ok(()) };
             if !added.is_empty() {
@@ -216,10 +217,6 @@ impl Instance {
         self.store.data_mut().series = series;
     }
 
-    fn limit_for(&self, entities: usize) -> Duration {
-        self.limits.deadline + PER_ENTITY * u32::try_from(entities).unwrap_or(u32::MAX)
-    }
-
     fn call<T>(
         &mut self,
         limit: Duration,
@@ -238,6 +235,10 @@ impl Instance {
         drop(running);
         answer.map_err(|e| failure(&e, limit))
     }
+}
+
+fn per_entity(entities: usize) -> Duration {
+    PER_ENTITY * u32::try_from(entities).unwrap_or(u32::MAX)
 }
 
 /// What a slow call may take under limits that grant every call more than usual.
