@@ -95,7 +95,7 @@ impl AgentState {
             let results = [("written", events.written), ("failed", events.failed)];
             results.map(|(result, number)| ([("result", result)], Int(number)))
         });
-        to.family("inspector_kube_pod_events_total", help, Counter, events)
+        to.family("inspector_kube_pod_events", help, Counter, events)
     }
 
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {
