@@ -26,7 +26,7 @@ fn a_real_pod_is_listed_with_its_name_addresses_processes_and_cgroup() -> Result
     let (pid, ip) = (pod.pid()?, pod.ip()?);
     let listed = || -> Option<Value> {
         let entities = agent.api("/api/v1/entities").ok()?;
-        entities.as_array()?.iter().find(|entity| entity["kind"] == "pod").cloned()
+        entities.as_array()?.iter().find(|entity| entity["pod_uid"] == UID).cloned()
     };
     // The runtime sets the pod up before it becomes the pod's own program.
     let runs =
