@@ -1,8 +1,8 @@
 //! A strict Kubernetes API server for this node's pods, Services and nodes: lists, watches that go on from a
-//! version, bookmarks, Events on pods, and failures by script.
+//! version, bookmarks, and failures by script.
 //!
-//! It refuses what a real one would refuse: no token, a list of more than one node's pods and an Event unless
-//! that is allowed, a watch without a version or from one that is too old. Everything else is a 404, so that a client
+//! It refuses what a real one would refuse: no token, a list of more than one node's pods unless that is
+//! allowed, a watch without a version or from one that is too old. Everything else is a 404, so that a client
 //! that asks for more than it should is noticed.
 
 use std::collections::BTreeMap;
@@ -55,9 +55,6 @@ struct State {
     events: Vec<(u64, &'static str, Value)>,
     /// Who asks may list the pods of all nodes.
     allows_all_pods: bool,
-    /// Who asks may write Events.
-    allows_events: bool,
-    written: Vec<Value>,
     /// Watches from before are told that they are too late.
     compacted: u64,
     token: String,
@@ -128,16 +125,6 @@ impl ApiServer {
     /// Allows to list the pods of all nodes.
     pub fn allow_all_pods(&self) {
         self.change(|state| state.allows_all_pods = true);
-    }
-
-    /// Allows to write Events.
-    pub fn allow_events(&self) {
-        self.change(|state| state.allows_events = true);
-    }
-
-    /// Events that were written.
-    pub fn events(&self) -> Vec<Value> {
-        self.shared.lock().written.clone()
     }
 
     /// Adds or replaces an object, by its kind and name.
@@ -272,29 +259,22 @@ fn kind(object: &Value) -> &'static str {
 struct Request {
     line: String,
     token: String,
-    body: Vec<u8>,
 }
 
 fn read(from: &mut impl io::BufRead) -> io::Result<Option<Request>> {
-    let (mut line, mut token, mut length) = (String::new(), String::new(), 0);
+    let (mut line, mut token) = (String::new(), String::new());
     if from.read_line(&mut line)? == 0 {
         return Ok(None);
     }
     loop {
         let mut header = String::new();
         if from.read_line(&mut header)? == 0 || header.trim().is_empty() {
-            let mut body = vec![0; length];
-            from.read_exact(&mut body)?;
-            return Ok(Some(Request { line: line.trim().to_owned(), token, body }));
+            return Ok(Some(Request { line: line.trim().to_owned(), token }));
         }
-        match header.split_once(':') {
-            Some((key, value)) if key.eq_ignore_ascii_case("authorization") => {
-                token = value.trim().trim_start_matches("Bearer ").to_owned();
-            }
-            Some((key, value)) if key.eq_ignore_ascii_case("content-length") => {
-                length = value.trim().parse().unwrap_or(0);
-            }
-            _ => {}
+        if let Some((key, value)) = header.split_once(':')
+            && key.eq_ignore_ascii_case("authorization")
+        {
+            token = value.trim().trim_start_matches("Bearer ").to_owned();
         }
     }
 }
@@ -320,7 +300,6 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
                 to.write_all(br#"{"kind":"PodList","items":[{"metadata":{"na"#)?;
                 return to.shutdown(Shutdown::Both);
             }
-            None if request.line.starts_with("POST ") => write_event(&mut to, &path, &request.body, shared)?,
             None => answer(&mut to, &path, shared)?,
         }
     }
@@ -379,29 +358,6 @@ fn answer(to: &mut impl Write, path: &str, shared: &Shared) -> io::Result<()> {
             watch(to, shared, Asked { kind, from, time, bookmarks, is_asked: &is_asked })
         }
     }
-}
-
-/// What the API server of Kubernetes 1.33 asks of an Event (pkg/apis/core/validation/events.go).
-fn write_event(to: &mut impl Write, path: &str, body: &[u8], shared: &Shared) -> io::Result<()> {
-    let event: Value = serde_json::from_slice(body).unwrap_or_default();
-    let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or_default();
-    let namespace = text("/metadata/namespace");
-    if path.trim_end_matches('?') != format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events") {
-        return refuse(to, 404, "there is nothing else here");
-    }
-    if !shared.lock().allows_events {
-        return refuse(to, 403, "events.events.k8s.io is forbidden");
-    }
-    let needed = ["/action", "/eventTime", "/reportingController", "/reportingInstance", "/regarding/uid"];
-    if let Some(missing) = needed.into_iter().find(|at| text(at).is_empty()) {
-        return refuse(to, 422, &format!("{missing}: Required value"));
-    }
-    let is_short = text("/note").len() <= 1024 && (1..=128).contains(&text("/reason").len());
-    if !is_short || text("/regarding/namespace") != namespace || text("/type") != "Warning" {
-        return refuse(to, 422, "Event is invalid");
-    }
-    shared.lock().written.push(event.clone());
-    whole(to, 201, &event.to_string())
 }
 
 /// What a watch is about.

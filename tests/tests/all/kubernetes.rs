@@ -1,18 +1,15 @@
 //! Promise: pods have their names from the node itself, and owners and labels from the API server for as
 //! long as it answers; whatever it does, metrics and events go on, and what is old is said to be.
 
-use std::fs;
-use std::net::{TcpListener, TcpStream};
-use std::process::Command;
+use std::net::TcpListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::apiserver::{ApiServer, NODE, Trouble, pod};
 use inspector_tests::lab::pods::{self, Containerd};
-use inspector_tests::lab::{Cgroup, Family, Scene, Topology};
 use inspector_tests::wait;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const UID: &str = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e60";
 
@@ -34,7 +31,7 @@ fn metric(agent: &Agent, name: &str, will_do: impl Fn(f64) -> bool) -> Result<f6
 
 fn blind_spots(agent: &Agent, more: &[&str]) -> Result<Vec<String>> {
     let binary = inspector_tests::agent::binary()?;
-    let output = Command::new(binary)
+    let output = std::process::Command::new(binary)
         .args(["diagnose", "-o", "json", "-e", &agent.events.to_string()])
         .args(more)
         .output()?;
@@ -125,12 +122,12 @@ fn an_api_server_that_is_not_there_or_never_answers_stops_nothing() -> Result<()
     let server = ApiServer::start(0)?;
     server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
     let (kubeconfig, settings) = (server.kubeconfig()?, settings(&server, "")?);
-    let text = fs::read_to_string(&kubeconfig)?;
+    let text = std::fs::read_to_string(&kubeconfig)?;
     // A port that nobody listens on.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    fs::write(&kubeconfig, text.replace(&format!(":{}", server.port()), &format!(":{port}")))?;
+    std::fs::write(&kubeconfig, text.replace(&format!(":{}", server.port()), &format!(":{port}")))?;
     let absent = Agent::start(&settings)?;
-    fs::write(&kubeconfig, text)?;
+    std::fs::write(&kubeconfig, text)?;
     server.trouble(Some(Trouble::Hang));
     let hanging = Agent::start(&settings)?;
     wait::until("a request that hangs", || (!server.requests().is_empty()).then_some(()))?;
@@ -183,52 +180,5 @@ fn a_real_pod_has_its_name_from_the_node_and_its_owner_from_the_api_server() -> 
     assert_eq!(listed().context("still there")?["owner"], "Deployment/cart");
     drop(pod);
     wait::until("the pod to be gone", || listed().is_none().then_some(()))?;
-    Ok(())
-}
-
-#[test]
-fn what_is_wrong_with_a_pod_is_written_as_an_event_on_it() -> Result<()> {
-    let server = ApiServer::start(0)?;
-    // No other test has a pod with this uid at the same time.
-    let uid = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e61";
-    server.set(pod("shop", "cart-7d9f-a", uid, "cart"));
-    let scene = Scene::new(Topology::Direct, Family::V4)?;
-    let cgroup = Cgroup::unified()?;
-    let group = cgroup.path().join(format!("kubepods/burstable/pod{uid}/1"));
-    fs::create_dir_all(&group)?;
-    let mut process = scene.server().run(|| Ok(Command::new("sleep").arg("600").spawn()?))?;
-    fs::write(group.join("cgroup.procs"), process.id().to_string())?;
-    let agent = Agent::start(&settings(&server, "kubernetes.events = true")?)?;
-
-    // A closed port, which is asked for all the time: it is told of once a minute.
-    let to = scene.server_at(81);
-    let told = |what: &str, is_told: &dyn Fn() -> bool| {
-        wait::until(what, || {
-            let refused = scene.client().run(|| Ok(TcpStream::connect_timeout(&to, Duration::from_secs(1))));
-            assert!(refused.is_ok_and(|tried| tried.is_err()), "{to} took a connection");
-            std::thread::sleep(Duration::from_millis(100));
-            is_told().then_some(())
-        })
-        .with_context(|| agent.log().join("\n"))
-    };
-    let count = |result| agent.scrape().ok()?.sum("inspector_kube_pod_events_total", &[("result", result)]);
-    told("a refused Event", &|| count("failed") >= Some(1.0))?;
-    agent.wait_for_log(&["Events about pods are not written", "see the ClusterRole"])?;
-    server.allow_events();
-    told("an Event", &|| count("written") >= Some(1.0))?;
-
-    let events = server.events();
-    let event = events.first().context("an Event")?;
-    let pod =
-        json!({ "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "cart-7d9f-a", "uid": uid });
-    assert_eq!(event["regarding"], pod);
-    assert_eq!((&event["reason"], &event["reportingInstance"]), (&"PortNotListening".into(), &NODE.into()));
-    let note = event["note"].as_str().unwrap_or_default();
-    ensure!(note.contains("nobody listens on TCP port 81") && note.contains(". Try: "), "{note}");
-    process.kill()?;
-    process.wait()?;
-    for group in group.ancestors().take(4) {
-        wait::until("the pod's cgroup to be empty", || fs::remove_dir(group).ok())?;
-    }
     Ok(())
 }
