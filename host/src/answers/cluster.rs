@@ -2,8 +2,9 @@
 //!
 //! A connection has two ends, and each node sees one of them: the client's node sees that nobody
 //! answers, the server's node why. Findings that are no more than the far end of a cause on another
-//! node are folded into it as evidence, told by the flow that both saw. Of what is sent to a Service, the client's node sees the
-//! address of the Service and the other node that of a pod: both see the address and port of the client.
+//! node are folded into it as evidence, told by the flow that both saw. Of what is sent to a Service,
+//! the client's node sees the address of the Service and the other node that of a pod: both see the
+//! address and port of the client.
 
 use std::net::SocketAddr;
 

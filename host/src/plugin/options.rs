@@ -8,7 +8,7 @@ use std::time::Duration;
 pub struct Limits {
     /// Linear memory of all its modules.
     pub memory_bytes: usize,
-    /// CPU time for one batch or one tick.
+    /// CPU time for one batch.
     pub deadline: Duration,
 }
 

@@ -1,7 +1,7 @@
 //! `inspector diagnose`: asks agents, or an agent of its own, and prints the answer.
 //!
-//! [`ask`] asks running agents, [`whom`] says which, [`port`] what comes first, [`local`] starts one in this process; [`mod@text`], [`markdown`] and
-//! [`html`] are forms of the answer. A server is not trusted: every form escapes what it shows.
+//! [`ask`] asks running agents, [`whom`] says which, [`port`] what comes first, [`local`] starts one in
+//! this process; [`mod@text`], [`markdown`] and [`html`] are forms of the answer. A server is not trusted: every form escapes what it shows.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
