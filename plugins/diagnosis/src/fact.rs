@@ -236,6 +236,8 @@ pub struct Flow {
     pub dport: u16,
     /// IP protocol.
     pub proto: u8,
+    /// The only entity in which it can be, for a loopback address: each has its own; 0 = any.
+    pub within: EntityId,
 }
 
 /// Lowest port that the kernel gives to clients (`net.ipv4.ip_local_port_range`).
@@ -243,15 +245,23 @@ const EPHEMERAL: u16 = 32_768;
 
 impl Flow {
     /// Nobody known.
-    pub const NONE: Self = Self { from: [0; 16], to: [0; 16], sport: 0, dport: 0, proto: 0 };
+    pub const NONE: Self = Self { from: [0; 16], to: [0; 16], sport: 0, dport: 0, proto: 0, within: 0 };
 
     /// That of a record.
     pub fn of(head: &Head) -> Self {
         if head.flags & (FLAG_PACKET | FLAG_SOCKET) == 0 {
-            return Self { to: head.daddr, ..Self::NONE };
+            return Self { to: head.daddr, ..Self::NONE }.at(head.entity);
         }
-        let ports = if head.flags & FLAG_PORTS == 0 { (0, 0) } else { (head.sport, head.dport) };
-        Self { from: head.saddr, to: head.daddr, sport: ports.0, dport: ports.1, proto: head.proto }
+        let (sport, dport) = if head.flags & FLAG_PORTS == 0 { (0, 0) } else { (head.sport, head.dport) };
+        let Head { saddr: from, daddr: to, proto, .. } = *head;
+        Self { from, to, sport, dport, proto, within: 0 }.at(head.entity)
+    }
+
+    /// As it was seen at an entity.
+    #[must_use]
+    pub fn at(self, entity: EntityId) -> Self {
+        let is_inside = self.source().is_loopback() || self.destination().is_loopback();
+        Self { within: if is_inside { entity } else { 0 }, ..self }
     }
 
     /// Without the port of the side that is no service: connections to one service are one flow.
@@ -272,16 +282,27 @@ impl Flow {
         }
         let port = |a: u16, b: u16| a == b || a == 0 || b == 0;
         let same = |o: &Self| {
-            (self.from, self.to, self.proto) == (o.from, o.to, o.proto)
+            (self.from, self.to, self.proto, self.within) == (o.from, o.to, o.proto, o.within)
                 && port(self.sport, o.sport)
                 && port(self.dport, o.dport)
+                && (self.from != self.to || self.shares_port(o))
         };
         same(other) || same(&other.back())
     }
 
+    /// Between two ports of one address nothing else tells which is the service.
+    fn shares_port(&self, other: &Self) -> bool {
+        let has_port = |flow: &Self| flow.sport != 0 || flow.dport != 0;
+        let is_same = |a: u16, b: u16| a == b && a != 0;
+        !has_port(self)
+            || !has_port(other)
+            || is_same(self.sport, other.sport)
+            || is_same(self.dport, other.dport)
+    }
+
     /// Whether one of its ends is where `other` begins.
     fn has_end(&self, other: &Self) -> bool {
-        let begins = |flow: &Self| (flow.from, flow.sport, flow.proto);
+        let begins = |flow: &Self| (flow.from, flow.sport, flow.proto, flow.within);
         other.sport != 0 && (begins(self) == begins(other) || begins(&self.back()) == begins(other))
     }
 
@@ -407,6 +428,29 @@ mod tests {
         assert!(there.meets(&there.of_service().back()));
         assert!(!there.meets(&Flow::of(&head("10.0.0.1:40001", "10.0.0.2:80"))));
         assert!(!there.meets(&Flow::of(&head("10.0.0.3:40000", "10.0.0.2:80"))));
+    }
+
+    #[test]
+    fn who_talks_to_himself_has_one_conversation_for_each_service() {
+        let to = |port: &str| Flow::of(&head("127.0.0.1:40000", &format!("127.0.0.1:{port}")));
+        let accepted = |port: &str| Flow { dport: 0, ..to(port).back() };
+        assert!(
+            to("80").meets(&to("80").of_service().back()) && to("80").of_service().meets(&accepted("80"))
+        );
+        assert!(!to("80").of_service().meets(&to("81").of_service()));
+        assert!(!to("80").of_service().meets(&accepted("81")));
+        assert!(!to("80").of_service().meets(&to("81").of_service().back()));
+        let pair = Flow { sport: 0, dport: 0, ..to("80") };
+        assert!(pair.meets(&to("81")) && to("81").of_service().meets(&pair));
+    }
+
+    #[test]
+    fn a_loopback_address_is_another_one_at_each_entity() {
+        let at = |entity, to| Flow::of(&Head { entity, ..head("127.0.0.1:40000", to) });
+        assert!(at(1, "127.0.0.1:80").meets(&at(1, "127.0.0.1:80")));
+        assert!(!at(1, "127.0.0.1:80").meets(&at(2, "127.0.0.1:80")));
+        let from_outside = |entity| Flow::of(&Head { entity, ..head("10.0.0.1:40000", "10.0.0.2:80") });
+        assert!(from_outside(1).meets(&from_outside(2).back()));
     }
 
     #[test]

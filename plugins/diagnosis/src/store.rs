@@ -26,6 +26,7 @@ const ALL_FACTS: usize = 40_000;
 pub struct Store {
     buckets: VecDeque<Bucket>,
     facts: usize,
+    /// From here on everything is known; a time without facts has no bucket.
     began: Timestamp,
     /// The fact counted last: a storm is one fact, over and over.
     last: Option<(Key, Amount)>,
@@ -125,7 +126,7 @@ impl Store {
 
     /// How far back everything is known.
     pub fn since(&self) -> Timestamp {
-        self.buckets.front().map_or(self.began, |oldest| oldest.start.max(self.began))
+        self.began
     }
 
     /// Everything since `from`, one amount for each key.
@@ -213,6 +214,14 @@ mod tests {
         assert_eq!((window.len(), amount.count, amount.total), (1, 10, 70));
         assert_eq!((amount.first, amount.last), (90 * SECOND, 99 * SECOND));
         assert_eq!(store.since(), 0);
+    }
+
+    #[test]
+    fn a_time_in_which_nothing_happened_is_known() {
+        let mut store = Store::new(SECOND);
+        store.add(1, What::Connected, flow(1), Amount::new(100 * SECOND, 1, 0));
+        store.settle();
+        assert_eq!(store.since(), SECOND);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use inspector_sdk::map::Map;
 use inspector_sdk::source::Source;
-use inspector_sdk::{Description, Timestamp, entities};
+use inspector_sdk::{Description, EntityId, Timestamp, entities};
 
 use crate::fact::Flow;
 
@@ -65,15 +65,17 @@ impl Columns {
     }
 
     /// As the client sends it, and as it arrives.
-    fn row(&self, row: &[u64]) -> (Flow, Flow) {
+    fn row(&self, entity: EntityId, row: &[u64]) -> (Flow, Flow) {
         let flow = |from: &End, to: &End| Flow {
             from: from.address(row),
             to: to.address(row),
             sport: row[from.port] as u16,
             dport: row[to.port] as u16,
             proto: row[self.proto] as u8,
+            within: 0,
         };
-        (flow(&self.sent, &self.sent_to), flow(&self.arrives_from, &self.arrives_at))
+        let sent = flow(&self.sent, &self.sent_to);
+        (sent.at(entity), flow(&self.arrives_from, &self.arrives_at).at(entity))
     }
 }
 
@@ -94,9 +96,10 @@ impl Translations {
     /// Takes in what the tables say now.
     pub fn tick(&mut self, now: Timestamp) {
         let Some((source, columns)) = &self.source else { return };
-        let tables = entities::all().into_iter().filter_map(|entity| source.read(entity).ok());
-        for table in tables {
-            self.known.extend(table.rows().map(|row| columns.row(row)).map(|(sent, got)| (sent, (got, now))));
+        for entity in entities::all() {
+            let Ok(table) = source.read(entity) else { continue };
+            let rows = table.rows().map(|row| columns.row(entity, row));
+            self.known.extend(rows.map(|(sent, got)| (sent, (got, now))));
         }
         self.known.retain(|_, (_, seen)| now.saturating_sub(*seen) < AGE_NS);
         let excess = self.known.len().saturating_sub(REMEMBERED);

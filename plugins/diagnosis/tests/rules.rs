@@ -497,6 +497,22 @@ fn a_service_that_was_away_for_a_moment_is_no_fault() {
 }
 
 #[test]
+fn what_goes_well_at_the_same_loopback_address_elsewhere_or_at_another_port_excuses_nothing() {
+    let (from, to) = ("127.0.0.1:40000", "127.0.0.1:81");
+    let refused = |case: Case| case.dropped(SERVER, from, to, "NO_SOCKET", "tcp_v4_rcv");
+    let served = |entity, at| {
+        let mut accepted: TcpState =
+            record(at_entity(entity, at, "127.0.0.1:41000", tcp_state::KIND_ACCEPTED));
+        accepted.head.ts_ns = NOW + SECOND;
+        (0..20).fold(refused(refused(Case::new())), |case, _| case.give(accepted)).found()
+    };
+    let closed_port = |severity| [("port-not-listening".to_owned(), SERVER, severity)];
+    assert_eq!(served(SERVER, to), closed_port(0));
+    assert_eq!(served(CLIENT, to), closed_port(2));
+    assert_eq!(served(SERVER, "127.0.0.1:80"), closed_port(2));
+}
+
+#[test]
 fn a_frame_for_another_host_is_a_fault_only_if_its_packet_is_for_this_one() {
     Case::new().dropped(SERVER, A, B, "OTHERHOST", "ip_rcv_core").concludes("wrong-destination-mac", SERVER);
     Case::new().dropped(SERVER, A, "10.9.0.77:80", "OTHERHOST", "ip_rcv_core").warns_of_nothing();

@@ -8,12 +8,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use inspector::entities::{DiscoveredNetns, Entities, Kind};
 use inspector::events::log::{EventLog, Limits as EventLimits};
+use inspector::kernel::batch::Batch;
+use inspector::kernel::names::{KernelNames, Reasons};
+use inspector::kernel::symbols::SymbolTable;
 use inspector::kernel::table::{Columns, Snapshot, Table};
 use inspector::loss::{Loss, Stage};
 use inspector::notify::Notify;
 use inspector::plugin::{Limits, Options, Plugins, Shared};
 use inspector::series::metrics::{Budget, Metrics};
-use inspector::status::{PluginState, PluginStatus, Status};
+use inspector::status::{PluginState, PluginStatus, ProbeState, ProbeStatus, Status};
+use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
+use inspector_sdk::tcp::SYN;
+use inspector_sdk::testing::{head, record, words};
 use inspector_tests::plugins::PluginDir;
 use inspector_tests::wait;
 use pod_counters::counters::MODULES;
@@ -23,6 +29,13 @@ const SECOND_NS: u64 = 1_000_000_000;
 const NAMESPACES: u64 = 5000;
 /// Columns that nobody reads, as Linux has some hundred of them.
 const FILLER: usize = 200;
+/// Connections that are refused in half a minute, as long as the analyzer looks back by itself.
+const REFUSED: u64 = 128 * BATCH as u64;
+const STORM: Duration = Duration::from_secs(30);
+const BATCH: usize = 512;
+/// As this kernel is said to number them.
+const NO_SOCKET: u32 = 3;
+const TCP_V4_RCV: u64 = 0x1010;
 /// Of the host's own, not of every namespace.
 const HOST_ONLY: [&str; 2] = ["softnet", "ipvs"];
 
@@ -37,16 +50,20 @@ struct Node {
 
 impl Node {
     fn start(plugin: &'static str, budget: Budget) -> Result<Self> {
+        Self::among(NAMESPACES, plugin, budget)
+    }
+
+    fn among(namespaces: u64, plugin: &'static str, budget: Budget) -> Result<Self> {
         let dir = PluginDir::new()?;
         dir.put_built_in(plugin)?;
         let (entities, loss) = (Arc::<Entities>::default(), Arc::<Loss>::default());
-        entities.apply_scan((1..=NAMESPACES).map(netns).collect(), SECOND_NS, Instant::now());
+        entities.apply_scan((1..=namespaces).map(netns).collect(), SECOND_NS, Instant::now());
         let limits = EventLimits { backlog: 16, per_second: 1, burst: 1 };
         let shared = Shared {
             node: "n1".to_owned(),
             kernel: String::new(),
             clock: Arc::default(),
-            names: Arc::default(),
+            names: Arc::new(names()),
             columns: Arc::default(),
             metrics: Arc::new(Metrics::new(budget, Arc::clone(&entities), Arc::clone(&loss))),
             events: Arc::new(EventLog::new(limits, Arc::clone(&entities).into(), Arc::clone(&loss), "n1")),
@@ -54,6 +71,7 @@ impl Node {
             loss,
             status: Arc::<Status>::default(),
         };
+        shared.status.update().probes.insert(SkbDrop::PROBE.to_owned(), up());
         learn(&shared.columns);
         let limits = Limits { memory_bytes: 16 << 20, deadline: Duration::from_millis(50) };
         let directories = vec![dir.path().to_owned()];
@@ -108,6 +126,32 @@ fn learn(columns: &Columns) {
     }
 }
 
+fn names() -> KernelNames {
+    let drop = [(NO_SOCKET, "NO_SOCKET".to_owned())].into();
+    KernelNames {
+        reasons: Reasons { drop, ..Reasons::default() },
+        symbols: Arc::new(SymbolTable::of([(TCP_V4_RCV - 0x10, "tcp_v4_rcv", "")])),
+    }
+}
+
+fn probe() -> &'static Probe {
+    PROBES.iter().find(|probe| probe.name == SkbDrop::PROBE).expect("the catalog has every mirror's probe")
+}
+
+fn up() -> ProbeStatus {
+    ProbeStatus {
+        name: SkbDrop::PROBE.to_owned(),
+        state: ProbeState::Up,
+        reason: String::new(),
+        schema: probe().schema,
+        produced: 0,
+        folded: 0,
+        events: 0,
+        lost: 0,
+        hooks: Vec::new(),
+    }
+}
+
 fn netns(cookie: u64) -> DiscoveredNetns {
     DiscoveredNetns {
         cookie,
@@ -149,6 +193,49 @@ fn the_counters_that_diagnosis_reads_in_five_thousand_namespaces_are_not_too_man
     // Each namespace has a fact: tracked connections.
     let busy = node.interval(|_, name| name == "entries")?;
     println!("first {first:?}, next {next:?}, all busy {busy:?}");
+    Ok(())
+}
+
+/// Of as many clients and services as there are numbers, to ports where nobody listens.
+fn refused(namespaces: u64, numbers: std::ops::Range<u64>) -> Vec<u64> {
+    let drops = numbers.map(|n| {
+        let client = format!("10.{}.{}.{}:{}", n >> 16 & 255, n >> 8 & 255, n & 255, 40_000 + n % 20_000);
+        let mut drop: SkbDrop = record(head(&client, &format!("10.255.0.1:{}", 80 + n % 500)));
+        drop.head.entity = (1 + n % namespaces) as u32;
+        drop.head.ts_ns = SECOND_NS + n * STORM.as_nanos() as u64 / REFUSED;
+        (drop.count, drop.length, drop.ethertype, drop.tcp_flags) = (1, 60, 0x0800, SYN);
+        (drop.reason, drop.location) = (NO_SOCKET, TCP_V4_RCV);
+        drop
+    });
+    words(&drops.collect::<Vec<_>>())
+}
+
+#[test]
+fn a_storm_of_refused_connections_keeps_no_tick_of_diagnosis_too_long() -> Result<()> {
+    let namespaces = 100;
+    let mut node = Node::among(namespaces, "diagnosis", Budget::default())?;
+    let probe = probe();
+    for first_seq in (0..REFUSED).step_by(BATCH) {
+        let numbers = first_seq..first_seq + BATCH as u64;
+        node.plugins.deliver(&Arc::new(Batch {
+            probe,
+            count: BATCH as u32,
+            first_seq,
+            lost: 0,
+            now_ns: SECOND_NS + numbers.end * STORM.as_nanos() as u64 / REFUSED,
+            words: refused(namespaces, numbers.clone()),
+        }));
+        wait::until("the analyzer to have taken it", || {
+            node.status().ok().filter(|now| now.events >= numbers.end || now.state != PluginState::Running)
+        })?;
+    }
+    // The next interval ends when the storm does, and everything of it is looked at.
+    node.intervals = STORM.as_secs() / 5;
+    let tick = node.interval(|_, _| false)?;
+    println!("{REFUSED} refused: {tick:?}");
+    let families = node.shared.metrics.families();
+    let found = families.iter().find(|family| family.name == "inspector_findings_total");
+    assert!(found.is_some_and(|family| family.series > 0), "nothing was found: {found:?}");
     Ok(())
 }
 
