@@ -8,12 +8,9 @@
 
 use std::net::SocketAddr;
 
+use crate::answers::flow::{FLOW, Flow};
 use crate::answers::report::{Evidence, Finding, NO_TRAFFIC, Place, Report, Role, Verdict, join, merge};
 
-/// The attribute of an evidence that names its connection: the same text at both ends.
-const FLOW: &str = "flow";
-/// The attribute of an evidence that names an address and port of a Service, as the client knows it.
-const SENT_TO: &str = "sent_to";
 /// The attribute that says which part an evidence plays.
 const ROLE: &str = "role";
 
@@ -66,7 +63,7 @@ fn fold_far_ends(findings: Vec<Finding>) -> Vec<Finding> {
 /// that a second fault behind the same symptom is not hidden by the first.
 fn explanations(symptom: &Finding, findings: &[Finding]) -> Option<Vec<usize>> {
     let mut causes = Vec::new();
-    let services: Vec<_> = symptom.evidence.iter().filter_map(|evidence| evidence.attr(SENT_TO)).collect();
+    let services: Vec<_> = symptom.evidence.iter().filter_map(Evidence::sent_to).collect();
     for flow in flows(symptom) {
         let explains = |finding: &Finding| {
             let is_cause = node_of(finding) != node_of(symptom) && finding.role == Role::Cause;
@@ -78,18 +75,15 @@ fn explanations(symptom: &Finding, findings: &[Finding]) -> Option<Vec<usize>> {
     (!causes.is_empty()).then_some(causes)
 }
 
-fn flows(finding: &Finding) -> impl Iterator<Item = &str> {
-    finding.evidence.iter().filter_map(|evidence| evidence.attr(FLOW))
+fn flows(finding: &Finding) -> impl Iterator<Item = Flow<'_>> {
+    finding.evidence.iter().filter_map(Evidence::flow)
 }
 
 /// Whether a flow is what became of another, which a client sent to one of those Services.
-fn is_behind(known: &str, flow: &str, services: &[&str]) -> bool {
-    let (mut known, mut flow) = (known.split(' '), flow.split(' '));
-    let is_same_proto = known.next() == flow.next();
-    let (at, client): (Vec<_>, Vec<_>) = flow.partition(|end| services.contains(end));
+fn is_behind(known: Flow<'_>, flow: Flow<'_>, services: &[SocketAddr]) -> bool {
+    let (at, client): (Vec<_>, Vec<_>) = flow.ends().partition(|end| services.contains(end));
     let ([_], [client]) = (at.as_slice(), client.as_slice()) else { return false };
-    // An end without a port is that of many conversations.
-    is_same_proto && client.parse::<SocketAddr>().is_ok() && known.any(|end| end == *client)
+    known.proto() == flow.proto() && known.ends().any(|end| end == *client)
 }
 
 fn node_of(finding: &Finding) -> &str {
@@ -100,7 +94,7 @@ impl Finding {
     /// Takes in what another node suffers from it.
     fn feel(&mut self, symptom: &Finding) {
         let place = symptom.entities.first().cloned().unwrap_or_else(Place::default);
-        let flow = flows(symptom).next().unwrap_or_default().to_owned();
+        let flow = flows(symptom).next().map_or("", |flow| flow.0).to_owned();
         let attrs = [(FLOW, flow), (ROLE, "symptom".to_owned()), ("code", symptom.code.clone())];
         let evidence = Evidence {
             kind: "event".to_owned(),
@@ -120,6 +114,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::answers::flow::SENT_TO;
     use crate::answers::report::{AnalyzerReply, Answer, BlindSpot};
 
     const FLOW_A: &str = "TCP 10.0.0.1:4242 10.0.0.2:80";

@@ -7,6 +7,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::answers::flow::{Flow, SENT_TO};
 use crate::answers::report::{Action, Evidence, Finding, Place, Role, join, merge};
 use crate::entities::from_api::{Life, PodAt};
 use crate::events::severity::Severity;
@@ -87,12 +88,6 @@ fn look_at_endpoints(title: &str, service: &ObjectName, form: &str) -> Action {
     )
 }
 
-/// Protocol and ends of the conversation that a line is about; an end without a port is none.
-fn flow(line: &Evidence) -> Option<(&str, Vec<SocketAddr>)> {
-    let mut words = line.attr("flow")?.split(' ');
-    Some((words.next()?, words.filter_map(|end| end.parse().ok()).collect()))
-}
-
 /// A Service that a line of evidence is about.
 struct Concerned {
     met: Meeting,
@@ -106,23 +101,21 @@ struct Concerned {
 
 impl Concerned {
     /// The other end of what was seen of the same client's port elsewhere.
-    fn seen_elsewhere(&self, flows: &[(&str, Vec<SocketAddr>)]) -> Option<SocketAddr> {
+    fn seen_elsewhere(&self, lines: &[Evidence]) -> Option<SocketAddr> {
         let client = self.client?;
-        let is_its = |(proto, ends): &&(&str, Vec<SocketAddr>)| {
-            peers::proto(proto) == Some(self.met.port.proto) && ends.contains(&client)
+        let is_its = |flow: &Flow<'_>| {
+            peers::proto(flow.proto()) == Some(self.met.port.proto) && flow.ends().any(|end| end == client)
         };
-        let ends = flows.iter().filter(is_its).flat_map(|(_, ends)| ends);
-        ends.copied().find(|end| *end != client && *end != self.at)
+        let mut ends = lines.iter().filter_map(Evidence::flow).filter(is_its).flat_map(Flow::ends);
+        ends.find(|end| *end != client && *end != self.at)
     }
 }
 
 impl Names<'_> {
     fn explain(&self, mut finding: Finding) -> Vec<Finding> {
-        let flows: Vec<_> = finding.evidence.iter().filter_map(flow).collect();
-        let lines = finding.evidence.iter().map(|line| self.concerned(line)).collect::<Vec<_>>();
         let mut known: Vec<Concerned> = Vec::new();
-        for mut concerned in lines.into_iter().flatten() {
-            concerned.arrives = concerned.arrives.or_else(|| concerned.seen_elsewhere(&flows));
+        for mut concerned in finding.evidence.iter().filter_map(|line| self.concerned(line)) {
+            concerned.arrives = concerned.arrives.or_else(|| concerned.seen_elsewhere(&finding.evidence));
             let is_known =
                 known.iter().any(|other| (other.at, other.arrives) == (concerned.at, concerned.arrives));
             if !is_known {
@@ -150,17 +143,16 @@ impl Names<'_> {
             self.peers.service(peers::proto(proto)?, at.ip(), at.port(), self.is_node)
         };
         if let (Some(proto), Some(at), Some(arrives)) =
-            (line.attr("proto"), line.attr("sent_to"), line.attr("arrives_at"))
+            (line.attr("proto"), line.sent_to(), line.arrives_at())
         {
-            let at = at.parse().ok()?;
             let met = meeting(proto, at)?;
-            return Some(Concerned { met, at, client: None, arrives: arrives.parse().ok() });
+            return Some(Concerned { met, at, client: None, arrives: Some(arrives) });
         }
-        let (proto, ends) = flow(line)?;
+        let flow = line.flow()?;
         // A conversation has a Service at one end.
-        ends.iter().find_map(|at| {
-            let client = ends.iter().find(|end| *end != at).copied();
-            Some(Concerned { met: meeting(proto, *at)?, at: *at, client, arrives: None })
+        flow.ends().find_map(|at| {
+            let client = flow.ends().find(|end| *end != at);
+            Some(Concerned { met: meeting(flow.proto(), at)?, at, client, arrives: None })
         })
     }
 
@@ -197,7 +189,7 @@ impl Names<'_> {
             _ => {
                 self.name_in(finding, at.ip(), &format!("Service {name}"));
                 let said = format!("{at} is Service {name}");
-                let attrs = [("service", name.to_string()), ("sent_to", at.to_string())];
+                let attrs = [("service", name.to_string()), (SENT_TO, at.to_string())];
                 join(&mut finding.evidence, vec![evidence(said, &attrs)]);
                 return None;
             }
@@ -206,7 +198,7 @@ impl Names<'_> {
         let (lines, others): (Vec<_>, Vec<_>) =
             std::mem::take(&mut finding.evidence).into_iter().partition(is_about);
         // What is left may be no conversation at all.
-        let is_whole = !others.iter().any(|line| line.attr("flow").is_some());
+        let is_whole = !others.iter().any(|line| line.flow().is_some());
         finding.evidence = if is_whole { Vec::new() } else { others };
         let counts = lines.iter().filter_map(|line| line.attr("count")?.parse::<u64>().ok());
         found.count = if is_whole { finding.count } else { counts.sum::<u64>().max(1) };
@@ -231,9 +223,7 @@ impl Names<'_> {
         let attrs: Vec<(String, String)> = attrs.collect();
         let mut is_said = false;
         for line in &mut finding.evidence {
-            let is_it = line.attr("sent_to").and_then(|text| text.parse().ok()) == Some(of.at)
-                && line.attr("arrives_at").and_then(|text| text.parse().ok()) == Some(arrives);
-            if is_it {
+            if (line.sent_to(), line.arrives_at()) == (Some(of.at), Some(arrives)) {
                 line.summary = format!(
                     "connection tracking sends {} to {} (Service {name}) on to {arrives}{backend_named}",
                     line.attr("proto").unwrap_or_default(),

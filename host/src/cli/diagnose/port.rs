@@ -1,6 +1,7 @@
 //! The port of `--to`: what is about it comes first. Nothing is left out for it, because a finding about many
 //! connections names some of them only.
 
+use crate::answers::flow::Flow;
 use crate::answers::report::{Evidence, Report};
 
 /// A pod, and a port of it if one is given.
@@ -18,11 +19,9 @@ pub fn first(report: &mut Report, ports: &[u16]) {
 }
 
 fn is_about(line: &Evidence, ports: &[u16]) -> bool {
-    let flow = line.attr("flow").into_iter().flat_map(|flow| flow.split(' ').skip(1));
     // Of what is sent to a Service, the port of the pod is where it arrives.
-    let mut ends = flow.chain(line.attr("arrives_at"));
-    let port = |end: &str| end.rsplit_once(':')?.1.parse::<u16>().ok();
-    ends.any(|end| port(end).is_some_and(|port| ports.contains(&port)))
+    let mut ends = line.flow().into_iter().flat_map(Flow::ends).chain(line.arrives_at());
+    ends.any(|end| ports.contains(&end.port()))
 }
 
 #[cfg(test)]
@@ -40,7 +39,7 @@ mod tests {
         let findings = vec![
             finding("a", "flow", "TCP 10.0.0.1:4242 10.0.0.2:80"),
             finding("b", "flow", "TCP [fd00::1]:4242 [fd00::2]:5432"),
-            finding("c", "text", "5432"),
+            finding("c", "flow", "TCP fd00::5432 fd00::1"),
             finding("d", "arrives_at", "10.0.0.2:5432"),
         ];
         let mut report = Report { findings, ..report() };
