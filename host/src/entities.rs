@@ -3,7 +3,8 @@
 //! An entity is keyed by its namespace cookie, which the kernel never reuses; inode numbers are
 //! reused at once and serve only for display. The reader asks for an id the moment it sees a
 //! cookie ([`Entities::stamp`]); `discover/` brings the name, before or after ([`Entities::apply_scan`]).
-//! A vanished entity keeps its name for late events for [`TOMBSTONE`], then is forgotten.
+//! A vanished entity keeps its name for late events for [`TOMBSTONE`], then is forgotten, and known for
+//! a while to questions only ([`past`]).
 //! Nothing here does I/O.
 //!
 //! [`from_api`]: what the API server adds to it. Longer than other files, because the table and what it is
@@ -20,7 +21,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::pods::{NamedBy, Pod};
 
+use past::Past;
+
 pub mod from_api;
+mod past;
 
 /// How long a vanished entity still names late events.
 pub const TOMBSTONE: Duration = Duration::from_secs(45);
@@ -225,6 +229,7 @@ struct Rows {
     last_id: EntityId,
     /// What the API server knows, by uid.
     pods: BTreeMap<String, Pod>,
+    past: Past<Arc<Entity>>,
     /// Named outside of a scan, and when: a scan that began before did not see them.
     discovered: Vec<(EntityId, Instant)>,
 }
@@ -253,6 +258,13 @@ impl Entities {
     /// One entity, also one that vanished less than [`TOMBSTONE`] ago.
     pub fn get(&self, id: EntityId) -> Option<Arc<Entity>> {
         self.read().by_id.get(&id).map(|row| Arc::clone(&row.entity))
+    }
+
+    /// One entity, also one that was forgotten less than a quarter of an hour ago: for questions about
+    /// the past.
+    pub fn known(&self, id: EntityId) -> Option<Arc<Entity>> {
+        let rows = self.read();
+        rows.by_id.get(&id).map(|row| &row.entity).or_else(|| rows.past.get(id)).map(Arc::clone)
     }
 
     /// The only live entity that has an address; 0 if there is none, or more than one.
@@ -338,6 +350,13 @@ impl Entities {
         self.read().by_id.values().map(row).collect()
     }
 
+    /// All rows, behind those that were forgotten less than a quarter of an hour ago.
+    pub fn known_rows(&self) -> Vec<EntityRow> {
+        let past = |entity: &Arc<Entity>| EntityRow { entity: Arc::clone(entity), live: false };
+        let past: Vec<_> = self.read().past.all().map(past).collect();
+        past.into_iter().chain(self.rows()).collect()
+    }
+
     /// Sets and removes rows under ids that another agent gave, for a replay; names the rest of the
     /// table anew. `now` is when those that are not live vanished.
     pub fn replay(&self, rows: Vec<EntityRow>, forgotten: &[EntityId], now: Instant) {
@@ -347,11 +366,11 @@ impl Entities {
             table.by_cookie.insert(entity.cookie, entity.id);
             table.by_id.insert(entity.id, Row { entity, gone: (!live).then_some(now), named: live });
         }
-        for id in forgotten {
-            if let Some(row) = table.by_id.remove(id) {
-                table.by_cookie.remove(&row.entity.cookie);
-            }
+        let forgotten: Vec<_> = forgotten.iter().filter_map(|id| table.by_id.remove(id)).collect();
+        for row in &forgotten {
+            table.by_cookie.remove(&row.entity.cookie);
         }
+        table.past.remember(forgotten.into_iter().map(|row| (row.entity.id, row.entity)), now);
         table.index_ips();
     }
 
@@ -480,17 +499,14 @@ impl Rows {
 
     fn forget(&mut self, now: Instant) -> Vec<EntityId> {
         let dead = |row: &Row| row.gone.is_some_and(|gone| now.saturating_duration_since(gone) > TOMBSTONE);
-        let forgotten: Vec<_> = self
-            .by_id
-            .iter()
-            .filter(|(_, row)| dead(row))
-            .map(|(id, row)| (*id, row.entity.cookie))
-            .collect();
-        for (id, cookie) in &forgotten {
-            self.by_id.remove(id);
-            self.by_cookie.remove(cookie);
+        let forgotten: Vec<_> = self.by_id.extract_if(.., |_, row| dead(row)).map(|(_, row)| row).collect();
+        for row in &forgotten {
+            self.by_cookie.remove(&row.entity.cookie);
         }
-        forgotten.into_iter().map(|(id, _)| id).collect()
+        let ids = forgotten.iter().map(|row| row.entity.id).collect();
+        let named = forgotten.into_iter().filter(|row| row.named);
+        self.past.remember(named.map(|row| (row.entity.id, row.entity)), now);
+        ids
     }
 
     fn index_ips(&mut self) {
@@ -565,7 +581,11 @@ mod tests {
         assert!(entities.live().is_empty());
         let changes = entities.apply_scan(vec![], 3, start + TOMBSTONE + Duration::from_secs(1));
         assert_eq!(changes.forgotten, [id]);
-        assert!(entities.get(id).is_none());
+        assert!(entities.get(id).is_none() && entities.rows().is_empty());
+        // Whoever asks about what was before still knows it by name.
+        assert_eq!(entities.known(id).expect("remembered").name, "a");
+        let known: Vec<_> = entities.known_rows().iter().map(|row| (row.entity.id, row.live)).collect();
+        assert_eq!(known, [(id, false)]);
     }
 
     #[test]

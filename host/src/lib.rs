@@ -25,8 +25,8 @@
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`tracefile`]: reads and writes the file of a recording.
 //! - [`http`]: serves metrics, events and state, and asks such servers (hyper).
-//! - [`kubernetes`]: follows this node's pods, and finds the agents of a cluster and connects to them, through
-//!   the API server (kube).
+//! - [`kubernetes`]: follows this node's pods and writes Events on them, and finds the agents of a cluster and
+//!   connects to them, through the API server (kube).
 //!
 //! [`agent`] joins them, and [`cli`] is the command line (clap).
 

@@ -410,6 +410,17 @@ pub struct KubeStatus {
     pub objects: usize,
 }
 
+/// What became of the Events about pods that Kubernetes was given.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodEventsStatus {
+    /// That it took.
+    pub written: u64,
+    /// That it did not take; they are not tried again, but a fault that lasts is told each minute.
+    pub failed: u64,
+    /// Why there is nothing to tell or it did not take the last one; empty if it did.
+    pub reason: String,
+}
+
 impl KubeStatus {
     /// It has not told anything yet, or fails.
     pub fn is_away(&self) -> bool {
@@ -461,6 +472,8 @@ pub struct States {
     pub left_out_processes: u64,
     /// What the API server is asked for; nothing if it is not asked.
     pub kube: BTreeMap<Resource, KubeStatus>,
+    /// Events that are written about pods; none if that is not configured.
+    pub pod_events: Option<PodEventsStatus>,
     /// By server name: `metrics` or `events`.
     pub servers: BTreeMap<String, ServerStatus>,
     /// The first scan for namespaces is over.

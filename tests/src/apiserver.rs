@@ -1,9 +1,9 @@
 //! A strict Kubernetes API server for this node's pods, Services and nodes: lists, watches that go on from a
-//! version, bookmarks, and failures by script.
+//! version, bookmarks, Events on pods, and failures by script.
 //!
-//! It refuses what a real one would refuse: no token, a list of more than one node's pods unless that is
-//! allowed, a watch without a version or from one that is too old. Everything else is a 404, so that a client
-//! that asks for more than it should is noticed.
+//! It refuses what a real one would refuse: no token, a list of more than one node's pods and an Event unless
+//! that is allowed, a watch without a version or from one that is too old. Everything else is a 404, so that
+//! a client that asks for more than it should is noticed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -55,6 +55,9 @@ struct State {
     events: Vec<(u64, &'static str, Value)>,
     /// Who asks may list the pods of all nodes.
     allows_all_pods: bool,
+    /// Who asks may write Events.
+    allows_events: bool,
+    written: Vec<Value>,
     /// Watches from before are told that they are too late.
     compacted: u64,
     token: String,
@@ -125,6 +128,16 @@ impl ApiServer {
     /// Allows to list the pods of all nodes.
     pub fn allow_all_pods(&self) {
         self.change(|state| state.allows_all_pods = true);
+    }
+
+    /// Allows to write Events.
+    pub fn allow_events(&self) {
+        self.change(|state| state.allows_events = true);
+    }
+
+    /// Events that were written.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.lock().written.clone()
     }
 
     /// Adds or replaces an object, by its kind and name.
@@ -199,6 +212,11 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn wait_for_end(&self) {
+        let is_on = |state: &mut State| !state.is_stopped;
+        drop(self.changed.wait_while(self.lock(), is_on).unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 /// A pod of the node as the API has it, with what a real one carries and nobody needs.
@@ -259,22 +277,29 @@ fn kind(object: &Value) -> &'static str {
 struct Request {
     line: String,
     token: String,
+    body: Vec<u8>,
 }
 
 fn read(from: &mut impl io::BufRead) -> io::Result<Option<Request>> {
-    let (mut line, mut token) = (String::new(), String::new());
+    let (mut line, mut token, mut length) = (String::new(), String::new(), 0);
     if from.read_line(&mut line)? == 0 {
         return Ok(None);
     }
     loop {
         let mut header = String::new();
         if from.read_line(&mut header)? == 0 || header.trim().is_empty() {
-            return Ok(Some(Request { line: line.trim().to_owned(), token }));
+            let mut body = vec![0; length];
+            from.read_exact(&mut body)?;
+            return Ok(Some(Request { line: line.trim().to_owned(), token, body }));
         }
-        if let Some((key, value)) = header.split_once(':')
-            && key.eq_ignore_ascii_case("authorization")
-        {
-            token = value.trim().trim_start_matches("Bearer ").to_owned();
+        match header.split_once(':') {
+            Some((key, value)) if key.eq_ignore_ascii_case("authorization") => {
+                token = value.trim().trim_start_matches("Bearer ").to_owned();
+            }
+            Some((key, value)) if key.eq_ignore_ascii_case("content-length") => {
+                length = value.trim().parse().unwrap_or(0);
+            }
+            _ => {}
         }
     }
 }
@@ -291,7 +316,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         };
         match trouble {
             Some(Trouble::Status(status)) => refuse(&mut to, status, "as the test says")?,
-            Some(Trouble::Hang) => std::thread::sleep(Duration::from_secs(600)),
+            Some(Trouble::Hang) => shared.wait_for_end(),
             _ if request.token != token => refuse(&mut to, 401, "Unauthorized")?,
             Some(Trouble::Truncate) => {
                 to.write_all(
@@ -300,7 +325,8 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
                 to.write_all(br#"{"kind":"PodList","items":[{"metadata":{"na"#)?;
                 return to.shutdown(Shutdown::Both);
             }
-            None => answer(&mut to, &path, shared)?,
+            None if request.line.starts_with("GET ") => answer(&mut to, &path, shared)?,
+            None => write_event(&mut to, &request, shared)?,
         }
     }
     Ok(())
@@ -358,6 +384,46 @@ fn answer(to: &mut impl Write, path: &str, shared: &Shared) -> io::Result<()> {
             watch(to, shared, Asked { kind, from, time, bookmarks, is_asked: &is_asked })
         }
     }
+}
+
+/// Takes a new Event, or that it was seen again (its `series`), and refuses what the API server of Kubernetes
+/// 1.33 refuses (pkg/apis/core/validation/events.go).
+fn write_event(to: &mut impl Write, request: &Request, shared: &Shared) -> io::Result<()> {
+    let event: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+    let text = |at: &str| event.pointer(at).and_then(Value::as_str).unwrap_or_default();
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    let all = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+    let mut words = request.line.split(' ');
+    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let path = path.trim_end_matches('?');
+    let mut state = shared.lock();
+    let known = state.written.iter().position(|known| known["metadata"]["name"] == name);
+    let is_right = match known {
+        None => method == "POST" && path == all,
+        Some(_) => method == "PATCH" && path == format!("{all}/{name}"),
+    };
+    if !is_right {
+        return refuse(to, 404, "there is nothing else here");
+    }
+    if !state.allows_events {
+        return refuse(to, 403, "events.events.k8s.io is forbidden");
+    }
+    let needed = ["/action", "/eventTime", "/reportingController", "/reportingInstance", "/regarding/uid"];
+    if let Some(missing) = needed.into_iter().find(|at| text(at).is_empty()) {
+        return refuse(to, 422, &format!("{missing}: Required value"));
+    }
+    let is_short = text("/note").len() <= 1024 && (1..=128).contains(&text("/reason").len());
+    if !is_short || text("/regarding/namespace") != namespace || text("/type") != "Warning" {
+        return refuse(to, 422, "Event is invalid");
+    }
+    let body = event.to_string();
+    let status = if known.is_some() { 200 } else { 201 };
+    match known {
+        Some(at) => state.written[at] = event,
+        None => state.written.push(event),
+    }
+    drop(state);
+    whole(to, status, &body)
 }
 
 /// What a watch is about.

@@ -60,6 +60,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- fail "metrics.serviceMonitor and metrics.podMonitor: enable one of them, both would scrape each agent twice" -}}
 {{- end -}}
 {{- if kindIs "map" .Values.config -}}
+{{- if and (dig "kubernetes" "events" false .Values.config) (not .Values.rbac.podEvents) -}}
+{{- fail "config.kubernetes.events: needs rbac.podEvents, the right to write Events" -}}
+{{- end -}}
 {{- if hasKey .Values.config "web" -}}
 {{- fail "config.web: set metrics.port and metrics.path instead, which probes and Service follow" -}}
 {{- end -}}

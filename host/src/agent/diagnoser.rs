@@ -1,16 +1,20 @@
 //! Answers a question of a user from what the agent knows: reads the tables, asks the plugins,
 //! and says what could not be seen.
 
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::confirm;
 use super::node::Node;
 use crate::answers::blind_spots::{self, Asked};
+use crate::answers::host_pods;
 use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
-use crate::answers::report::{AnalyzerReply, BlindSpot, Report, seen};
+use crate::answers::report::{AnalyzerReply, BlindSpot, Finding, Report, seen};
 use crate::answers::services::{self, Names};
 use crate::clock::unix_ns;
+use crate::discover;
 use crate::entities::{EntityId, EntityRow, Kind};
 use crate::kernel::table::Snapshot;
 use crate::plugin::{Plugins, ResolvedQuestion};
@@ -27,6 +31,7 @@ pub(super) struct Diagnoser {
     pub(super) view: Arc<View>,
     pub(super) plugins: Arc<Plugins>,
     pub(super) node: Arc<Node>,
+    pub(super) procfs: PathBuf,
 }
 
 impl Diagnoser {
@@ -63,13 +68,12 @@ impl Diagnoser {
         let node = &self.view.node;
         let report = Report::of_node(&question.scenario, node, question.window(), now_ns, answers, spots);
         let entities = &self.view.entities;
-        let names = Names {
-            peers: &self.view.peers,
-            is_node: &|ip| entities.owner(ip).is_some_and(|owner| owner.kind == Kind::Host),
-            pod: &|ip| entities.pod_at(ip),
-        };
-        let findings = services::explain(report.findings, &names);
+        let is_node = |ip| entities.owner(ip).is_some_and(|owner| owner.kind == Kind::Host);
+        let names = Names { peers: &self.view.peers, is_node: &is_node, pod: &|ip| entities.pod_at(ip) };
+        let mut findings = services::explain(report.findings, &names);
+        let unnamed = self.name_host_pods(&mut findings, &is_node);
         let mut report = Report { entities: question.entities.clone(), findings, ..report };
+        report.blind_spots.extend(unnamed);
         if question.confirm {
             confirm::confirm(&mut report, &self.view, &self.node);
         }
@@ -97,6 +101,23 @@ impl Diagnoser {
         self.entities(&question.entities)
     }
 
+    /// Adds the pods with the host's network that findings are about; or returns why they are not known.
+    fn name_host_pods(&self, findings: &mut [Finding], is_host: &dyn Fn(IpAddr) -> bool) -> Option<String> {
+        let (entities, pods) = (&self.view.entities, self.view.entities.host_pods());
+        if pods.is_empty() || !findings.iter().any(|finding| host_pods::concerns(finding, is_host)) {
+            return None;
+        }
+        let host = entities.live().into_iter().find(|entity| entity.kind == Kind::Host)?;
+        match discover::host_ports(&self.procfs, &host.path, |uid| pods.contains_key(uid)) {
+            Ok(ports) => {
+                let pod = |proto, port| pods.get(ports.get(&(proto, port))?.as_ref()?).cloned();
+                host_pods::name(findings, is_host, &pod);
+                None
+            }
+            Err(error) => Some(format!("pods with the host's network are not told from it: {error}")),
+        }
+    }
+
     /// Those of the host as they are now, and those of the analyzers.
     fn blind_spots(
         &self,
@@ -120,7 +141,7 @@ impl Diagnoser {
         if names.len() > MAX_ENTITIES {
             return Err(Refusal::TooMany(names.len()));
         }
-        let rows = self.view.entities.rows();
+        let rows = self.view.entities.known_rows();
         let mut resolved = ResolvedEntities::default();
         for name in names {
             let of_name: Vec<_> = rows.iter().filter(|row| is_called(row, name)).collect();

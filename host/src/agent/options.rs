@@ -50,7 +50,7 @@ pub(super) fn probes(config: &Config) -> probe::Options {
 
 /// `None` where there is no API server to ask.
 pub(super) fn api_server(config: &Config) -> Option<told::Options> {
-    let config::Kubernetes { watch, kubeconfig, labels, peers } = config.kubernetes.clone();
+    let config::Kubernetes { watch, kubeconfig, labels, peers, events: _ } = config.kubernetes.clone();
     let can_ask = !kubeconfig.as_os_str().is_empty() || watch::is_in_cluster();
     let options = told::Options {
         node: config.node.name.clone(),

@@ -117,8 +117,12 @@ impl Agent {
         let take: Arc<dyn Take> = Arc::new(analysis);
         let node = node.start(config, Arc::clone(&take), move || reading.sources(), more_sources)?;
         let node = Arc::new(node);
-        let diagnoser =
-            Diagnoser { view: Arc::clone(&view), plugins: Arc::clone(&plugins), node: Arc::clone(&node) };
+        let diagnoser = Diagnoser {
+            view: Arc::clone(&view),
+            plugins: Arc::clone(&plugins),
+            node: Arc::clone(&node),
+            procfs: config.paths.procfs.clone(),
+        };
         let (diagnoser, threads) = (Arc::new(diagnoser), Threads::new(Arc::clone(&view.status)));
         let mut agent = Self { diagnoser, loaded: None, take, view, node, plugins, threads };
         agent.follow_plugin_files(config)?;

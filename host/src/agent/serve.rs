@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::api_server;
 use super::diagnoser::Diagnoser;
+use super::pod_events;
 use super::running::{self, Agent, Error};
 use crate::answers::question::{Answerer, Refusal};
 use crate::config::Config;
@@ -63,9 +64,11 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         std::future::pending::<()>().await;
     };
     let followed = api_server::follow(&config, running::known(&view), Arc::clone(&agent.take));
+    let told = pod_events::tell(&config, &view, Arc::clone(&agent.diagnoser));
     tokio::select! {
         () = announce => {}
         () = followed => {}
+        () = told => {}
         () = shutdown => {}
     }
     flushing.abort();

@@ -176,6 +176,8 @@ pub struct Kubernetes {
     pub labels: Vec<String>,
     /// Who else the API server is asked for, to name the other end of a conversation.
     pub peers: Peers,
+    /// Whether what is wrong with a pod is written as an Event on it.
+    pub events: bool,
 }
 
 /// Who is named at the other end of a conversation, beside pods of this node.
@@ -502,7 +504,7 @@ mod tests {
         // Without a value for each key, the comparison above would prove nothing.
         let table: toml::Table = shipped.parse().expect("TOML");
         let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
-        assert_eq!((table.len(), keys), (11, 32), "a new key goes into deploy/inspector.toml and here");
+        assert_eq!((table.len(), keys), (11, 33), "a new key goes into deploy/inspector.toml and here");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 
 mod cgroup;
 mod evidence;
+mod host_ports;
 mod pods;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +28,7 @@ use crate::status::Gap;
 
 use evidence::Evidence;
 
+pub use host_ports::host_ports;
 pub use pods::Pods;
 
 /// Where namespaces are looked for.

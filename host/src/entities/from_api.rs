@@ -1,5 +1,6 @@
 //! What the API server says of this node's pods, told to the entities that they are.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
@@ -58,6 +59,13 @@ impl Entities {
     /// Whether this is the name of a pod of this node that has no network of its own.
     pub fn is_host_pod(&self, name: &str) -> bool {
         self.read().pods.values().any(|pod| pod.host_network && pod.name.to_string() == name)
+    }
+
+    /// Names of this node's pods that have no network of their own, by uid.
+    pub fn host_pods(&self) -> BTreeMap<String, String> {
+        let rows = self.read();
+        let pods = rows.pods.iter().filter(|(_, pod)| pod.host_network);
+        pods.map(|(uid, pod)| (uid.clone(), pod.name.to_string())).collect()
     }
 
     /// The pod of this node that has an address, or had it last.

@@ -89,7 +89,13 @@ impl AgentState {
                     is noticed after 245 s.";
         to.family("inspector_kube_sync_age_seconds", help, Gauge, age)?;
         let objects = kube().map(|(of, kube)| (of, Int(kube.objects as u64)));
-        to.family("inspector_kube_objects", "Objects that the API server told of.", Gauge, objects)
+        to.family("inspector_kube_objects", "Objects that the API server told of.", Gauge, objects)?;
+        let help = "Events about pods that Kubernetes took or did not take.";
+        let events = self.states.pod_events.iter().flat_map(|events| {
+            let results = [("written", events.written), ("failed", events.failed)];
+            results.map(|(result, number)| ([("result", result)], Int(number)))
+        });
+        to.family("inspector_kube_pod_events", help, Counter, events)
     }
 
     fn encode_probes(&self, to: &mut Families<'_>) -> std::fmt::Result {

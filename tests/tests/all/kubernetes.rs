@@ -1,15 +1,20 @@
 //! Promise: pods have their names from the node itself, and owners and labels from the API server for as
 //! long as it answers; whatever it does, metrics and events go on, and what is old is said to be.
 
-use std::net::TcpListener;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::apiserver::{ApiServer, NODE, Trouble, pod};
 use inspector_tests::lab::pods::{self, Containerd};
+use inspector_tests::lab::{Cgroup, Family, Scene, Topology};
 use inspector_tests::wait;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const UID: &str = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e60";
 
@@ -29,13 +34,17 @@ fn metric(agent: &Agent, name: &str, will_do: impl Fn(f64) -> bool) -> Result<f6
         .with_context(|| format!("{name} is {:?}:\n{}", value(), agent.log().join("\n")))
 }
 
-fn blind_spots(agent: &Agent, more: &[&str]) -> Result<Vec<String>> {
+fn diagnose(agent: &Agent, more: &[&str]) -> Result<Value> {
     let binary = inspector_tests::agent::binary()?;
-    let output = std::process::Command::new(binary)
+    let output = Command::new(binary)
         .args(["diagnose", "-o", "json", "-e", &agent.events.to_string()])
         .args(more)
         .output()?;
-    let report: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn blind_spots(agent: &Agent, more: &[&str]) -> Result<Vec<String>> {
+    let report = diagnose(agent, more)?;
     let spots = report["blind_spots"].as_array().context("blind spots")?;
     Ok(spots.iter().filter_map(Value::as_str).map(str::to_owned).collect())
 }
@@ -122,12 +131,12 @@ fn an_api_server_that_is_not_there_or_never_answers_stops_nothing() -> Result<()
     let server = ApiServer::start(0)?;
     server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
     let (kubeconfig, settings) = (server.kubeconfig()?, settings(&server, "")?);
-    let text = std::fs::read_to_string(&kubeconfig)?;
+    let text = fs::read_to_string(&kubeconfig)?;
     // A port that nobody listens on.
     let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-    std::fs::write(&kubeconfig, text.replace(&format!(":{}", server.port()), &format!(":{port}")))?;
+    fs::write(&kubeconfig, text.replace(&format!(":{}", server.port()), &format!(":{port}")))?;
     let absent = Agent::start(&settings)?;
-    std::fs::write(&kubeconfig, text)?;
+    fs::write(&kubeconfig, text)?;
     server.trouble(Some(Trouble::Hang));
     let hanging = Agent::start(&settings)?;
     wait::until("a request that hangs", || (!server.requests().is_empty()).then_some(()))?;
@@ -180,5 +189,109 @@ fn a_real_pod_has_its_name_from_the_node_and_its_owner_from_the_api_server() -> 
     assert_eq!(listed().context("still there")?["owner"], "Deployment/cart");
     drop(pod);
     wait::until("the pod to be gone", || listed().is_none().then_some(()))?;
+    Ok(())
+}
+
+/// A process of a pod, told by its cgroup; it ends with this.
+struct Process {
+    child: Child,
+    group: PathBuf,
+}
+
+impl Process {
+    /// Of the pod with this uid.
+    fn of_pod(uid: &str, cgroup: &Cgroup, child: Child) -> Result<Self> {
+        let process = Self { child, group: cgroup.path().join(format!("kubepods/burstable/pod{uid}/1")) };
+        fs::create_dir_all(&process.group)?;
+        fs::write(process.group.join("cgroup.procs"), process.child.id().to_string())?;
+        Ok(process)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        // `kubepods/burstable/podUID/1`, each once it is empty.
+        for group in self.group.ancestors().take(4) {
+            let _ = wait::until("a cgroup to be empty", || fs::remove_dir(group).ok());
+        }
+    }
+}
+
+#[test]
+fn a_finding_about_a_port_of_the_host_names_the_pod_that_holds_it() -> Result<()> {
+    let server = ApiServer::start(0)?;
+    let uid = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e62";
+    let mut exporter = pod("monitoring", "exporter-x", uid, "exporter");
+    exporter["spec"]["hostNetwork"] = true.into();
+    server.set(exporter);
+    let cgroup = Cgroup::unified()?;
+    // It listens, and never accepts.
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let at = listener.local_addr()?;
+    let child = Command::new("sleep").arg("900").stdin(OwnedFd::from(listener)).spawn()?;
+    let _process = Process::of_pod(uid, &cgroup, child)?;
+    let agent = Agent::start(&settings(&server, "")?)?;
+    metric(&agent, "inspector_kube_objects", |pods| pods == 1.0)?;
+
+    let mut queue = Vec::new();
+    let said = format!("TCP port {} of the host is held by pod monitoring/exporter-x", at.port());
+    wait::until("the pod to be named", || {
+        // The queue holds one more than the backlog, which is 128 by std.
+        while let Ok(waiting) = TcpStream::connect_timeout(&at, Duration::from_millis(300)) {
+            queue.push(waiting);
+        }
+        let report = diagnose(&agent, &["--entity", "host"]).ok()?;
+        let findings = report["findings"].as_array()?;
+        let evidence = findings.iter().filter_map(|finding| finding["evidence"].as_array()).flatten();
+        evidence.into_iter().find(|line| line["summary"] == said.as_str()).cloned()
+    })
+    .map(|line| assert_eq!(line["attrs"]["pod"], "monitoring/exporter-x"))
+    .with_context(|| format!("{said}: {:#}", diagnose(&agent, &[]).unwrap_or_default()))
+}
+
+#[test]
+fn what_is_wrong_with_a_pod_is_told_kubernetes_each_minute_in_one_event() -> Result<()> {
+    let server = ApiServer::start(0)?;
+    // No other test has a pod with this uid at the same time.
+    let uid = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e61";
+    server.set(pod("shop", "cart-7d9f-a", uid, "cart"));
+    let scene = Scene::new(Topology::Direct, Family::V4)?;
+    let cgroup = Cgroup::unified()?;
+    let sleep = || Ok(Command::new("sleep").arg("900").spawn()?);
+    let _process = Process::of_pod(uid, &cgroup, scene.server().run(sleep)?)?;
+    let agent = Agent::start(&settings(&server, "kubernetes.events = true")?)?;
+
+    // A closed port, which is asked for all the time.
+    let to = scene.server_at(81);
+    let told = |what: &str, is_told: &dyn Fn() -> bool| {
+        wait::until(what, || {
+            let refused = scene.client().run(|| Ok(TcpStream::connect_timeout(&to, Duration::from_secs(1))));
+            assert!(refused.is_ok_and(|tried| tried.is_err()), "{to} took a connection");
+            std::thread::sleep(Duration::from_millis(500));
+            is_told().then_some(())
+        })
+        .with_context(|| agent.log().join("\n"))
+    };
+    let count = |result| agent.scrape().ok()?.sum("inspector_kube_pod_events_total", &[("result", result)]);
+    told("a refused Event", &|| count("failed") >= Some(1.0))?;
+    agent.wait_for_log(&["Events about pods are not written", "see the ClusterRole"])?;
+    server.allow_events();
+    told("an Event", &|| count("written") >= Some(1.0))?;
+    let [event] = &server.events()[..] else { bail!("{:#?}", server.events()) };
+    let pod =
+        json!({ "apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "cart-7d9f-a", "uid": uid });
+    assert_eq!(event["regarding"], pod);
+    assert_eq!((&event["reason"], &event["reportingInstance"]), (&"PortNotListening".into(), &NODE.into()));
+    let note = event["note"].as_str().unwrap_or_default();
+    ensure!(note.contains("nobody listens on TCP port 81") && note.contains(". Try: "), "{note}");
+
+    told("the same again", &|| count("written") >= Some(2.0))?;
+    let [again] = &server.events()[..] else { bail!("{:#?}", server.events()) };
+    assert_eq!(
+        (&again["metadata"]["name"], &again["series"]["count"]),
+        (&event["metadata"]["name"], &2.into())
+    );
     Ok(())
 }

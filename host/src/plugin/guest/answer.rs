@@ -107,7 +107,7 @@ impl Checker<'_> {
 
 /// None for an id that nobody has.
 fn place(shared: &Shared, id: u32) -> Option<Place> {
-    let entity = shared.entities.get(id)?;
+    let entity = shared.entities.known(id)?;
     let name = if entity.name.is_empty() { entity.display() } else { entity.name.clone() };
     Some(Place {
         name: admit(name, MAX_ATTR_VALUE),

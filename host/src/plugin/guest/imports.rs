@@ -139,7 +139,7 @@ impl wit::events::Host for State {
 
 impl wit::entities::Host for State {
     fn get(&mut self, id: EntityId) -> Option<wit::entities::Entity> {
-        let entity = self.shared.entities.get(id)?;
+        let entity = self.shared.entities.known(id)?;
         Some(wit::entities::Entity {
             id,
             kind: entity.kind.as_str().to_owned(),

@@ -1,0 +1,193 @@
+//! Asks each minute what is wrong, and tells Kubernetes of the pods that it is wrong with, if that is
+//! configured.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::MissedTickBehavior;
+
+use super::diagnoser::Diagnoser;
+use super::options;
+use crate::answers::question::{Question, Refusal};
+use crate::answers::report::{Finding, Place};
+use crate::config::Config;
+use crate::entities::{Entities, Entity, Kind};
+use crate::events::severity::Severity;
+use crate::kubernetes::pod_event::{PodEvent, PodEvents};
+use crate::pods::ObjectName;
+use crate::status::PodEventsStatus;
+use crate::view::View;
+
+/// How often is asked, and how far back: a fault that lasts is told each time.
+const EVERY: Duration = Duration::from_secs(60);
+/// A finding that was told of a pod is told again as one that was not, after this long.
+const FORGOTTEN: Duration = Duration::from_secs(3600);
+
+/// Tells of pods until it is dropped; waits for ever if nobody is to be told.
+pub(super) async fn tell(config: &Config, view: &View, diagnoser: Arc<Diagnoser>) {
+    let options = options::api_server(config).filter(|_| config.kubernetes.events);
+    let Some(options) = options else { return std::future::pending().await };
+    view.status.update().pod_events = Some(PodEventsStatus::default());
+    let mut told = Told::default();
+    let mut writer = None;
+    let mut minute = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
+    minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        minute.tick().await;
+        let asked = Arc::clone(&diagnoser);
+        let answer = tokio::task::spawn_blocking(move || asked.answer(&Question::default())).await;
+        let report = match answer.expect("answering does not panic and is not cancelled") {
+            Ok(report) => report,
+            Err(Refusal::Starting(_)) => continue,
+            Err(refusal) => {
+                failed(view, 0, refusal.to_string());
+                continue;
+            }
+        };
+        let events = told.choose(&report.findings, &view.node, &view.entities, Instant::now());
+        if writer.is_none() && !events.is_empty() {
+            match PodEvents::new(&options).await {
+                Ok(new) => writer = Some(new),
+                Err(why) => failed(view, events.len(), why),
+            }
+        }
+        let Some(writer) = &writer else { continue };
+        for event in events {
+            match writer.write(event).await {
+                Ok(()) => written(view),
+                Err(why) => failed(view, 1, why),
+            }
+        }
+    }
+}
+
+fn written(view: &View) {
+    let mut states = view.status.update();
+    let Some(status) = &mut states.pod_events else { return };
+    status.written += 1;
+    if !std::mem::take(&mut status.reason).is_empty() {
+        tracing::info!("Events about pods are written again");
+    }
+}
+
+/// One line for one cause.
+fn failed(view: &View, events: usize, why: String) {
+    let mut states = view.status.update();
+    let Some(status) = &mut states.pod_events else { return };
+    status.failed += events as u64;
+    if status.reason != why {
+        tracing::warn!(why, "Events about pods are not written");
+        status.reason = why;
+    }
+}
+
+/// What was told of whom, and when last.
+#[derive(Default)]
+struct Told(BTreeMap<(ObjectName, String), Instant>);
+
+impl Told {
+    /// One finding for each pod of this node with which something is wrong: the worst that was not told,
+    /// or else the one that was told longest ago.
+    fn choose(
+        &mut self,
+        findings: &[Finding],
+        node: &str,
+        entities: &Entities,
+        now: Instant,
+    ) -> Vec<PodEvent> {
+        self.0.retain(|_, when| now.saturating_duration_since(*when) < FORGOTTEN);
+        let wrong = || findings.iter().filter(|finding| finding.severity >= Severity::Warning);
+        let pods = wrong().flat_map(|finding| &finding.entities).filter_map(|place| name(place, node));
+        let pods: BTreeSet<_> = pods.collect();
+        let live = entities.live();
+        let mut events = Vec::new();
+        for pod in pods {
+            let is_pod = |entity: &&Arc<Entity>| {
+                entity.kind == Kind::Pod && entity.namespace == pod.namespace && entity.name == pod.name
+            };
+            let Some(entity) = live.iter().find(is_pod) else { continue };
+            let is_about = |finding: &&Finding| {
+                finding.entities.iter().any(|place| name(place, node).as_ref() == Some(&pod))
+            };
+            let last = |finding: &&Finding| self.0.get(&(pod.clone(), finding.code.clone())).copied();
+            // The first of those that are equal, and findings come with the worst first.
+            let Some(finding) = wrong().filter(is_about).min_by_key(last) else { continue };
+            let uid = entity.pod_uid.clone();
+            self.0.insert((pod.clone(), finding.code.clone()), now);
+            events.push(PodEvent { pod, uid, code: finding.code.clone(), note: note(finding) });
+        }
+        events
+    }
+}
+
+/// The pod of this node that a place is.
+fn name(place: &Place, node: &str) -> Option<ObjectName> {
+    let is_ours = place.kind == Kind::Pod.as_str() && place.node == node;
+    is_ours.then(|| ObjectName::new(&place.namespace, &place.name)).flatten()
+}
+
+/// The title, and what to do first.
+fn note(finding: &Finding) -> String {
+    let command = finding.actions.iter().find_map(|action| action.command.as_ref());
+    match command {
+        Some(command) => format!("{}. Try: {command}", finding.title),
+        None => finding.title.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entities::DiscoveredNetns;
+
+    fn finding(code: &str, severity: Severity, pods: &[&str]) -> Finding {
+        let place = |name: &&str| Place {
+            name: (*name).to_owned(),
+            kind: "pod".to_owned(),
+            namespace: "shop".to_owned(),
+            node: "n1".to_owned(),
+        };
+        Finding { severity, entities: pods.iter().map(place).collect(), ..Finding::test(code) }
+    }
+
+    fn node() -> Entities {
+        let pod = |(at, name): (u64, &str)| DiscoveredNetns {
+            cookie: at,
+            inode: at,
+            kind: Kind::Pod,
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            pod_uid: format!("uid-{name}"),
+            ..DiscoveredNetns::default()
+        };
+        let entities = Entities::default();
+        let pods = [(1, "web"), (2, "db")].map(pod);
+        entities.apply_scan(pods.into(), 1, Instant::now());
+        entities
+    }
+
+    #[test]
+    fn a_pod_is_told_of_one_finding_a_minute_and_of_each_in_turn() {
+        let (mut told, entities, now) = (Told::default(), node(), Instant::now());
+        let findings = [
+            finding("a", Severity::Critical, &["web", "db"]),
+            finding("b", Severity::Warning, &["web"]),
+            finding("c", Severity::Info, &["web"]),
+            finding("d", Severity::Critical, &["gone"]),
+        ];
+        let mut minute = |at: u64| {
+            let events = told.choose(&findings, "n1", &entities, now + EVERY * at as u32);
+            events.into_iter().map(|event| format!("{} {} {}", event.pod, event.uid, event.code)).collect()
+        };
+        let minutes: Vec<Vec<String>> = (0..3).map(&mut minute).collect();
+        let (db, a, b) = ("shop/db uid-db a", "shop/web uid-web a", "shop/web uid-web b");
+        assert_eq!(minutes, [[db, a], [db, b], [db, a]]);
+    }
+
+    #[test]
+    fn pods_of_other_nodes_are_told_of_by_their_own_agent() {
+        let findings = [finding("a", Severity::Critical, &["web"])];
+        assert_eq!(Told::default().choose(&findings, "n2", &node(), Instant::now()), []);
+    }
+}
