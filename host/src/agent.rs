@@ -15,6 +15,7 @@ mod api_server;
 mod confirm;
 mod diagnoser;
 mod gaps;
+mod host_ports;
 mod known;
 pub mod memory;
 mod namespaces;

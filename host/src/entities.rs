@@ -240,6 +240,8 @@ pub struct Entities {
     rows: RwLock<Rows>,
     /// Of the last scan.
     unentered: RwLock<Vec<Unentered>>,
+    /// Names of pods by the ports (protocol and number) that they hold of the host.
+    host_ports: RwLock<BTreeMap<(u8, u16), String>>,
     /// A cookie without a name was stamped since the last [`Entities::take_unnamed`].
     unnamed: AtomicBool,
 }

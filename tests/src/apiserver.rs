@@ -1,5 +1,5 @@
 //! A strict Kubernetes API server for this node's pods, Services and nodes: lists, watches that go on from a
-//! version, bookmarks, Events on pods, and failures by script.
+//! version or begin with all there is, bookmarks, Events on pods, and failures by script.
 //!
 //! It refuses what a real one would refuse: no token, a list of more than one node's pods and an Event unless
 //! that is allowed, a watch without a version or from one that is too old. Everything else is a 404, so that
@@ -33,6 +33,21 @@ pub enum Trouble {
     Hang,
 }
 
+/// Whether watches may begin with all objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// They may.
+    Given,
+    /// With this status: 422 without the feature gate `WatchList`, 500 with an etcd before 3.5.
+    Refused(u16),
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::Refused(422)
+    }
+}
+
 /// A running server; stopped when dropped.
 #[derive(Debug)]
 pub struct ApiServer {
@@ -57,6 +72,9 @@ struct State {
     allows_all_pods: bool,
     /// Who asks may write Events.
     allows_events: bool,
+    /// Of Kubernetes 1.
+    minor: u32,
+    streams: Streams,
     written: Vec<Value>,
     /// Watches from before are told that they are too late.
     compacted: u64,
@@ -78,7 +96,7 @@ impl ApiServer {
         let home = tempfile::tempdir()?;
         let server = Self { shared, at, home };
         server.set_token("first")?;
-        server.change(|state| state.version = 1);
+        server.change(|state| (state.version, state.minor) = (1, 33));
         let shared = Arc::clone(&server.shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -128,6 +146,11 @@ impl ApiServer {
     /// Allows to list the pods of all nodes.
     pub fn allow_all_pods(&self) {
         self.change(|state| state.allows_all_pods = true);
+    }
+
+    /// Is of this minor version of Kubernetes 1 from now on; at first it is 1.33, without streaming lists.
+    pub fn become_version(&self, minor: u32, streams: Streams) {
+        self.change(|state| (state.minor, state.streams) = (minor, streams));
     }
 
     /// Allows to write Events.
@@ -348,6 +371,12 @@ fn whole(to: &mut impl Write, status: u16, body: &str) -> io::Result<()> {
 }
 
 fn answer(to: &mut impl Write, path: &str, shared: &Shared) -> io::Result<()> {
+    if path == "/version" {
+        let minor = shared.lock().minor.to_string();
+        let version = json!({ "major": "1", "minor": minor, "gitVersion": format!("v1.{minor}.0"), "gitCommit": "",
+            "gitTreeState": "", "buildDate": "", "goVersion": "", "compiler": "", "platform": "" });
+        return whole(to, 200, &version.to_string());
+    }
     let asked = path.strip_prefix("/api/v1/").and_then(|path| path.split_once('?'));
     let known =
         asked.and_then(|(plural, query)| Some((KINDS.iter().find(|(_, known)| *known == plural)?.0, query)));
@@ -379,9 +408,19 @@ fn answer(to: &mut impl Write, path: &str, shared: &Shared) -> io::Result<()> {
             let (Some(from), Some(seconds)) = (number("resourceVersion"), number("timeoutSeconds")) else {
                 return refuse(to, 400, "a watch needs resourceVersion and timeoutSeconds");
             };
-            let bookmarks = query.get("allowWatchBookmarks") == Some(&"true");
+            let has = |key: &str, value: &str| query.get(key) == Some(&value);
+            let (bookmarks, whole) = (has("allowWatchBookmarks", "true"), has("sendInitialEvents", "true"));
+            if whole && !(bookmarks && has("resourceVersionMatch", "NotOlderThan")) {
+                return refuse(to, 422, "sendInitialEvents needs bookmarks and resourceVersionMatch");
+            }
+            let streams = shared.lock().streams;
+            if let Streams::Refused(status) = streams
+                && whole
+            {
+                return refuse(to, status, "sendInitialEvents is forbidden for watch");
+            }
             let time = Duration::from_secs(seconds);
-            watch(to, shared, Asked { kind, from, time, bookmarks, is_asked: &is_asked })
+            watch(to, shared, Asked { kind, from, whole, time, bookmarks, is_asked: &is_asked })
         }
     }
 }
@@ -431,6 +470,8 @@ struct Asked<'a> {
     kind: &'static str,
     /// The version that it goes on from.
     from: u64,
+    /// It begins with all objects that there are.
+    whole: bool,
     time: Duration,
     bookmarks: bool,
     is_asked: &'a dyn Fn(&Value) -> bool,
@@ -438,9 +479,27 @@ struct Asked<'a> {
 
 /// Events behind a version, as they come.
 fn watch(to: &mut impl Write, shared: &Shared, asked: Asked<'_>) -> io::Result<()> {
-    let Asked { kind: of, from, time, bookmarks, is_asked } = asked;
+    let Asked { kind: of, from, whole, time, bookmarks, is_asked } = asked;
     write!(to, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n")?;
     let (began, mut seen) = (Instant::now(), from);
+    if whole {
+        let state = shared.lock();
+        let all: Vec<_> = state
+            .objects
+            .values()
+            .flat_map(BTreeMap::values)
+            .filter(|object| is_asked(object))
+            .cloned()
+            .collect();
+        seen = state.version;
+        drop(state);
+        for object in all {
+            chunk(to, &json!({ "type": "ADDED", "object": object }))?;
+        }
+        let mut end = bookmark(of, seen);
+        end["object"]["metadata"]["annotations"] = json!({ "k8s.io/initial-events-end": "true" });
+        chunk(to, &end)?;
+    }
     loop {
         let mut state = shared.lock();
         if seen < state.compacted {
@@ -460,9 +519,7 @@ fn watch(to: &mut impl Write, shared: &Shared, asked: Asked<'_>) -> io::Result<(
             return to.write_all(b"0\r\n\r\n");
         }
         if new.is_empty() && bookmarks && version == seen {
-            let at = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
-            let object = json!({ "kind": of, "apiVersion": "v1", "metadata": at, "spec": { "containers": null }, "status": {} });
-            chunk(to, &json!({ "type": "BOOKMARK", "object": object }))?;
+            chunk(to, &bookmark(of, version))?;
         }
         for (version, event, object) in new {
             seen = version;
@@ -471,6 +528,13 @@ fn watch(to: &mut impl Write, shared: &Shared, asked: Asked<'_>) -> io::Result<(
             }
         }
     }
+}
+
+/// An event that tells of nothing but a version.
+fn bookmark(of: &str, version: u64) -> Value {
+    let at = json!({ "resourceVersion": version.to_string(), "creationTimestamp": null });
+    let object = json!({ "kind": of, "apiVersion": "v1", "metadata": at, "spec": { "containers": null }, "status": {} });
+    json!({ "type": "BOOKMARK", "object": object })
 }
 
 fn chunk(to: &mut impl Write, event: &Value) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::known::Known;
-use super::options;
+use super::{host_ports, options};
 use crate::config::Config;
 use crate::frame::{Frame, Take};
 use crate::kubernetes::told::Told;
@@ -18,8 +18,8 @@ pub(super) async fn follow(config: &Config, known: Known, take: Arc<dyn Take>) {
     let Some(options) = options::api_server(config) else { return std::future::pending().await };
     let resources = options.resources();
     known.status.update().kube = resources.into_iter().map(|of| (of, KubeStatus::default())).collect();
-    watch::follow(options, |told| take_in(told, &known, &*take)).await;
-    std::future::pending().await
+    let host_ports = host_ports::follow(Arc::clone(&known.entities), config.paths.procfs.clone());
+    tokio::join!(watch::follow(options, |told| take_in(told, &known, &*take)), host_ports);
 }
 
 fn take_in(told: Told, known: &Known, take: &dyn Take) {

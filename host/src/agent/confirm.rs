@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::node::Node;
+use crate::answers::policies::POLICIES;
 use crate::answers::report::{Check, Evidence, Report};
-use crate::check::{self, Facts, Look};
+use crate::check::{self, Fact, Facts, Look};
 use crate::clock::unix_ns;
 use crate::entities::Entity;
 use crate::kernel::table::{Columns, Snapshot};
@@ -49,12 +50,16 @@ pub(super) fn confirm(report: &mut Report, view: &View, node: &Node) {
 }
 
 fn add(report: &mut Report, at: usize, kind: &str, place: &str, facts: Facts) {
-    let facts = facts.unwrap_or_else(|why| vec![format!("could not be looked at: {why}")]);
-    let evidence = facts.into_iter().map(|fact| Evidence {
-        kind: "table".to_owned(),
-        summary: crate::text::escape::admit(format!("{kind} of {place}: {fact}"), MAX_SUMMARY),
-        at_ns: Some(unix_ns()),
-        attrs: vec![("check".to_owned(), kind.to_owned())],
+    let facts = facts.unwrap_or_else(|why| vec![Fact::from(format!("could not be looked at: {why}"))]);
+    let evidence = facts.into_iter().map(|Fact { text, policies }| {
+        let policies = Some(policies.join(", ")).filter(|policies| !policies.is_empty());
+        let attrs = [("check", Some(kind.to_owned())), (POLICIES, policies)];
+        Evidence {
+            kind: "table".to_owned(),
+            summary: crate::text::escape::admit(format!("{kind} of {place}: {text}"), MAX_SUMMARY),
+            at_ns: Some(unix_ns()),
+            attrs: attrs.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
+        }
     });
     report.findings[at].evidence.extend(evidence);
 }
@@ -73,7 +78,7 @@ fn cell(check: &Check, entity: &Arc<Entity>, snapshot: Option<&Snapshot>, column
     let table = table.ok_or_else(|| format!("{source} could not be read"))?;
     let row = |row: &[u64]| {
         let cells = names.iter().zip(row).filter(|(name, _)| wanted(name));
-        cells.map(|(name, cell)| format!("{name}={cell}")).collect::<Vec<_>>().join(" ")
+        Fact::from(cells.map(|(name, cell)| format!("{name}={cell}")).collect::<Vec<_>>().join(" "))
     };
     Ok(table.numbers.chunks_exact(names.len()).take(MAX_ROWS).map(row).collect())
 }

@@ -10,6 +10,7 @@ use super::confirm;
 use super::node::Node;
 use crate::answers::blind_spots::{self, Asked};
 use crate::answers::host_pods;
+use crate::answers::policies;
 use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
 use crate::answers::report::{AnalyzerReply, BlindSpot, Finding, Report, seen};
 use crate::answers::services::{self, Names};
@@ -76,6 +77,7 @@ impl Diagnoser {
         report.blind_spots.extend(unnamed);
         if question.confirm {
             confirm::confirm(&mut report, &self.view, &self.node);
+            report.findings = policies::explain(report.findings);
         }
         Ok(report)
     }

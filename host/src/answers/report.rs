@@ -312,7 +312,7 @@ pub fn merge(findings: impl Iterator<Item = Finding>) -> Vec<Finding> {
 impl Finding {
     /// Joins what another analyzer says of the same thing. Both saw the same packets, so that
     /// counts are not added up.
-    fn absorb(&mut self, other: Self) {
+    pub(super) fn absorb(&mut self, other: Self) {
         if other.confidence > self.confidence {
             self.title = other.title;
         }

@@ -6,7 +6,7 @@
 //! | `listeners` | listening sockets, their queues and backlogs | `port`, `proto` |
 //! | `route` | the route that the kernel would take | `to`, `from` |
 //! | `neighbour` | the entry for an address of the link | `address` |
-//! | `netfilter` | chains and rules that could drop | `hook`, `dport` |
+//! | `netfilter` | chains and rules that could drop, and which of them does | `hook`, `dport`, `saddr`, `daddr` |
 //! | `capture` | packets of one connection, into a file | `saddr`, `daddr`, `sport`, `dport`, `proto` |
 //!
 //! Each look has a thread of its own, which enters the namespace and ends there: one that hangs in
@@ -14,12 +14,14 @@
 //! parsed into an address or a number before it is used, and none reaches a command line.
 
 mod capture;
+mod fact;
 mod listeners;
 mod neighbour;
 mod netfilter;
 mod params;
 mod route;
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -29,6 +31,7 @@ use crate::answers::report::Check;
 use crate::entities::Entity;
 use crate::netns;
 
+pub use fact::Fact;
 use params::Params;
 
 /// Looks of one question; the rest is said not to have been done.
@@ -36,8 +39,8 @@ const MAX_LOOKS: usize = 16;
 /// Facts that one look may bring.
 const MAX_FACTS: usize = 12;
 
-/// Facts, in words; or why there are none.
-pub type Facts = Result<Vec<String>, String>;
+/// What was seen; or why nothing was.
+pub type Facts = Result<Vec<Fact>, String>;
 
 /// What to look at and where.
 #[derive(Debug, Clone)]
@@ -82,18 +85,22 @@ fn inside(look: &Look, deadline: Instant) -> Facts {
     if cookie != look.entity.cookie {
         return Err("it is gone".to_owned());
     }
-    let facts = match kind.as_str() {
+    let texts = match kind.as_str() {
         "listeners" => listeners::look(&params),
         "route" => route::look(&params),
         "neighbour" => neighbour::look(&params),
-        "netfilter" => netfilter::look(&params, deadline),
+        "netfilter" => return shortened(netfilter::look(&params, deadline)),
         "capture" => capture::look(&params, deadline),
         _ => return Err("this version does not know that check".to_owned()),
     };
+    shortened(texts.map(|texts| texts.into_iter().map(Fact::from).collect()))
+}
+
+fn shortened(facts: io::Result<Vec<Fact>>) -> Facts {
     let mut facts = facts.map_err(|e| e.to_string())?;
     if let Some(more) = facts.len().checked_sub(MAX_FACTS).filter(|more| *more > 0) {
         facts.truncate(MAX_FACTS);
-        facts.push(format!("and {more} more"));
+        facts.push(Fact::from(format!("and {more} more")));
     }
     Ok(facts)
 }
@@ -112,11 +119,12 @@ mod tests {
         Arc::new(Entity { id: 1, kind: Kind::Host, cookie, inode, path, ..Entity::default() })
     }
 
-    fn facts(kind: &str, params: &[(&str, &str)]) -> Facts {
+    fn facts(kind: &str, params: &[(&str, &str)]) -> Result<Vec<String>, String> {
         let params = params.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let check = Check { kind: kind.to_owned(), entity: 1, params };
         let deadline = Instant::now() + Duration::from_secs(20);
-        look(vec![Look { check, entity: here() }], deadline).remove(0)
+        let facts = look(vec![Look { check, entity: here() }], deadline).remove(0);
+        facts.map(|facts| facts.into_iter().map(|fact| fact.text).collect())
     }
 
     #[test]

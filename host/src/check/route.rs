@@ -45,9 +45,27 @@ pub(super) fn look(params: &Params<'_>) -> io::Result<Vec<String>> {
     }
 }
 
+/// The device by which the kernel would send to an address.
+pub(super) fn device_to(to: IpAddr) -> Option<String> {
+    let mut request = vec![0; RTMSG];
+    (request[0], request[1]) = (family(to), bits(to));
+    append(&mut request, RTA_DST, to);
+    let mut index = None;
+    get(SockProtocol::NetlinkRoute, RTM_GETROUTE, &request, |route| {
+        let mut found = attributes(route.get(RTMSG..).unwrap_or_default());
+        index = found.find(|(kind, _)| *kind == RTA_OIF).map(|(_, value)| u32_at(value, 0));
+    })
+    .ok()?;
+    index.map(device)
+}
+
+/// Of a whole address.
+fn bits(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
 fn ask(to: IpAddr, from: Option<IpAddr>) -> io::Result<String> {
     let mut request = vec![0; RTMSG];
-    let bits = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
     (request[0], request[1]) = (family(to), bits(to));
     append(&mut request, RTA_DST, to);
     if let Some(from) = from {

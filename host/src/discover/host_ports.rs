@@ -1,6 +1,6 @@
 //! Which ports of the host's network belong to pods that use it, by the sockets that their processes hold.
 //!
-//! Looked at for a question only: it costs a read for each process of the node.
+//! It costs a read for each process of the node.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -68,6 +68,16 @@ impl Entities {
         pods.map(|(uid, pod)| (uid.clone(), pod.name.to_string())).collect()
     }
 
+    /// Replaces which pod holds which port of the host.
+    pub fn set_host_ports(&self, ports: BTreeMap<(u8, u16), String>) {
+        *self.host_ports.write().unwrap_or_else(PoisonError::into_inner) = ports;
+    }
+
+    /// The pod that holds a port of the host, as of some seconds ago.
+    pub fn host_port(&self, protocol: u8, port: u16) -> Option<String> {
+        self.host_ports.read().unwrap_or_else(PoisonError::into_inner).get(&(protocol, port)).cloned()
+    }
+
     /// The pod of this node that has an address, or had it last.
     pub fn pod_at(&self, ip: IpAddr) -> Option<PodAt> {
         let (rows, ip) = (self.read(), ip.to_canonical());

@@ -18,13 +18,14 @@ use crate::entities::{Entities, EntityId, Kind};
 use crate::events::event::{Event, MAX_ATTR_VALUE, NewEvent, OWN};
 use crate::events::throttle::{Admission, Throttle};
 use crate::loss::{Loss, Lost, Stage};
-use crate::peers::Peers;
+use crate::peers::{self, Peers};
 use crate::text::escape;
 
-/// Attributes that hold an address, and the attributes that name the entity that has it.
-const PEERS: [(&str, &str); 2] = [("saddr", "src_entity"), ("daddr", "dst_entity")];
 /// The ends of a connection or of a packet.
-const ENDS: [(&str, &str); 2] = [("saddr", "sport"), ("daddr", "dport")];
+const ENDS: [End; 2] = [
+    End { address: "saddr", port: "sport", entity: "src_entity", pod: "src_pod" },
+    End { address: "daddr", port: "dport", entity: "dst_entity", pod: "dst_pod" },
+];
 /// Maximum bytes of events that are kept, by estimate.
 pub const MAX_BYTES: usize = 16 << 20;
 /// Maximum number of types that are counted for one plugin; what is beyond is counted as `other`.
@@ -128,6 +129,32 @@ impl Who {
             None => self.peers.name(ip),
         }
     }
+}
+
+/// Names of the attributes of one end.
+struct End {
+    address: &'static str,
+    port: &'static str,
+    /// Who has the address.
+    entity: &'static str,
+    /// The pod with the host's network that has the port.
+    pod: &'static str,
+}
+
+impl End {
+    /// The address that an event has at this end.
+    fn ip(&self, attrs: &[(String, String)]) -> Option<IpAddr> {
+        value(attrs, self.address)?.parse().ok()
+    }
+
+    /// The port that it has there.
+    fn port(&self, attrs: &[(String, String)]) -> Option<u16> {
+        value(attrs, self.port)?.parse().ok()
+    }
+}
+
+fn value<'a>(attrs: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
+    attrs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
 }
 
 /// A reader's position in the log.
@@ -282,38 +309,48 @@ impl EventLog {
         }
     }
 
-    /// Adds whose the addresses are, where exactly one entity of this node or else one peer has them, and
-    /// whether this agent is at one of the ends.
+    /// Adds whose the addresses are, where exactly one entity of this node or else one peer has them, which pod
+    /// with the host's network has a port, and whether this agent is at one of the ends.
     fn with_names(&self, at: EntityId, mut attrs: Vec<(String, String)>) -> Vec<(String, String)> {
         // What a guest says of it is not believed.
         attrs.retain(|(name, _)| name != OWN);
         if self.is_own(at, &attrs) {
             attrs.push((OWN.to_owned(), "true".to_owned()));
         }
-        for (address, name) in PEERS {
-            let value = |wanted: &str| attrs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
-            let ip = value(address).and_then(|text| text.parse().ok());
-            let owner = ip.and_then(|ip| self.who.name(ip));
-            if let Some(owner) = owner.filter(|_| value(name).is_none()) {
-                attrs.push((name.to_owned(), escape::admit(owner, MAX_ATTR_VALUE)));
+        for end in ENDS {
+            let owner = end.ip(&attrs).and_then(|ip| self.who.name(ip));
+            let named = [(end.entity, owner), (end.pod, self.host_pod(at, &end, &attrs))];
+            for (name, known) in named {
+                if let Some(known) = known.filter(|_| value(&attrs, name).is_none()) {
+                    attrs.push((name.to_owned(), escape::admit(known, MAX_ATTR_VALUE)));
+                }
             }
         }
         attrs
     }
 
+    /// The pod with the host's network that is at an end.
+    fn host_pod(&self, at: EntityId, end: &End, attrs: &[(String, String)]) -> Option<String> {
+        let protocol = peers::proto(value(attrs, "protocol")?)?;
+        let port = end.port(attrs)?;
+        let pod = self.who.entities.host_port(protocol, port)?;
+        self.is_of_host(at, end.ip(attrs)?).then_some(pod)
+    }
+
     /// Whether one end is a port of this agent at an address of the host, which is where it runs.
     fn is_own(&self, at: EntityId, attrs: &[(String, String)]) -> bool {
         let Some(own) = self.own.get() else { return false };
-        let value = |wanted: &str| attrs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
-        let is_host = |id| self.who.entities.get(id).is_some_and(|entity| entity.kind == Kind::Host);
-        ENDS.iter().any(|(address, port)| {
-            let end = value(address).and_then(|text| text.parse::<IpAddr>().ok());
-            let port = value(port).and_then(|text| text.parse::<u16>().ok());
-            let Some((ip, port)) = end.zip(port) else { return false };
-            let is_here = if ip.is_loopback() { is_host(at) } else { is_host(self.who.entities.by_ip(ip)) };
-            is_here
+        ENDS.iter().any(|end| {
+            let Some((ip, port)) = end.ip(attrs).zip(end.port(attrs)) else { return false };
+            self.is_of_host(at, ip)
                 && own.iter().any(|own| own.port() == port && (own.ip().is_unspecified() || own.ip() == ip))
         })
+    }
+
+    /// Whether an address in an event is the host's; each namespace has a loopback address of its own.
+    fn is_of_host(&self, at: EntityId, ip: IpAddr) -> bool {
+        let is_host = |id| self.who.entities.get(id).is_some_and(|entity| entity.kind == Kind::Host);
+        if ip.is_loopback() { is_host(at) } else { is_host(self.who.entities.by_ip(ip)) }
     }
 
     fn wake(&self, log: MutexGuard<'_, Log>) {

@@ -1,6 +1,9 @@
 //! Follows this node's pods, and who is at the other end of their conversations: of each kind of objects a
 //! list, and a watch that goes on where it was cut off.
 //!
+//! Where the API server has streaming lists, a watch begins with the objects that there are: it sends
+//! them one by one in place of building a list, of which 5 000 nodes that restart want one each.
+//!
 //! The library goes on where a watch ended, lists
 //! anew after `410 Gone`, gives up a silent connection after [`WATCH`], and reads a service account's token
 //! again as it rotates. What fails is tried again from the list on, later each time and not at once on all
@@ -13,6 +16,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::join;
+use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
@@ -37,6 +41,11 @@ const REQUESTS: u64 = 5;
 const PER: Duration = Duration::from_secs(10);
 /// Longest pause before it is tried again.
 const LONGEST: Duration = Duration::from_secs(30);
+/// Streaming lists are the default from this minor version of Kubernetes 1 on (feature gate `WatchList`). A
+/// server that does not know them ignores that they were asked for, and never says that the list is over.
+const STREAMS_SINCE: u32 = 34;
+/// How long the API server's version is waited for; unknown, it is an old one.
+const VERSION: Duration = Duration::from_secs(5);
 /// A watch that is refused is refused within this time.
 const SETTLED: Duration = Duration::from_secs(2);
 
@@ -55,28 +64,61 @@ pub async fn follow(options: Options, tell: impl Fn(Told)) {
         }
         tokio::time::sleep(AGAIN).await;
     };
+    let version = timeout(VERSION, client.apiserver_version()).await;
+    let streams = version.is_ok_and(|answer| answer.is_ok_and(|version| has_streaming_lists(&version)));
     let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", options.node));
     let all = watcher::Config::default;
-    let pods = each::<NodePod>(&client, of_node, &options, &tell);
-    let services = each::<ClusterService>(&client, all(), &options, &tell);
-    let nodes = each::<ClusterNode>(&client, all(), &options, &tell);
-    let all_pods = each::<ClusterPod>(&client, all(), &options, &tell);
+    let api = ApiServer { client, streams };
+    let pods = each::<NodePod>(&api, of_node, &options, &tell);
+    let services = each::<ClusterService>(&api, all(), &options, &tell);
+    let nodes = each::<ClusterNode>(&api, all(), &options, &tell);
+    let all_pods = each::<ClusterPod>(&api, all(), &options, &tell);
     join(join(pods, services), join(nodes, all_pods)).await;
 }
 
+struct ApiServer {
+    client: Client,
+    /// It has streaming lists.
+    streams: bool,
+}
+
+fn has_streaming_lists(version: &Info) -> bool {
+    // Some say `34+`.
+    let minor = version.minor.trim_end_matches('+').parse::<u32>();
+    version.major == "1" && minor.is_ok_and(|minor| minor >= STREAMS_SINCE)
+}
+
 /// Follows one kind of objects, if it is among those that are followed.
-async fn each<T: Watched>(client: &Client, config: watcher::Config, options: &Options, tell: &impl Fn(Told)) {
+async fn each<T: Watched>(api: &ApiServer, config: watcher::Config, options: &Options, tell: &impl Fn(Told)) {
     if !options.resources().contains(&T::RESOURCE) {
         return;
     }
     // From the API server's memory: the state of some moments ago will do, and 5 000 nodes ask.
-    let config = config.any_semantic().timeout(WATCH);
+    let lists = config.any_semantic().timeout(WATCH);
+    let mut streams = api.streams;
     for pause in watcher::DefaultBackoff::default() {
-        let why = once::<T>(client.clone(), config.clone(), options, tell).await;
+        let config = if streams { lists.clone().streaming_lists() } else { lists.clone() };
+        let streamed = std::mem::replace(&mut streams, api.streams);
+        let why = match once::<T>(api.client.clone(), config, options, tell).await {
+            // The feature gate may be off (422), or etcd be too old for it (500): then a list may do.
+            Ended::Refused(_) if streamed => {
+                streams = false;
+                continue;
+            }
+            Ended::Refused(why) | Ended::Failed(why) => why,
+        };
         tell(Told::Failed(T::RESOURCE, why));
         // The library's jitter doubles its longest pause at most.
         tokio::time::sleep(if pause > LONGEST { pause / 2 } else { pause }).await;
     }
+}
+
+/// Why nothing more comes, in words.
+enum Ended {
+    /// The API server answers with an error.
+    Refused(String),
+    /// There is no answer, or no more of it.
+    Failed(String),
 }
 
 /// Lists and watches until something fails, and returns what.
@@ -85,7 +127,7 @@ async fn once<T: Watched>(
     config: watcher::Config,
     options: &Options,
     tell: &impl Fn(Told),
-) -> String {
+) -> Ended {
     let mut events = pin!(watcher(Api::<T>::all(client), config));
     let mut listed = BTreeMap::new();
     let mut left_out = 0;
@@ -97,12 +139,16 @@ async fn once<T: Watched>(
         } else {
             Some(events.next().await)
         };
-        let Some(event) = next else {
+        // Nothing changes, or something does already.
+        let is_change = matches!(next, Some(Some(Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_)))));
+        if is_listed && !is_watching && (next.is_none() || is_change) {
             is_watching = true;
             tell(Told::Watching(T::RESOURCE));
-            continue;
+        }
+        let Some(event) = next else { continue };
+        let Some(event) = event else {
+            return Ended::Failed(format!("the watch of {} ended", T::RESOURCE.words()));
         };
-        let Some(event) = event else { return format!("the watch of {} ended", T::RESOURCE.words()) };
         match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -137,13 +183,13 @@ async fn once<T: Watched>(
 }
 
 /// What a person can do something about.
-fn in_words(error: &watcher::Error) -> String {
+fn in_words(error: &watcher::Error) -> Ended {
     let status = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => status,
-        error => return format!("the API server cannot be reached: {}", innermost(error)),
+        error => return Ended::Failed(format!("the API server cannot be reached: {}", innermost(error))),
     };
-    refusal(status.code, &status.message)
+    Ended::Refused(refusal(status.code, &status.message))
 }

@@ -40,6 +40,7 @@ mod global;
 pub mod injector;
 pub mod kube_proxy;
 mod namespace;
+pub mod network_plugin;
 mod pair;
 pub mod pods;
 pub mod raw_socket;

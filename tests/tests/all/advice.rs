@@ -12,13 +12,22 @@ fn explain(args: &[&str]) -> Result<Output> {
     Ok(Command::new(binary()?).arg("explain").args(args).output()?)
 }
 
+/// Reasons that a kernel newer than the texts may have, stable releases among them; more of them mean that
+/// their names are read wrongly.
+const NEWER: usize = 16;
+
 #[test]
-fn every_reason_of_this_kernel_has_a_text() -> Result<()> {
+fn every_reason_of_this_kernel_has_a_text_or_is_said_to_be_newer() -> Result<()> {
     let (advice, reasons) = (Advice::built_in(), probe::kernel_reasons());
     ensure!(reasons.drop.len() > 60, "this kernel tells its drop reasons: {reasons:?}");
     for (kind, names) in [(Kind::Drop, &reasons.drop), (Kind::Reset, &reasons.reset)] {
         let silent: Vec<_> = names.values().filter(|name| advice.of(kind, name).is_none()).collect();
-        ensure!(silent.is_empty(), "{kind:?} reasons without a text in host/advice.toml: {silent:?}");
+        ensure!(silent.len() <= NEWER, "{kind:?} reasons without a text in host/advice.toml: {silent:?}");
+        for name in silent {
+            let told = explain(&[name])?;
+            let said = format!("{name}: a reason that is newer than this version");
+            ensure!(String::from_utf8_lossy(&told.stderr).starts_with(&said), "{told:?}");
+        }
     }
     Ok(())
 }

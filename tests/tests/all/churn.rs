@@ -75,6 +75,8 @@ fn a_thousand_namespaces_that_come_and_go_are_never_mistaken() -> Result<()> {
     let agent = Agent::start(&Settings { config, ..Settings::default() })?;
     let stream = EventStream::open(agent.events, "type=PACKETLOSS")?;
     let before = footprint(&agent)?;
+    // As `ip netns` makes it.
+    fs::create_dir_all("/run/netns")?;
     let start = Instant::now();
     let mut past = BTreeMap::new();
     for i in 0..NAMESPACES {

@@ -6,11 +6,13 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use inspector_tests::agent::{Agent, Settings};
-use inspector_tests::apiserver::{ApiServer, NODE, Trouble, pod};
+use inspector_tests::apiserver::{ApiServer, NODE, Streams, Trouble, pod};
+use inspector_tests::http::EventStream;
 use inspector_tests::lab::pods::{self, Containerd};
 use inspector_tests::lab::{Cgroup, Family, Scene, Topology};
 use inspector_tests::wait;
@@ -52,8 +54,76 @@ fn blind_spots(agent: &Agent, more: &[&str]) -> Result<Vec<String>> {
 #[test]
 fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() -> Result<()> {
     let server = ApiServer::start(0)?;
+    is_followed(&server)?;
+    let is_list = |request: &String| request.contains("/pods?") && !request.contains("watch=true");
+    ensure!(server.requests().iter().any(is_list));
+    Ok(())
+}
+
+#[test]
+fn an_api_server_that_streams_lists_is_asked_for_no_other() -> Result<()> {
+    let server = ApiServer::start(0)?;
+    server.become_version(36, Streams::Given);
     server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
     let agent = Agent::start(&settings(&server, "")?)?;
+    metric(&agent, "inspector_kube_objects", |pods| pods == 1.0)?;
+    server.compact(|pods| drop(pods.insert("b".to_owned(), pod("shop", "b", "b", "cart"))));
+    server.cut();
+    metric(&agent, "inspector_kube_objects", |pods| pods == 2.0)?;
+    for request in server.requests().iter().filter(|request| request.contains("/pods?")) {
+        ensure!(request.contains("watch=true"), "{request}");
+    }
+    let server = ApiServer::start(0)?;
+    server.become_version(36, Streams::Given);
+    is_followed(&server)
+}
+
+#[test]
+fn where_streaming_lists_are_refused_the_others_do() -> Result<()> {
+    for status in [422, 500] {
+        let server = ApiServer::start(0)?;
+        server.become_version(36, Streams::Refused(status));
+        server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
+        let agent = Agent::start(&settings(&server, "")?)?;
+        metric(&agent, "inspector_kube_up", |up| up == 1.0)?;
+        assert_eq!(agent.scrape()?.sum("inspector_kube_objects", &[]), Some(1.0));
+        ensure!(server.requests().iter().any(|request| request.contains("sendInitialEvents=true")));
+        ensure!(!agent.log().iter().any(|line| line.contains("WARN") && line.contains("API server")));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_node_whose_pods_change_all_the_time_is_followed_too() -> Result<()> {
+    let server = ApiServer::start(0)?;
+    let changed = |restarts: u32| {
+        let mut changed = pod("shop", "cart-7d9f-a", UID, "cart");
+        changed["status"]["containerStatuses"] = json!([{ "name": "app", "restartCount": restarts }]);
+        server.set(changed);
+    };
+    changed(0);
+    let agent = Agent::start(&settings(&server, "")?)?;
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for restarts in 1.. {
+                if done.load(Ordering::Relaxed) {
+                    return;
+                }
+                changed(restarts);
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        });
+        let up = metric(&agent, "inspector_kube_up", |up| up == 1.0);
+        done.store(true, Ordering::Relaxed);
+        up.map(drop)
+    })
+}
+
+/// Pods come and go, and everything fails in turn.
+fn is_followed(server: &ApiServer) -> Result<()> {
+    server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
+    let agent = Agent::start(&settings(server, "")?)?;
     let pods = |number: usize| metric(&agent, "inspector_kube_objects", |pods| pods == number as f64);
     pods(1)?;
     metric(&agent, "inspector_kube_up", |up| up == 1.0)?;
@@ -98,12 +168,13 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
         metric(&agent, "inspector_kube_up", |up| up == 1.0).with_context(|| format!("after {trouble:?}"))?;
     }
 
-    // A watch that always ends in the middle is not an error to the client, so it is to ask calmly.
+    // A watch that always ends in the middle is not an error to the client, so it is to ask calmly: five times in
+    // ten seconds, of which two periods may meet.
     server.trouble(Some(Trouble::Truncate));
     let asked = || server.requests().len();
     let before = asked();
     std::thread::sleep(Duration::from_secs(4));
-    ensure!((1..=6).contains(&(asked() - before)), "{} requests in 4 s", asked() - before);
+    ensure!((1..=10).contains(&(asked() - before)), "{} requests in 4 s", asked() - before);
     server.trouble(None);
     server.set(pod("shop", "e", "e", "cart"));
     pods(4)?;
@@ -121,7 +192,10 @@ fn the_pods_of_this_node_are_followed_through_every_failure_of_the_api_server() 
 
     // Nothing else is ever asked for.
     for request in server.requests() {
-        ensure!(request.starts_with("GET /api/v1/pods?"), "{request}");
+        ensure!(
+            request.starts_with("GET /api/v1/pods?") || request.starts_with("GET /version "),
+            "{request}"
+        );
     }
     Ok(())
 }
@@ -220,7 +294,7 @@ impl Drop for Process {
 }
 
 #[test]
-fn a_finding_about_a_port_of_the_host_names_the_pod_that_holds_it() -> Result<()> {
+fn findings_and_events_about_a_port_of_the_host_name_the_pod_that_holds_it() -> Result<()> {
     let server = ApiServer::start(0)?;
     let uid = "6c5e8a3b-1f0d-4f6e-9c55-0a1b2c3d4e62";
     let mut exporter = pod("monitoring", "exporter-x", uid, "exporter");
@@ -248,7 +322,17 @@ fn a_finding_about_a_port_of_the_host_names_the_pod_that_holds_it() -> Result<()
         evidence.into_iter().find(|line| line["summary"] == said.as_str()).cloned()
     })
     .map(|line| assert_eq!(line["attrs"]["pod"], "monitoring/exporter-x"))
-    .with_context(|| format!("{said}: {:#}", diagnose(&agent, &[]).unwrap_or_default()))
+    .with_context(|| format!("{said}: {:#}", diagnose(&agent, &[]).unwrap_or_default()))?;
+    let events = EventStream::open(agent.events, "since=10m")?;
+    wait::until("an event that names the pod", || {
+        let is_named = |event: &Value| event["attrs"]["dst_pod"] == "monitoring/exporter-x";
+        if let Ok(waiting) = TcpStream::connect_timeout(&at, Duration::from_millis(300)) {
+            queue.push(waiting);
+        }
+        events.received().into_iter().find(is_named)
+    })
+    .map(|event| assert_eq!(event["attrs"]["dport"], at.port().to_string()))
+    .with_context(|| format!("{:#?}", events.received()))
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod lab;
 mod latency;
 mod layout;
 mod make_targets;
+mod network_policies;
 mod observer;
 mod plugins;
 mod pods;

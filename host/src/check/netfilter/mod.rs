@@ -1,8 +1,12 @@
-//! Chains and rules that could drop a packet: `nft list ruleset` and `iptables-legacy-save`, run in
-//! the namespace that the thread is in, and of their output the lines that matter.
+//! Chains and rules that could drop a packet, and which of them does: `nft list ruleset` and
+//! `iptables-legacy-save`, run in the namespace that the thread is in, and of their output the lines that
+//! matter; and the counters of nf_tables, read twice.
 //!
 //! The tools are run because nothing else names rules as those who wrote them know them. They get
 //! no argument from outside, their output is bounded in time and size, and they only list.
+
+mod policies;
+mod rules;
 
 use std::fs;
 use std::io::{self, Read as _};
@@ -11,38 +15,144 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::params::Params;
+use super::fact::Fact;
+use super::params::{Params, octets};
+use super::route::device_to;
+
+use rules::Rule;
 
 /// Time that a tool has.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Bytes of rules that are looked at.
 const MAX_RULES: u64 = 4 << 20;
+/// Between two readings of the counters: who is dropped tries again within a second.
+const BETWEEN: Duration = Duration::from_millis(1200);
+/// Chains that lead to a rule, one to the next.
+const DEPTH: usize = 8;
+/// Bytes of the comments of one rule.
+const COMMENTS: usize = 200;
 
-/// One fact per rule or policy that drops or rejects, or that names the port.
-pub(super) fn look(params: &Params<'_>, deadline: Instant) -> io::Result<Vec<String>> {
+/// One fact per rule or policy that drops or rejects, or that names the port; those that did so come first.
+pub(super) fn look(params: &Params<'_>, deadline: Instant) -> io::Result<Vec<Fact>> {
     let (hook, port) = (params.text("hook").unwrap_or_default().to_owned(), params.port("dport")?);
-    let deadline = deadline.min(Instant::now() + PATIENCE);
+    let begun = Instant::now();
+    let before = rules::read();
+    let patience = deadline.min(begun + PATIENCE);
     let wanted = Wanted { hook, port };
-    let mut facts = match run("nft", &["-a", "-n", "list", "ruleset"], deadline) {
-        Ok(rules) => wanted.of_nft(&rules),
-        Err(why) => vec![why],
-    };
+    let printed = run("nft", &["-a", "-n", "list", "ruleset"], patience);
+    let mut by_tools = Vec::new();
     for (tables, tool) in
         [("ip_tables_names", "iptables-legacy-save"), ("ip6_tables_names", "ip6tables-legacy-save")]
     {
         // Tables that are listed here are loaded; asking for others would load them.
         let loaded = fs::read_to_string(format!("/proc/thread-self/net/{tables}")).unwrap_or_default();
         if !loaded.trim().is_empty() {
-            match run(tool, &[], deadline) {
-                Ok(rules) => facts.extend(wanted.of_iptables(&rules)),
-                Err(why) => facts.push(why),
+            match run(tool, &[], patience) {
+                Ok(rules) => by_tools.extend(wanted.of_iptables(&rules)),
+                Err(why) => by_tools.push(why),
             }
         }
     }
+    let mut facts = match before {
+        Ok(before) => {
+            let is_counted = before.iter().any(|rule| rule.ends.is_some() && rule.packets.is_some());
+            let later = is_counted.then(|| {
+                thread::sleep((begun + BETWEEN).min(deadline).saturating_duration_since(Instant::now()));
+                rules::read().ok()
+            });
+            let after = later.flatten().unwrap_or_else(|| before.clone());
+            Counted { before, after, over: begun.elapsed(), of_flow: values_of(params) }
+                .facts(printed.is_err())
+        }
+        Err(error) => vec![Fact::from(format!("the rules of nf_tables cannot be read: {error}"))],
+    };
+    match printed {
+        Ok(rules) => facts.extend(wanted.of_nft(&rules).into_iter().map(Fact::from)),
+        Err(why) => facts.push(Fact::from(why)),
+    }
+    facts.extend(by_tools.into_iter().map(Fact::from));
     if facts.is_empty() {
-        facts.push("no rule drops, rejects or names the port".to_owned());
+        facts.push(Fact::from("no rule drops, rejects or names the port".to_owned()));
     }
     Ok(facts)
+}
+
+/// What a rule that is for this conversation compares packets with: its addresses, and the devices to them.
+fn values_of(params: &Params<'_>) -> Vec<Vec<u8>> {
+    let addresses = ["saddr", "daddr"].map(|name| params.address(name).ok());
+    let addresses = addresses.into_iter().flatten();
+    addresses.flat_map(|ip| [Some(octets(ip)), device_to(ip).map(String::into_bytes)]).flatten().collect()
+}
+
+/// The rules of nf_tables at two moments.
+struct Counted {
+    before: Vec<Rule>,
+    after: Vec<Rule>,
+    /// The time between the moments.
+    over: Duration,
+    of_flow: Vec<Vec<u8>>,
+}
+
+impl Counted {
+    /// The rules that end packets of the conversation now; if none does, those that have; and all others
+    /// that could, if nothing else names them.
+    fn facts(&self, with_others: bool) -> Vec<Fact> {
+        let ending: Vec<&Rule> = self.after.iter().filter(|rule| rule.ends.is_some()).collect();
+        let now: Vec<(&Rule, u64)> = ending
+            .iter()
+            .filter_map(|rule| Some((*rule, self.rise(rule)?)))
+            .filter(|(_, n)| *n > 0)
+            .collect();
+        let ever = ending.iter().filter_map(|rule| Some((*rule, rule.packets.filter(|n| *n > 0)?))).collect();
+        let seconds = self.over.as_secs_f64();
+        let mut facts: Vec<Fact> = self
+            .of_conversation(now)
+            .into_iter()
+            .map(|(rule, n)| self.fact(rule, &format!("{n} in the last {seconds:.1} s")))
+            .collect();
+        if facts.is_empty() {
+            let ever: Vec<(&Rule, u64)> = self.of_conversation(ever);
+            facts
+                .extend(ever.into_iter().map(|(rule, n)| self.fact(rule, &format!("{n} since it was made"))));
+        }
+        if facts.is_empty() && with_others {
+            facts.extend(ending.into_iter().map(|rule| self.fact(rule, "what it matches is not known")));
+        }
+        facts
+    }
+
+    fn rise(&self, rule: &Rule) -> Option<u64> {
+        let before = self.before.iter().find(|other| other.is(rule))?;
+        rule.packets?.checked_sub(before.packets?)
+    }
+
+    /// Those for the conversation, by what they and the rules that lead to them compare; all, if none is.
+    fn of_conversation<'a>(&self, rules: Vec<(&'a Rule, u64)>) -> Vec<(&'a Rule, u64)> {
+        let of_it: Vec<_> = rules.iter().filter(|(rule, _)| self.concerns(rule, DEPTH)).copied().collect();
+        if of_it.is_empty() { rules } else { of_it }
+    }
+
+    fn concerns(&self, rule: &Rule, depth: usize) -> bool {
+        let is_value = |value: &Vec<u8>| {
+            // Names of devices are filled up with zeros.
+            let end = value.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+            self.of_flow.iter().any(|wanted| wanted == value || wanted[..] == value[..end])
+        };
+        let leads_here =
+            |other: &&Rule| other.table == rule.table && other.leads_to.as_ref() == Some(&rule.chain);
+        rule.values.iter().any(is_value)
+            || depth > 0 && self.after.iter().filter(leads_here).any(|other| self.concerns(other, depth - 1))
+    }
+
+    fn fact(&self, rule: &Rule, how_many: &str) -> Fact {
+        let ends = rule.ends.unwrap_or_default();
+        let mut text = format!("nf_tables: {}: {ends} packets ({how_many})", rule.place());
+        if !rule.comments.is_empty() {
+            let comments = crate::text::escape::admit(rule.comments.join("; "), COMMENTS);
+            text.push_str(&format!(", commented {comments:?}"));
+        }
+        Fact { text, policies: policies::of(rule, &self.after) }
+    }
 }
 
 /// What a tool prints; or a fact that says why it is not known.
