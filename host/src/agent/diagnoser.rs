@@ -16,7 +16,7 @@ use crate::answers::report::{AnalyzerReply, BlindSpot, Finding, Report, seen};
 use crate::answers::services::{self, Names};
 use crate::clock::unix_ns;
 use crate::discover;
-use crate::entities::{EntityId, EntityRow, Kind};
+use crate::entities::{EntityId, EntityRow, Kind, Unentered};
 use crate::kernel::table::Snapshot;
 use crate::plugin::{Plugins, ResolvedQuestion};
 use crate::status::{PluginStatus, States};
@@ -112,7 +112,7 @@ impl Diagnoser {
         let host = entities.live().into_iter().find(|entity| entity.kind == Kind::Host)?;
         match discover::host_ports(&self.procfs, &host.path, |uid| pods.contains_key(uid)) {
             Ok(ports) => {
-                let pod = |proto, port| pods.get(ports.get(&(proto, port))?.as_ref()?).cloned();
+                let pod = |proto, port| pods.get(ports.get(&(proto, port))?).cloned();
                 host_pods::name(findings, is_host, &pod);
                 None
             }
@@ -158,6 +158,12 @@ impl Diagnoser {
                         .notes
                         .push(format!("{name} uses the network of its node: this is about all of it"));
                     continue;
+                }
+                let unentered = self.view.entities.unentered();
+                let called =
+                    |of: &&Unentered| of.name == *name || format!("{}/{}", of.namespace, of.name) == *name;
+                if let Some(of) = unentered.iter().find(called) {
+                    return Err(Refusal::Unentered { asked: name.clone(), why: of.why.clone() });
                 }
                 let live = rows.iter().filter(|row| row.live);
                 let known = live.map(|row| row.entity.display()).collect();

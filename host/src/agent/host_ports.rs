@@ -38,7 +38,7 @@ fn look(entities: &Entities, procfs: &std::path::Path) -> std::io::Result<()> {
         return Ok(());
     };
     let ports = discover::host_ports(procfs, &host.path, |uid| pods.contains_key(uid))?;
-    let named = ports.into_iter().filter_map(|(port, uid)| Some((port, pods.get(&uid?)?.clone())));
+    let named = ports.into_iter().filter_map(|(port, uid)| Some((port, pods.get(&uid)?.clone())));
     entities.set_host_ports(named.collect());
     Ok(())
 }

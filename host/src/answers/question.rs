@@ -72,6 +72,14 @@ pub enum Refusal {
         /// Who is there.
         known: Vec<String>,
     },
+    /// It is there, and its network cannot be looked at.
+    #[error("{asked} cannot be seen: {why}")]
+    Unentered {
+        /// Who was asked for.
+        asked: String,
+        /// What stands in the way.
+        why: String,
+    },
     /// More than [`MAX_ENTITIES`].
     #[error("{0} entities are too many: name at most {MAX_ENTITIES}, or none for all")]
     TooMany(usize),
@@ -89,7 +97,11 @@ impl Refusal {
         match self {
             Self::Scenario { known, .. } => Some(("scenarios", known)),
             Self::Entity { known, .. } => Some(("entities", known)),
-            Self::NoAnalyzer { .. } | Self::TooMany(_) | Self::NoWindow | Self::Starting(_) => None,
+            Self::NoAnalyzer { .. }
+            | Self::Unentered { .. }
+            | Self::TooMany(_)
+            | Self::NoWindow
+            | Self::Starting(_) => None,
         }
     }
 }

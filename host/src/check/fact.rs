@@ -1,5 +1,8 @@
 //! What a look at the node brings.
 
+/// Facts that one look may bring.
+pub(super) const MAX_FACTS: usize = 12;
+
 /// Something that was seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fact {

@@ -34,9 +34,10 @@ pub(super) fn path(text: &str) -> String {
 
 /// `/kubepods/burstable/pod<uid>/<id>` (cgroupfs) or
 /// `/kubepods.slice/kubepods-pod<uid with underscores>.slice/cri-containerd-<id>.scope` (systemd), which
-/// in an OCI configuration is `kubepods-pod<uid with underscores>.slice:cri-containerd:<id>`.
+/// in an OCI configuration is `kubepods-pod<uid with underscores>.slice:cri-containerd:<id>`. What users of the
+/// machine call folders in the part that is theirs tells of no pod.
 fn pod(path: &str) -> Option<Container> {
-    path.contains("kubepods").then_some(())?;
+    (path.contains("kubepods") && !path.starts_with("/user.slice/")).then_some(())?;
     path.split(['/', ':']).find_map(|segment| {
         let segment = segment.strip_suffix(".slice").unwrap_or(segment);
         let (before, uid) = segment.rsplit_once("pod")?;
@@ -73,6 +74,12 @@ mod tests {
             Some(Container::Pod { uid }) => Some(uid),
             _ => None,
         }
+    }
+
+    #[test]
+    fn a_folder_of_a_user_is_no_pod() {
+        let folder = format!("0::/user.slice/user-1000.slice/user@1000.service/kubepods/pod{UID}");
+        assert_eq!(container(&folder), None);
     }
 
     #[test]

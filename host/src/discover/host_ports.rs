@@ -19,8 +19,8 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// Size of `struct inet_diag_req_v2`: family, protocol, two zeros, states at 4, socket id.
 const REQUEST: usize = 56;
 
-/// Uids of pods by protocol and port; nobody's if several pods hold it.
-pub type HostPorts = BTreeMap<(u8, u16), Option<String>>;
+/// Uids of pods by protocol and port. One that others hold too, pods or not, is nobody's and not there.
+pub type HostPorts = BTreeMap<(u8, u16), String>;
 
 /// Ports of a network, by its file, that are held by processes of the pods with these uids.
 ///
@@ -40,9 +40,11 @@ pub fn host_ports(proc: &Path, network: &Path, is_wanted: impl Fn(&str) -> bool)
         .map_err(|_| io::Error::other("listing sockets failed"))?
 }
 
-/// Uids by the inode number of a socket.
-fn holders(proc: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<BTreeMap<u32, String>> {
-    let mut holders = BTreeMap::new();
+/// Uids by the inode number of a socket; nobody's if two pods have it open.
+type Holders = BTreeMap<u32, Option<String>>;
+
+fn holders(proc: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<Holders> {
+    let mut holders = Holders::new();
     for process in fs::read_dir(proc)?.flatten().map(|entry| entry.path()) {
         // What ends meanwhile, and what is no process, has none.
         let Ok(text) = fs::read_to_string(process.join("cgroup")) else { continue };
@@ -52,7 +54,12 @@ fn holders(proc: &Path, is_wanted: impl Fn(&str) -> bool) -> io::Result<BTreeMap
         }
         let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
         let sockets = files.filter_map(|file| socket(&fs::read_link(file.path()).ok()?));
-        holders.extend(sockets.map(|inode| (inode, uid.clone())));
+        for inode in sockets {
+            let holder = holders.entry(inode).or_insert_with(|| Some(uid.clone()));
+            if holder.as_ref() != Some(&uid) {
+                *holder = None;
+            }
+        }
     }
     Ok(holders)
 }
@@ -62,8 +69,8 @@ fn socket(target: &Path) -> Option<u32> {
     target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-fn ports(holders: &BTreeMap<u32, String>) -> io::Result<HostPorts> {
-    let mut ports = HostPorts::new();
+fn ports(holders: &Holders) -> io::Result<HostPorts> {
+    let mut ports: BTreeMap<(u8, u16), Option<String>> = BTreeMap::new();
     for (family, protocol) in
         [AF_INET, AF_INET6].into_iter().flat_map(|f| [(f, IPPROTO_TCP), (f, IPPROTO_UDP)])
     {
@@ -72,7 +79,8 @@ fn ports(holders: &BTreeMap<u32, String>) -> io::Result<HostPorts> {
         request[4..8].copy_from_slice(&u32::MAX.to_ne_bytes());
         let found =
             dump(SockProtocol::NetlinkSockDiag, SOCK_DIAG_BY_FAMILY, &request, Vec::new, |all, message| {
-                all.extend(port(message).filter(|(_, inode)| holders.contains_key(inode)));
+                // Those that nobody has open any more have no number.
+                all.extend(port(message).filter(|(_, inode)| *inode != 0));
             });
         let found = match found {
             // A kernel without IPv6 has none of its sockets.
@@ -80,14 +88,14 @@ fn ports(holders: &BTreeMap<u32, String>) -> io::Result<HostPorts> {
             found => found?,
         };
         for (port, inode) in found {
-            let uid = holders.get(&inode);
+            let uid = holders.get(&inode).and_then(Option::as_ref);
             let owner = ports.entry((protocol as u8, port)).or_insert_with(|| uid.cloned());
             if owner.as_ref() != uid {
                 *owner = None;
             }
         }
     }
-    Ok(ports)
+    Ok(ports.into_iter().filter_map(|(port, owner)| Some((port, owner?))).collect())
 }
 
 /// `struct inet_diag_msg` has its own port at 4 and its inode number at 68.
@@ -124,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_belongs_to_the_pod_whose_process_holds_its_socket_and_to_nobody_if_two_do() {
+    fn a_port_belongs_to_the_pod_whose_process_holds_its_socket_and_to_nobody_if_others_do_too() {
         let (tcp, udp) =
             (TcpListener::bind("127.0.0.1:0").expect("free"), UdpSocket::bind("[::1]:0").expect("free"));
         let (shared, other) = (UdpSocket::bind("127.0.0.1:0").expect("free"), UdpSocket::bind("127.0.0.2:0"));
@@ -137,13 +145,9 @@ mod tests {
             host_ports(proc.path(), Path::new("/proc/thread-self/ns/net"), wanted).expect("sockets")
         };
         let port = tcp.local_addr().expect("bound").port();
-        let expected = [
-            ((6, port), Some(UID.to_owned())),
-            ((17, at(&udp)), Some(UID.to_owned())),
-            ((17, at(&shared)), None),
-        ];
-        assert_eq!(look(&|_| true), expected.clone().into());
-        assert_eq!(look(&|uid| uid == OTHER), [((17, at(&shared)), Some(OTHER.to_owned()))].into());
+        let expected = [((6, port), UID.to_owned()), ((17, at(&udp)), UID.to_owned())];
+        assert_eq!(look(&|_| true), expected.into());
+        assert_eq!(look(&|uid| uid == OTHER), HostPorts::new(), "a stranger has it at another address");
         assert_eq!(look(&|_| false), HostPorts::new());
     }
 }

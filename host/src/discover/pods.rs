@@ -86,8 +86,10 @@ fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
 fn named(folder: &str) -> Option<(String, ObjectName)> {
     let mut parts = folder.split('_');
     let (namespace, name, uid) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_whole = parts.next().is_none() && cgroup::is_uid(uid);
-    Some((uid.to_owned(), ObjectName::new(namespace, name)?)).filter(|_| is_whole)
+    if parts.next().is_some() || !cgroup::is_uid(uid) {
+        return None;
+    }
+    Some((uid.to_owned(), ObjectName::new(namespace, name)?))
 }
 
 /// The parts of an OCI configuration that tell of a pod.

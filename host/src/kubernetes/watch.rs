@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::client::{client, innermost, refusal};
 use super::object::Watched;
@@ -44,6 +44,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Streaming lists are the default from this minor version of Kubernetes 1 on (feature gate `WatchList`). A
 /// server that does not know them ignores that they were asked for, and never says that the list is over.
 const STREAMS_SINCE: u32 = 34;
+/// How long a list may take. Whoever drops the wish for a streaming list on the way makes it one that never ends.
+const LIST: Duration = Duration::from_secs(120);
 /// How long the API server's version is waited for; unknown, it is an old one.
 const VERSION: Duration = Duration::from_secs(5);
 /// A watch that is refused is refused within this time.
@@ -132,12 +134,22 @@ async fn once<T: Watched>(
     let mut listed = BTreeMap::new();
     let mut left_out = 0;
     let (mut is_listed, mut is_watching) = (false, false);
+    let end_of_list = Instant::now() + LIST;
     loop {
-        let next = if is_listed && !is_watching {
+        let next = match (is_listed, is_watching) {
+            (false, _) => match timeout_at(end_of_list, events.next()).await {
+                Ok(next) => Some(next),
+                Err(_) => {
+                    let of = T::RESOURCE.words();
+                    return Ended::Refused(format!(
+                        "its list of {of} is not whole after {} s",
+                        LIST.as_secs()
+                    ));
+                }
+            },
             // A watch is not there because a list was: each is refused by itself.
-            timeout(SETTLED, events.next()).await.ok()
-        } else {
-            Some(events.next().await)
+            (true, false) => timeout(SETTLED, events.next()).await.ok(),
+            (true, true) => Some(events.next().await),
         };
         // Nothing changes, or something does already.
         let is_change = matches!(next, Some(Some(Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_)))));

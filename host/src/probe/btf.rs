@@ -164,7 +164,7 @@ impl<'a> Btf<'a> {
     }
 
     fn members(&self, ty: Type<'a>) -> impl Iterator<Item = (&'a str, u32, u32)> {
-        ty.rest.chunks_exact(12).filter_map(|member| {
+        ty.rest.as_chunks::<12>().0.iter().filter_map(|member| {
             // The upper byte is the width of a bitfield, in structs that have any.
             let bits = word(member, 8)? & 0x00ff_ffff;
             Some((self.string(word(member, 0)?)?, bits / 8, word(member, 4)?))
@@ -172,8 +172,8 @@ impl<'a> Btf<'a> {
     }
 
     fn values(&self, ty: Type<'a>) -> Vec<(&'a str, u32)> {
-        let value = |item: &'a [u8]| Some((self.string(word(item, 0)?)?, word(item, 4)?));
-        ty.rest.chunks_exact(8).filter_map(value).collect()
+        let value = |item: &[u8; 8]| Some((self.string(word(item, 0)?)?, word(item, 4)?));
+        ty.rest.as_chunks::<8>().0.iter().filter_map(value).collect()
     }
 
     fn size(&self, id: u32) -> u32 {

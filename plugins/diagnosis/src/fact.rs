@@ -111,7 +111,7 @@ pub enum What {
 
 impl What {
     /// Whether the flow begins at who opens a connection, and the connection is still being opened.
-    fn is_of_client(&self) -> bool {
+    pub(crate) fn is_of_client(&self) -> bool {
         matches!(
             self,
             Self::Retransmit { why: WHY_SYN }

@@ -200,8 +200,7 @@ impl Conclusion {
                     | What::Closed { error: 1.. }
             )
         };
-        let suffers =
-            window.of(is_symptom).filter(|(key, _)| self.flows.iter().any(|flow| key.concerns(flow)));
+        let suffers = window.on(&self.flows, is_symptom);
         let suffers: Vec<_> = suffers.filter(|(key, _)| key.entity != self.at && key.entity != 0).collect();
         for (key, amount) in suffers.into_iter().take(NAMED) {
             self.add_symptom(key, *amount, window);

@@ -19,6 +19,7 @@
 pub mod codes;
 pub mod command;
 pub mod confidence;
+mod conversations;
 pub mod counters;
 pub mod evidence;
 pub mod fact;

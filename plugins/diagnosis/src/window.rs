@@ -17,6 +17,7 @@ use inspector_sdk::probes::drop_reason::{self, Circumstances, DropReason};
 use inspector_sdk::{EntityId, Timestamp, kernel};
 
 use crate::command::word;
+use crate::conversations::Conversations;
 use crate::fact::{Amount, Drop, Flow, Key, Reset, Segment, What};
 use crate::translation::View;
 
@@ -33,6 +34,10 @@ pub struct Window {
     pub lost_dns: u64,
     /// Everything else but counters, in a fixed order.
     others: Vec<(Key, Amount)>,
+    /// Where conversations stand in each of the three.
+    by_drop: Conversations,
+    by_reset: Conversations,
+    by_other: Conversations,
     counters: Map<(EntityId, u16), Amount>,
     gauges: Map<(EntityId, u16), Amount>,
     entities: Map<EntityId, Entity>,
@@ -96,6 +101,9 @@ impl Window {
             resets: Vec::new(),
             lost_dns: 0,
             others: Vec::new(),
+            by_drop: Conversations::default(),
+            by_reset: Conversations::default(),
+            by_other: Conversations::default(),
             counters: Map::default(),
             gauges: Map::default(),
             entities: Map::default(),
@@ -126,6 +134,9 @@ impl Window {
         named.drops.sort_by_key(|drop| (drop.entity, drop.amount.first, drop.flow, drop.location));
         named.resets.sort_by_key(|reset| (reset.entity, reset.amount.first, reset.flow));
         named.others.sort_by_key(|(key, amount)| (key.entity, amount.first, key.flow));
+        named.by_drop = Conversations::of_flows(named.drops.iter().map(|drop| &drop.flow));
+        named.by_reset = Conversations::of_flows(named.resets.iter().map(|reset| &reset.flow));
+        named.by_other = Conversations::of_facts(named.others.iter().map(|(key, _)| key));
         named
     }
 
@@ -211,9 +222,34 @@ impl Window {
         self.others.iter().filter(move |(key, _)| is(&key.what))
     }
 
+    /// Facts of one kind that concern any of some conversations, in the order of [`Window::of`].
+    pub fn on<'a, 'f>(
+        &'a self,
+        flows: &'f [Flow],
+        is: impl Fn(&What) -> bool + 'f,
+    ) -> impl Iterator<Item = &'a (Key, Amount)> {
+        let mut near: Vec<_> = flows.iter().flat_map(|flow| self.by_other.near(flow)).collect();
+        near.sort_unstable();
+        near.dedup();
+        let near = near.into_iter().map(|at| &self.others[at as usize]);
+        near.filter(move |(key, _)| is(&key.what) && flows.iter().any(|flow| key.concerns(flow)))
+    }
+
     /// How often a kind of fact happened on a conversation, anywhere.
     pub fn count_on(&self, flow: &Flow, is: impl Fn(&What) -> bool) -> u64 {
-        self.of(is).filter(|(key, _)| key.concerns(flow)).map(|(_, amount)| amount.count).sum()
+        self.on(std::slice::from_ref(flow), is).map(|(_, amount)| amount.count).sum()
+    }
+
+    /// Packets of a conversation that were dropped.
+    pub fn drops_on(&self, flow: &Flow) -> impl Iterator<Item = &Dropped> {
+        let near = self.by_drop.near(flow).into_iter().map(|at| &self.drops[at as usize]);
+        near.filter(|drop| drop.flow.meets(flow))
+    }
+
+    /// Resets of a conversation that were sent.
+    pub fn resets_on(&self, flow: &Flow) -> impl Iterator<Item = &ResetSent> {
+        let near = self.by_reset.near(flow).into_iter().map(|at| &self.resets[at as usize]);
+        near.filter(|reset| reset.flow.meets(flow))
     }
 
     /// Drops that somebody may miss.
@@ -243,9 +279,10 @@ impl Window {
 
     /// Whether anything of a conversation was observed in an entity.
     pub fn observed(&self, entity: EntityId, flow: &Flow) -> bool {
-        self.others.iter().any(|(key, _)| key.entity == entity && key.flow.meets(flow))
-            || self.drops.iter().any(|drop| drop.entity == entity && drop.flow.meets(flow))
-            || self.resets.iter().any(|reset| reset.entity == entity && reset.flow.meets(flow))
+        let of_flow = std::slice::from_ref(flow);
+        self.on(of_flow, |_| true).any(|(key, _)| key.entity == entity && key.flow.meets(flow))
+            || self.drops_on(flow).any(|drop| drop.entity == entity)
+            || self.resets_on(flow).any(|reset| reset.entity == entity)
     }
 
     /// Whether anybody here has an address.

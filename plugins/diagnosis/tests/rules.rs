@@ -238,6 +238,18 @@ fn a_closed_port_is_found_with_reset_reasons_and_without() {
 }
 
 #[test]
+fn many_closed_ports_of_one_host_are_one_finding_that_says_so() {
+    let mut case = Case::new();
+    for port in 81..=86 {
+        case = case.dropped(SERVER, A, &format!("10.0.0.2:{port}"), "NO_SOCKET", "tcp_v4_rcv");
+    }
+    let report = case.report("connect", &[SERVER]);
+    let [finding] = &report.findings[..] else { panic!("{:?}", report.findings) };
+    let title = "nobody listens on 6 TCP ports (81, 82, 83, 84, …) of 10.0.0.2; 6 connections refused";
+    assert!(finding.title.ends_with(title), "{}", finding.title);
+}
+
+#[test]
 fn a_segment_of_a_lost_connection_is_no_closed_port() {
     let case = Case::new().dropped_as(SERVER, A, B, "NO_SOCKET", "tcp_v4_rcv", |d| d.tcp_flags = ACK);
     case.reset(SERVER, B, A, "NO_SOCKET", |r| (r.has_segment, r.tcp_flags) = (1, ACK))

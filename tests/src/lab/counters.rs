@@ -97,8 +97,8 @@ pub fn reaches(at_least: u64, what: impl Fn() -> Result<u64>) -> Result<()> {
 /// A line of names above one of values, both beginning with the protocol.
 fn in_pairs(table: &str, name: &str) -> Option<u64> {
     let lines: Vec<_> = table.lines().filter_map(|line| line.split_once(':')).collect();
-    lines.chunks_exact(2).find_map(|pair| {
-        let [(protocol, names), (_, values)] = pair else { return None };
+    lines.as_chunks::<2>().0.iter().find_map(|pair| {
+        let [(protocol, names), (_, values)] = pair;
         let wanted = name.strip_prefix(protocol)?;
         let at = names.split_whitespace().position(|found| found == wanted)?;
         values.split_whitespace().nth(at)?.parse().ok()

@@ -39,8 +39,8 @@ fn clients_that_do_not_read_are_not_noticed_by_one_that_does() -> Result<()> {
     let mut clients = (0..40).map(|_| stalled(&agent)).collect::<Result<Vec<_>>>()?;
     let healthy = EventStream::open(agent.events, &format!("type=PACKETLOSS&pod={}", pair.server.name()))?;
 
-    refuse_connects(&pair)?;
     let seen = || healthy.received().iter().filter_map(|event| event["count"].as_u64()).sum::<u64>();
+    refuse_connects(&pair, seen)?;
     let all = wait::until("every event at the healthy client", || (seen() == REFUSED).then_some(()));
     all.inspect_err(|_| eprintln!("{} of {REFUSED} events came", seen()))?;
     assert!(
@@ -58,11 +58,15 @@ fn clients_that_do_not_read_are_not_noticed_by_one_that_does() -> Result<()> {
     Ok(())
 }
 
-/// Connects to a closed port, never faster than the limits of events per second allow.
-fn refuse_connects(pair: &Pair) -> Result<()> {
-    for _ in 0..REFUSED {
+/// Connects to a closed port, never faster than the limits of events per second allow, nor than the client that
+/// reads has `seen` it: the machine may stand still for a second.
+fn refuse_connects(pair: &Pair, seen: impl Fn() -> u64) -> Result<()> {
+    for made in 1..=REFUSED {
         faults::connect_to_closed_port(&pair.client, pair.server_at(Family::V4, faults::CLOSED_PORT))?;
         std::thread::sleep(Duration::from_millis(3));
+        if made % 50 == 0 {
+            wait::until("the healthy client to follow", || (seen() + 100 >= made).then_some(()))?;
+        }
     }
     Ok(())
 }

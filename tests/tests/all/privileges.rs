@@ -318,6 +318,12 @@ fn try_case(still: &Still, case: &Case) -> Result<()> {
         wrong.is_empty().then_some(())
     });
     ensure!(right.is_ok(), "{:?}: {wrong:#?}", case.through);
+    for name in still.names() {
+        let at = agent.events.to_string();
+        let asked = Command::new(binary()?).args(["diagnose", "-e", &at, "--entity", name]).output()?;
+        let why = String::from_utf8_lossy(&asked.stderr);
+        ensure!(asked.status.success() || why.contains(&format!("{name} cannot be seen: ")), "{why}");
+    }
     let causes: Vec<_> = said.texts["log"].iter().filter(|line| line.contains("\"cause\"")).collect();
     let once: BTreeSet<_> = causes.iter().map(|line| untimed(line)).collect();
     ensure!(once.len() == causes.len(), "said twice: {causes:#?}");

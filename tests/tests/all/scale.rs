@@ -14,7 +14,7 @@ use inspector::kernel::symbols::SymbolTable;
 use inspector::kernel::table::{Columns, Snapshot, Table};
 use inspector::loss::{Loss, Stage};
 use inspector::notify::Notify;
-use inspector::plugin::{Limits, Options, Plugins, Shared};
+use inspector::plugin::{Limits, Options, Plugins, ResolvedQuestion, Shared};
 use inspector::series::metrics::{Budget, Metrics};
 use inspector::status::{PluginState, PluginStatus, ProbeState, ProbeStatus, Status};
 use inspector_ebpf::{PROBES, Probe, Record, SkbDrop};
@@ -211,8 +211,8 @@ fn refused(namespaces: u64, numbers: std::ops::Range<u64>) -> Vec<u64> {
 }
 
 #[test]
-fn a_storm_of_refused_connections_keeps_no_tick_of_diagnosis_too_long() -> Result<()> {
-    let namespaces = 100;
+fn a_storm_of_refused_connections_keeps_no_tick_and_no_question_of_diagnosis_too_long() -> Result<()> {
+    let namespaces = 500;
     let mut node = Node::among(namespaces, "diagnosis", Budget::default())?;
     let probe = probe();
     for first_seq in (0..REFUSED).step_by(BATCH) {
@@ -236,6 +236,16 @@ fn a_storm_of_refused_connections_keeps_no_tick_of_diagnosis_too_long() -> Resul
     let families = node.shared.metrics.families();
     let found = families.iter().find(|family| family.name == "inspector_findings_total");
     assert!(found.is_some_and(|family| family.series > 0), "nothing was found: {found:?}");
+    let answers = node.plugins.diagnose(ResolvedQuestion {
+        scenario: "node".to_owned(),
+        entities: Vec::new(),
+        window: 2 * STORM,
+        now_ns: SECOND_NS + STORM.as_nanos() as u64,
+        snapshot: None,
+        deadline: Instant::now() + Duration::from_secs(60),
+    });
+    let answer = answers[0].answer.as_ref().map_err(|why| anyhow::anyhow!("{why}"))?;
+    assert!(answer.findings.len() > 1, "{answer:?}");
     Ok(())
 }
 

@@ -8,6 +8,8 @@
 mod policies;
 mod rules;
 
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{self, Read as _};
 use std::process::{Command, Stdio};
@@ -15,11 +17,11 @@ use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::fact::Fact;
+use super::fact::{Fact, MAX_FACTS};
 use super::params::{Params, octets};
 use super::route::device_to;
 
-use rules::Rule;
+use rules::{Field, Rule};
 
 /// Time that a tool has.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -27,8 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const MAX_RULES: u64 = 4 << 20;
 /// Between two readings of the counters: who is dropped tries again within a second.
 const BETWEEN: Duration = Duration::from_millis(1200);
-/// Chains that lead to a rule, one to the next.
-const DEPTH: usize = 8;
 /// Bytes of the comments of one rule.
 const COMMENTS: usize = 200;
 
@@ -77,11 +77,14 @@ pub(super) fn look(params: &Params<'_>, deadline: Instant) -> io::Result<Vec<Fac
     Ok(facts)
 }
 
-/// What a rule that is for this conversation compares packets with: its addresses, and the devices to them.
-fn values_of(params: &Params<'_>) -> Vec<Vec<u8>> {
-    let addresses = ["saddr", "daddr"].map(|name| params.address(name).ok());
-    let addresses = addresses.into_iter().flatten();
-    addresses.flat_map(|ip| [Some(octets(ip)), device_to(ip).map(String::into_bytes)]).flatten().collect()
+/// What is known of the conversation that rules may compare: its addresses, and the devices to them.
+fn values_of(params: &Params<'_>) -> Vec<(Field, Vec<u8>)> {
+    let ends = [("saddr", Field::Source, Field::In), ("daddr", Field::Destination, Field::Out)];
+    let known = ends.into_iter().filter_map(|(name, address, device)| {
+        let ip = params.address(name).ok()?;
+        Some([Some((address, octets(ip))), device_to(ip).map(|name| (device, name.into_bytes()))])
+    });
+    known.flatten().flatten().collect()
 }
 
 /// The rules of nf_tables at two moments.
@@ -90,69 +93,109 @@ struct Counted {
     after: Vec<Rule>,
     /// The time between the moments.
     over: Duration,
-    of_flow: Vec<Vec<u8>>,
+    of_flow: Vec<(Field, Vec<u8>)>,
 }
 
 impl Counted {
-    /// The rules that end packets of the conversation now; if none does, those that have; and all others
-    /// that could, if nothing else names them.
+    /// The rules that end packets of the conversation now; if none is known to, those that end any; if none
+    /// does, those that have; and all others that could, if nothing else names them.
     fn facts(&self, with_others: bool) -> Vec<Fact> {
+        let before: HashMap<_, _> = self.before.iter().map(|rule| (rule.id(), rule.packets)).collect();
+        let rise = |rule: &Rule| rule.packets?.checked_sub((*before.get(&rule.id())?)?);
         let ending: Vec<&Rule> = self.after.iter().filter(|rule| rule.ends.is_some()).collect();
-        let now: Vec<(&Rule, u64)> = ending
-            .iter()
-            .filter_map(|rule| Some((*rule, self.rise(rule)?)))
-            .filter(|(_, n)| *n > 0)
-            .collect();
-        let ever = ending.iter().filter_map(|rule| Some((*rule, rule.packets.filter(|n| *n > 0)?))).collect();
-        let seconds = self.over.as_secs_f64();
-        let mut facts: Vec<Fact> = self
-            .of_conversation(now)
-            .into_iter()
-            .map(|(rule, n)| self.fact(rule, &format!("{n} in the last {seconds:.1} s")))
-            .collect();
-        if facts.is_empty() {
-            let ever: Vec<(&Rule, u64)> = self.of_conversation(ever);
-            facts
-                .extend(ever.into_iter().map(|(rule, n)| self.fact(rule, &format!("{n} since it was made"))));
+        let chains = self.chains_of_flow();
+        let fits = |rule: &Rule| match self.fit(rule) {
+            Fit::Own => true,
+            Fit::Any => chains.contains(&rule.chain_id()),
+            Fit::Other => false,
+        };
+        let counted = |count: &dyn Fn(&Rule) -> Option<u64>| {
+            let counts = ending.iter().filter_map(|rule| Some((*rule, count(rule).filter(|n| *n > 0)?)));
+            let (own, others): (Vec<_>, Vec<_>) = counts.partition(|(rule, _)| fits(rule));
+            let is_own = !own.is_empty();
+            let mut found = if is_own { own } else { others };
+            found.sort_by_key(|(_, packets)| Reverse(*packets));
+            found.truncate(MAX_FACTS);
+            (found, is_own)
+        };
+        let (now, is_own) = counted(&rise);
+        if !now.is_empty() {
+            let seconds = self.over.as_secs_f64();
+            let fact = |(rule, n): (&Rule, u64)| Fact {
+                text: told(rule, &format!("{n} in the last {seconds:.1} s")),
+                // A rule that counts something else stands for no policy here.
+                policies: if is_own { policies::of(rule, &self.after) } else { Vec::new() },
+            };
+            return now.into_iter().map(fact).collect();
         }
-        if facts.is_empty() && with_others {
-            facts.extend(ending.into_iter().map(|rule| self.fact(rule, "what it matches is not known")));
+        let (ever, _) = counted(&|rule| rule.packets);
+        if !ever.is_empty() || !with_others {
+            let fact = |(rule, n): (&Rule, u64)| Fact::from(told(rule, &format!("{n} since it was made")));
+            return ever.into_iter().map(fact).collect();
         }
-        facts
+        let unknown = |rule: &Rule| Fact::from(told(rule, "what it matches is not known"));
+        ending.into_iter().take(MAX_FACTS).map(unknown).collect()
     }
 
-    fn rise(&self, rule: &Rule) -> Option<u64> {
-        let before = self.before.iter().find(|other| other.is(rule))?;
-        rule.packets?.checked_sub(before.packets?)
-    }
-
-    /// Those for the conversation, by what they and the rules that lead to them compare; all, if none is.
-    fn of_conversation<'a>(&self, rules: Vec<(&'a Rule, u64)>) -> Vec<(&'a Rule, u64)> {
-        let of_it: Vec<_> = rules.iter().filter(|(rule, _)| self.concerns(rule, DEPTH)).copied().collect();
-        if of_it.is_empty() { rules } else { of_it }
-    }
-
-    fn concerns(&self, rule: &Rule, depth: usize) -> bool {
-        let is_value = |value: &Vec<u8>| {
+    /// Whether a rule is for the conversation by what it compares itself.
+    fn fit(&self, rule: &Rule) -> Fit {
+        let mut fit = Fit::Any;
+        for (field, value) in &rule.values {
             // Names of devices are filled up with zeros.
             let end = value.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
-            self.of_flow.iter().any(|wanted| wanted == value || wanted[..] == value[..end])
-        };
-        let leads_here =
-            |other: &&Rule| other.table == rule.table && other.leads_to.as_ref() == Some(&rule.chain);
-        rule.values.iter().any(is_value)
-            || depth > 0 && self.after.iter().filter(leads_here).any(|other| self.concerns(other, depth - 1))
+            let mut known = self.of_flow.iter().filter(|(of, _)| of == field).peekable();
+            if known.peek().is_none() {
+                continue;
+            }
+            if !known.any(|(_, wanted)| wanted == value || wanted[..] == value[..end]) {
+                return Fit::Other;
+            }
+            fit = Fit::Own;
+        }
+        fit
     }
 
-    fn fact(&self, rule: &Rule, how_many: &str) -> Fact {
-        let ends = rule.ends.unwrap_or_default();
-        let mut text = format!("nf_tables: {}: {ends} packets ({how_many})", rule.place());
-        if !rule.comments.is_empty() {
-            let comments = crate::text::escape::admit(rule.comments.join("; "), COMMENTS);
-            text.push_str(&format!(", commented {comments:?}"));
+    /// The chains to which a rule for the conversation leads, one to the next.
+    fn chains_of_flow(&self) -> HashSet<(&str, &str)> {
+        let mut next: HashMap<_, Vec<_>> = HashMap::new();
+        let mut waiting = Vec::new();
+        for (rule, to) in self.after.iter().filter_map(|rule| Some((rule, rule.target()?))) {
+            match self.fit(rule) {
+                Fit::Own => waiting.push(to),
+                Fit::Any => next.entry(rule.chain_id()).or_default().push(to),
+                Fit::Other => {}
+            }
         }
-        Fact { text, policies: policies::of(rule, &self.after) }
+        let mut found = HashSet::new();
+        while let Some(chain) = waiting.pop() {
+            if found.insert(chain) {
+                waiting.extend(next.get(&chain).into_iter().flatten());
+            }
+        }
+        found
     }
+}
+
+/// Whether a rule is for a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fit {
+    /// It names something of it.
+    Own,
+    /// It names nothing of any.
+    Any,
+    /// It names something else.
+    Other,
+}
+
+/// A rule that ends packets, for people.
+fn told(rule: &Rule, how_many: &str) -> String {
+    let ends = rule.ends.unwrap_or_default();
+    let mut text = format!("nf_tables: {}: {ends} packets ({how_many})", rule.place());
+    if !rule.comments.is_empty() {
+        let comments = crate::text::escape::admit(rule.comments.join("; "), COMMENTS);
+        text.push_str(&format!(", commented {comments:?}"));
+    }
+    text
 }
 
 /// What a tool prints; or a fact that says why it is not known.
@@ -322,6 +365,65 @@ COMMIT
             ]
         );
         assert!(wanted("forward", None).of_iptables(rules)[0].ends_with(":FORWARD DROP [0:0]"));
+    }
+
+    fn rule(chain: &str, handle: u64, to: &str, daddr: Option<u8>) -> Rule {
+        Rule {
+            table: "ip filter".to_owned(),
+            chain: chain.to_owned(),
+            handle,
+            leads_to: Some(to.to_owned()).filter(|to| !to.is_empty()),
+            values: daddr.into_iter().map(|last| (Field::Destination, vec![10, 0, 0, last])).collect(),
+            ..Rule::default()
+        }
+    }
+
+    /// A pod's chain of kube-router, whose rule has ended so many packets.
+    fn pod(last: u8, packets: u64) -> Vec<Rule> {
+        let (chain, at) = (format!("KUBE-POD-FW-{last}"), u64::from(last) * 10);
+        let mut policy = rule(&chain, at + 1, "KUBE-NWPLCY", None);
+        policy.comments = vec![format!("run through nw policy p{last}")];
+        let mut end = rule(&chain, at + 2, "", None);
+        end.comments = vec!["REJECT traffic destined for POD name:a namespace: shop".to_owned()];
+        (end.ends, end.packets) = (Some("rejects"), Some(packets));
+        vec![rule("FORWARD", at, &chain, Some(last)), policy, end]
+    }
+
+    fn counted(before: Vec<Rule>, after: Vec<Rule>) -> Vec<Fact> {
+        let of_flow = vec![(Field::Destination, vec![10, 0, 0, 2])];
+        Counted { before, after, over: Duration::from_secs(1), of_flow }.facts(false)
+    }
+
+    #[test]
+    fn only_a_rule_that_ends_packets_of_the_conversation_now_names_a_policy() {
+        let at = |own: u64, other: u64| [pod(2, own), pod(3, other)].concat();
+        let names = |facts: &[Fact]| facts.iter().flat_map(|fact| fact.policies.clone()).collect::<Vec<_>>();
+        let now = counted(at(5, 5), at(7, 9));
+        assert_eq!(names(&now), ["NetworkPolicy shop/p2"]);
+        assert!(now[0].text.contains("(2 in the last 1.0 s)"), "{now:?}");
+        let of_another = counted(at(5, 5), at(5, 9));
+        assert!(of_another[0].text.contains("KUBE-POD-FW-3"), "{of_another:?}");
+        assert_eq!(names(&of_another), [""; 0]);
+        let once = counted(at(5, 0), at(5, 0));
+        assert!(once[0].text.contains("(5 since it was made)"), "{once:?}");
+        assert_eq!(names(&once), [""; 0]);
+    }
+
+    #[test]
+    fn chains_that_lead_to_each_other_in_many_ways_are_walked_once() {
+        let mut rules = pod(2, 5);
+        for (layer, jump) in (0..20).flat_map(|layer| (0..30).map(move |jump| (layer, jump))) {
+            rules.push(rule(
+                &format!("l{layer}"),
+                1000 + layer * 30 + jump,
+                &format!("l{}", layer + 1),
+                None,
+            ));
+        }
+        rules.push(rule("KUBE-POD-FW-2", 999, "l0", None));
+        let mut after = rules.clone();
+        after[2].packets = Some(6);
+        assert_eq!(counted(rules, after)[0].policies, ["NetworkPolicy shop/p2"]);
     }
 
     #[test]

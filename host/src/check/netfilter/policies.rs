@@ -15,13 +15,28 @@ use super::rules::Rule;
 /// What Calico puts before the name of a policy of Kubernetes itself.
 const OF_KUBERNETES: &str = "knp.default.";
 
+/// Policies of one rule that are named.
+const MAX_POLICIES: usize = 8;
+
 /// Their kinds and names, e.g. `NetworkPolicy shop/deny-all`; none if the rule stands for none.
 pub(super) fn of(ending: &Rule, rules: &[Rule]) -> Vec<String> {
     let mut found = kube_router(ending, rules);
     found.extend(calico(ending, rules));
+    found.retain(|policy| policy.rsplit(' ').next().is_some_and(is_name));
     found.sort();
     found.dedup();
+    found.truncate(MAX_POLICIES);
     found
+}
+
+/// Whether it may be the name of an object, with its namespace: comments may hold anything, and names become
+/// part of commands that people copy.
+fn is_name(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_part = |part: &str| {
+        part.starts_with(is_plain) && part.chars().all(|c| is_plain(c) || matches!(c, '-' | '.'))
+    };
+    text.split('/').all(is_part)
 }
 
 fn kube_router(ending: &Rule, rules: &[Rule]) -> Vec<String> {
@@ -30,9 +45,7 @@ fn kube_router(ending: &Rule, rules: &[Rule]) -> Vec<String> {
         return Vec::new();
     }
     // Its own comment has it, or that of a rule which leads here, from version to version.
-    let leading = rules
-        .iter()
-        .filter(|rule| rule.table == ending.table && rule.leads_to.as_ref() == Some(&ending.chain));
+    let leading = rules.iter().filter(|rule| rule.target() == Some(ending.chain_id()));
     let namespace = |comment: &String| {
         let (_, behind) = comment.split_once(" namespace: ").or_else(|| comment.split_once(" ns: "))?;
         behind.split(' ').next().map(str::to_owned)
@@ -43,7 +56,8 @@ fn kube_router(ending: &Rule, rules: &[Rule]) -> Vec<String> {
         Some(namespace) => format!("NetworkPolicy {namespace}/{policy}"),
         None => format!("NetworkPolicy {policy}"),
     };
-    let beside = rules.iter().filter(|rule| rule.is_beside(ending)).flat_map(|rule| &rule.comments);
+    let beside =
+        rules.iter().filter(|rule| rule.chain_id() == ending.chain_id()).flat_map(|rule| &rule.comments);
     beside.filter_map(|comment| comment.strip_prefix("run through nw policy ")).map(name).collect()
 }
 
@@ -57,8 +71,8 @@ fn calico(ending: &Rule, rules: &[Rule]) -> Vec<String> {
         chains.push(&ending.chain);
     } else if is_end(&ending) {
         // One tier of policies after the other, each with its end.
-        let beside = rules.iter().filter(|rule| rule.is_beside(ending));
-        let before: Vec<_> = beside.take_while(|rule| !rule.is(ending)).collect();
+        let beside = rules.iter().filter(|rule| rule.chain_id() == ending.chain_id());
+        let before: Vec<_> = beside.take_while(|rule| rule.id() != ending.id()).collect();
         let tier = before.iter().rev().take_while(|rule| !is_end(rule));
         chains.extend(tier.filter_map(|rule| rule.leads_to.as_deref()).filter(|chain| is_of_policies(chain)));
     }
@@ -119,6 +133,18 @@ mod tests {
         ];
         assert_eq!(of(&rules[3], &rules), ["NetworkPolicy shop/deny-all", "NetworkPolicy shop/only-web"]);
         assert_eq!(of(&rules[0], &rules), [""; 0], "an invalid state is no policy's");
+    }
+
+    #[test]
+    fn what_is_no_name_is_no_policy() {
+        let end = "rule to REJECT traffic destined for POD name:db-0 namespace: shop";
+        for name in ["x;reboot", "$(reboot)", "-a", "a, b", ""] {
+            let rules = [
+                rule("KUBE-POD-FW-A", 1, &[&format!("run through nw policy {name}")], "KUBE-NWPLCY-1"),
+                rule("KUBE-POD-FW-A", 2, &[end], ""),
+            ];
+            assert_eq!(of(&rules[1], &rules), [""; 0], "{name}");
+        }
     }
 
     #[test]

@@ -32,15 +32,38 @@ const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
 const NFTA_VERDICT_CHAIN: u16 = 2;
-// `enum nft_counter_attributes`, `enum nft_cmp_attributes`, `enum nft_target_attributes` and nft_match's.
+// `enum nft_payload_attributes` and `enum nft_payload_bases`, `enum nft_meta_attributes` and `enum nft_meta_keys`.
+const NFTA_PAYLOAD_BASE: u16 = 2;
+const NFTA_PAYLOAD_OFFSET: u16 = 3;
+const NETWORK_HEADER: u32 = 1;
+const NFTA_META_KEY: u16 = 2;
+const IN_NAME: u32 = 6;
+const OUT_NAME: u32 = 7;
+// `enum nft_counter_attributes`, `enum nft_cmp_attributes` and `enum nft_cmp_ops`, `enum nft_target_attributes` and
+// nft_match's.
 const NFTA_COUNTER_PACKETS: u16 = 2;
+const NFTA_CMP_OP: u16 = 2;
 const NFTA_CMP_DATA: u16 = 3;
+const EQUAL: u32 = 0;
 const NFTA_TARGET_NAME: u16 = 1;
 const NFTA_MATCH_INFO: u16 = 3;
 /// `NF_DROP`.
 const DROP: u32 = 0;
 /// `NFTNL_UDATA_RULE_COMMENT` of libnftnl's udata.h: the type of a comment in what tools keep with a rule.
 const COMMENT: u8 = 0;
+
+/// What a rule may compare, of what is known of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    /// The source address.
+    Source,
+    /// The destination address.
+    Destination,
+    /// The name of the device by which a packet came.
+    In,
+    /// The name of the device by which it leaves.
+    Out,
+}
 
 /// One rule.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,19 +80,24 @@ pub(super) struct Rule {
     /// Packets that it matched, if it counts them.
     pub(super) packets: Option<u64>,
     pub(super) comments: Vec<String>,
-    /// What it compares packets with: an address, a port, the name of a device, each as in memory.
-    pub(super) values: Vec<Vec<u8>>,
+    /// What it wants to be equal, as in memory; what else it compares is not here.
+    pub(super) values: Vec<(Field, Vec<u8>)>,
 }
 
 impl Rule {
-    /// The same rule at another time.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        (self.handle, &self.chain, &self.table) == (other.handle, &other.chain, &other.table)
+    /// The same for one rule at any time: its number is that in its table.
+    pub(super) fn id(&self) -> (&str, u64) {
+        (&self.table, self.handle)
     }
 
-    /// Whether both are in one chain, whose names are those of a table.
-    pub(super) fn is_beside(&self, other: &Self) -> bool {
-        (&self.chain, &self.table) == (&other.chain, &other.table)
+    /// Its chain, whose name is one in its table.
+    pub(super) fn chain_id(&self) -> (&str, &str) {
+        (&self.table, &self.chain)
+    }
+
+    /// The chain to which it leads.
+    pub(super) fn target(&self) -> Option<(&str, &str)> {
+        Some((&self.table, self.leads_to.as_deref()?))
     }
 
     /// Where it stands, for people.
@@ -94,7 +122,10 @@ impl Rule {
                 NFTA_RULE_TABLE => rule.table = format!("{family} {}", text(value)),
                 NFTA_RULE_CHAIN => rule.chain = text(value),
                 NFTA_RULE_HANDLE => rule.handle = u64::from_be_bytes(value.try_into().ok()?),
-                NFTA_RULE_EXPRESSIONS => attributes(value).for_each(|(_, it)| rule.add_expression(it)),
+                NFTA_RULE_EXPRESSIONS => {
+                    let mut loaded = None;
+                    attributes(value).for_each(|(_, it)| rule.add_expression(it, &mut loaded));
+                }
                 NFTA_RULE_USERDATA => rule.comments.extend(comment(value)),
                 _ => {}
             }
@@ -102,15 +133,15 @@ impl Rule {
         Some(rule)
     }
 
-    fn add_expression(&mut self, expression: &[u8]) {
+    /// `loaded` is what the next comparison is about.
+    fn add_expression(&mut self, expression: &[u8], loaded: &mut Option<Field>) {
         let data = attribute(expression, NFTA_EXPR_DATA).unwrap_or_default();
         match attribute(expression, NFTA_EXPR_NAME).map(text).unwrap_or_default().as_str() {
             "immediate" => {
                 let verdict = attribute(data, NFTA_IMMEDIATE_DATA)
                     .and_then(|data| attribute(data, NFTA_DATA_VERDICT))
                     .unwrap_or_default();
-                let code = attribute(verdict, NFTA_VERDICT_CODE).and_then(|code| code.try_into().ok());
-                if code.map(u32::from_be_bytes) == Some(DROP) {
+                if number(verdict, NFTA_VERDICT_CODE) == Some(DROP) {
                     self.ends = Some("drops");
                 }
                 self.leads_to = attribute(verdict, NFTA_VERDICT_CHAIN).map(text);
@@ -123,10 +154,32 @@ impl Rule {
                 let packets = attribute(data, NFTA_COUNTER_PACKETS).and_then(|count| count.try_into().ok());
                 self.packets = packets.map(u64::from_be_bytes);
             }
+            "payload" => {
+                let at = (number(data, NFTA_PAYLOAD_BASE), number(data, NFTA_PAYLOAD_OFFSET));
+                *loaded = match at {
+                    // Of IPv4, of IPv6.
+                    (Some(NETWORK_HEADER), Some(12 | 8)) => Some(Field::Source),
+                    (Some(NETWORK_HEADER), Some(16 | 24)) => Some(Field::Destination),
+                    _ => None,
+                };
+            }
+            "meta" => {
+                *loaded = match number(data, NFTA_META_KEY) {
+                    Some(IN_NAME) => Some(Field::In),
+                    Some(OUT_NAME) => Some(Field::Out),
+                    _ => None,
+                };
+            }
             "cmp" => {
                 let value = attribute(data, NFTA_CMP_DATA).and_then(|data| attribute(data, NFTA_DATA_VALUE));
-                self.values.extend(value.map(<[u8]>::to_vec));
+                if let (Some(field), Some(value), Some(EQUAL)) =
+                    (loaded.take(), value, number(data, NFTA_CMP_OP))
+                {
+                    self.values.push((field, value.to_vec()));
+                }
             }
+            // A part of an address is no address.
+            "bitwise" | "lookup" | "range" => *loaded = None,
             "match" if attribute(data, NFTA_TARGET_NAME).map(text).as_deref() == Some("comment") => {
                 self.comments.extend(attribute(data, NFTA_MATCH_INFO).map(text));
             }
@@ -142,6 +195,11 @@ pub(super) fn read() -> io::Result<Vec<Rule>> {
             rules.extend(Rule::of(message));
         }
     })
+}
+
+/// A number in the byte order of the network.
+fn number(of: &[u8], wanted: u16) -> Option<u32> {
+    Some(u32::from_be_bytes(attribute(of, wanted)?.try_into().ok()?))
 }
 
 fn attribute(of: &[u8], wanted: u16) -> Option<&[u8]> {
@@ -181,8 +239,23 @@ mod tests {
     #[test]
     fn a_rule_is_read_with_its_counter_its_end_and_its_comment() {
         let verdict = attr(NFTA_DATA_VERDICT, &attr(NFTA_VERDICT_CODE, &DROP.to_be_bytes()));
+        let value = |field: &[u8], value: &[u8], op: u32| {
+            let is =
+                [attr(NFTA_CMP_OP, &op.to_be_bytes()), attr(NFTA_CMP_DATA, &attr(NFTA_DATA_VALUE, value))];
+            [field, &expression("cmp", &is.concat())].concat()
+        };
+        let at = |offset: u32| {
+            let at = [
+                attr(NFTA_PAYLOAD_BASE, &NETWORK_HEADER.to_be_bytes()),
+                attr(NFTA_PAYLOAD_OFFSET, &offset.to_be_bytes()),
+            ];
+            expression("payload", &at.concat())
+        };
+        let out = expression("meta", &attr(NFTA_META_KEY, &OUT_NAME.to_be_bytes()));
         let expressions = [
-            expression("cmp", &attr(NFTA_CMP_DATA, &attr(NFTA_DATA_VALUE, &[10, 0, 0, 1]))),
+            value(&at(12), &[10, 0, 0, 1], EQUAL),
+            value(&at(16), &[10, 0, 0, 2], EQUAL + 1),
+            value(&out, b"eth0", EQUAL),
             expression("counter", &attr(NFTA_COUNTER_PACKETS, &7u64.to_be_bytes())),
             expression("immediate", &attr(NFTA_IMMEDIATE_DATA, &verdict)),
         ];
@@ -203,7 +276,7 @@ mod tests {
             leads_to: None,
             packets: Some(7),
             comments: vec!["why".to_owned()],
-            values: vec![vec![10, 0, 0, 1]],
+            values: vec![(Field::Source, vec![10, 0, 0, 1]), (Field::Out, b"eth0".to_vec())],
         };
         assert_eq!(rule, expected);
         assert_eq!(rule.place(), "table ip filter, chain in, handle 12");
@@ -215,14 +288,14 @@ mod tests {
         let verdict = [attr(NFTA_VERDICT_CODE, &(-3i32).to_be_bytes()), attr(NFTA_VERDICT_CHAIN, b"next\0")];
         let data = attr(NFTA_DATA_VERDICT, &verdict.concat());
         let jump = expression("immediate", &attr(NFTA_IMMEDIATE_DATA, &data));
-        rule.add_expression(&jump[4..]);
+        rule.add_expression(&jump[4..], &mut None);
         assert_eq!((rule.ends, rule.leads_to.as_deref()), (None, Some("next")));
         let comment = [attr(NFTA_TARGET_NAME, b"comment\0"), attr(NFTA_MATCH_INFO, b"for pod\0\0\0")];
         for part in [
             expression("match", &comment.concat()),
             expression("target", &attr(NFTA_TARGET_NAME, b"REJECT\0")),
         ] {
-            rule.add_expression(&part[4..]);
+            rule.add_expression(&part[4..], &mut None);
         }
         assert_eq!((rule.ends, rule.comments), (Some("rejects"), vec!["for pod".to_owned()]));
     }

@@ -74,8 +74,10 @@ pub async fn diagnose(config: Config, question: Question, time: Duration) -> any
     answer.map_err(|refusal| match refusal {
         Refusal::NoAnalyzer { .. } => anyhow!("{refusal} (--plugin-dir names the folder of analyzers)"),
         Refusal::Starting(_) => refusal.into(),
-        Refusal::Scenario { .. } | Refusal::Entity { .. } | Refusal::TooMany(_) | Refusal::NoWindow => {
-            Usage(refusal.to_string()).into()
-        }
+        Refusal::Scenario { .. }
+        | Refusal::Entity { .. }
+        | Refusal::Unentered { .. }
+        | Refusal::TooMany(_)
+        | Refusal::NoWindow => Usage(refusal.to_string()).into(),
     })
 }

@@ -77,8 +77,9 @@ fn table_full(window: &Window, drop: &Dropped) -> Conclusion {
 /// How netfilter answered on behalf of the receiver, if it did.
 fn refusal(window: &Window, drop: &Dropped) -> Option<String> {
     let is_unreachable = |what: &What| what.icmp_error().is_some_and(|error| error.is_unreachable());
-    let by_icmp =
-        window.of(is_unreachable).find(|(key, _)| key.entity == drop.entity && key.flow.meets(&drop.flow));
+    let by_icmp = window
+        .on(std::slice::from_ref(&drop.flow), is_unreachable)
+        .find(|(key, _)| key.entity == drop.entity && key.flow.meets(&drop.flow));
     if let Some((key, amount)) = by_icmp
         && let What::IcmpSent(error) = key.what
     {
@@ -91,10 +92,10 @@ fn refusal(window: &Window, drop: &Dropped) -> Option<String> {
 /// The stack reports each reset that it sends; netfilter makes its own, which only the counter includes.
 fn reset_by_netfilter(window: &Window, drop: &Dropped) -> Option<String> {
     let flow = &drop.flow;
-    if window.resets.iter().any(|reset| reset.flow.meets(flow)) {
+    if window.resets_on(flow).next().is_some() {
         return None;
     }
-    if window.of(What::is_reset_received).any(|(key, _)| key.concerns(flow)) {
+    if window.count_on(flow, What::is_reset_received) > 0 {
         return Some("resets that no stack here sent".to_owned());
     }
     let own = window.resets.iter().filter(|reset| reset.entity == drop.entity);

@@ -11,7 +11,7 @@ use inspector_sdk::{EntityId, Severity};
 use crate::codes::Code;
 use crate::confidence::Confidence;
 use crate::evidence::Kind;
-use crate::fact::{Amount, Flow, Segment, What};
+use crate::fact::{Amount, Flow, Key, Segment, What};
 use crate::finding::Conclusion;
 use crate::findings::Findings;
 use crate::rules::Rule;
@@ -92,8 +92,9 @@ impl Others {
     fn of(window: &Window, entity: EntityId, refused: &[Refused], amount: &Amount) -> Self {
         let flow = refused[0].flow;
         let of_service: BTreeSet<_> = refused.iter().map(|one| Flow { sport: 0, ..one.flow }).collect();
-        let went_well =
-            || window.of(What::is_open).filter(|(key, _)| of_service.iter().any(|flow| key.flow.meets(flow)));
+        let of_service: Vec<_> = of_service.into_iter().collect();
+        let is_met = |key: &Key| of_service.iter().any(|flow| key.flow.meets(flow));
+        let went_well = || window.on(&of_service, What::is_open).filter(|(key, _)| is_met(key));
         let accepted = went_well().map(|(_, amount)| amount.count).sum::<u64>();
         let is_later = went_well().map(|(_, amount)| amount.last).max() > Some(amount.last);
         let of_pair = window.count_on(&Flow { sport: 0, dport: 0, ..flow }, What::is_open);
@@ -130,10 +131,21 @@ impl Others {
 }
 
 fn closed_tcp_port(window: &Window, findings: &mut Findings) {
-    for ((entity, _, port), refused) in refused_services(window) {
+    let services = refused_services(window);
+    // An entity's closed ports are one finding.
+    let mut ports = BTreeMap::<_, Vec<u16>>::new();
+    for (entity, address, port) in services.keys().filter(|(_, _, port)| *port != 0) {
+        ports.entry((*entity, *address)).or_default().push(*port);
+    }
+    for ((entity, address, port), refused) in services {
         let amount = total(&refused);
         let others = Others::of(window, entity, &refused, &amount);
-        let before = format!("nobody listens on TCP port {port} of {}; ", refused[0].flow.destination());
+        let before = match ports.get(&(entity, address)) {
+            Some(ports) => {
+                format!("nobody listens on {} of {}; ", named(ports), refused[0].flow.destination())
+            }
+            None => "nobody listens where connections came for, which were only counted; ".to_owned(),
+        };
         let title = Title::counting(before, "connection", " refused");
         let mut found = Conclusion::new(Code::PortNotListening, entity, amount, title)
             .severity(others.severity())
@@ -145,6 +157,16 @@ fn closed_tcp_port(window: &Window, findings: &mut Findings) {
         let found = found.flows(refused.iter().map(|one| one.flow));
         let found = others.evidence(found, amount.last).check("listeners", &[("port", port.to_string())]);
         findings.add(found.with_affected(window));
+    }
+}
+
+/// Ports in words, the first few.
+fn named(ports: &[u16]) -> String {
+    let first = ports.iter().take(NAMED).map(u16::to_string).collect::<Vec<_>>().join(", ");
+    match ports.len() {
+        1 => format!("TCP port {first}"),
+        n if n <= NAMED => format!("TCP ports {first}"),
+        n => format!("{n} TCP ports ({first}, …)"),
     }
 }
 
@@ -164,7 +186,8 @@ fn closed_udp_port(window: &Window, findings: &mut Findings) {
         let port = drop.flow.dport;
         let before = format!("nobody listens on UDP port {port} of {}; ", drop.flow.destination());
         let title = Title::counting(before, "datagram", " lost");
-        let answers = window.of(|what| what.is_icmp(Meaning::PortUnreachable));
+        let answers =
+            window.on(std::slice::from_ref(&drop.flow), |what| what.is_icmp(Meaning::PortUnreachable));
         let answers = answers.filter(|(key, _)| key.flow.meets(&drop.flow));
         let answers = answers.map(|(_, amount)| amount.count).sum::<u64>();
         let mut found =
@@ -197,7 +220,7 @@ fn lost_connection(window: &Window, findings: &mut Findings) {
         drop.flow.proto == TCP && drop.segment == Segment::Other && !drop.within(&["cookie"])
     };
     for drop in window.dropped_for(&["NO_SOCKET"]).filter(is_by_drop) {
-        let is_reported = window.resets.iter().any(|reset| reset.flow.meets(&drop.flow));
+        let is_reported = window.resets_on(&drop.flow).next().is_some();
         if !is_reported && !findings.explain(&drop.flow) {
             findings.add(lost(window, drop.entity, drop.flow, drop.amount));
         }
@@ -209,7 +232,7 @@ fn lost(window: &Window, at: EntityId, flow: Flow, amount: Amount) -> Conclusion
     let is_established = |what: &What| *what == What::ResetReceived { state: ESTABLISHED };
     let peer_believed = window.count_on(&flow, is_established) > 0;
     // The end of a connection that was here a moment ago.
-    let mut ended = window.of(|what| matches!(what, What::Closed { .. }));
+    let mut ended = window.on(std::slice::from_ref(&flow), |what| matches!(what, What::Closed { .. }));
     let ended_here = ended.any(|(key, _)| key.entity == at && key.flow.meets(&flow));
     let after = " of connections that it does not know (any more) answered with a reset";
     let summary = format!("the stack has no connection {}", flow.show());

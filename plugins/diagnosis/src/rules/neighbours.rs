@@ -50,7 +50,8 @@ fn neighbour(window: &Window, findings: &mut Findings) {
             .severity(severity);
         // Clients that were too impatient to have a packet of theirs in it.
         let pair = Flow { sport: 0, dport: 0, ..drop.flow };
-        let silent = window.of(What::is_silence).filter(|(key, _)| key.flow.meets(&pair));
+        let silent =
+            window.on(std::slice::from_ref(&pair), What::is_silence).filter(|(key, _)| key.flow.meets(&pair));
         let found = to_be_asked(found, address).flows(silent.map(|(key, _)| key.flow));
         findings.add(found.with_affected(window));
     }

@@ -175,8 +175,8 @@ fn invalid_segment(window: &Window, findings: &mut Findings) {
 fn is_explained_segment(window: &Window, drop: &Dropped) -> bool {
     let is_window_closed = window.rise(drop.entity, counter::TO_ZERO_WINDOW) > 0;
     let is_pressed = window.rise(drop.entity, counter::PRUNED) > 0;
-    let mut own = window.resets.iter().filter(|reset| reset.entity == drop.entity);
-    let is_stray = own.any(|reset| reset.state == LISTEN && reset.flow.meets(&drop.flow));
+    let mut resets = window.resets_on(&drop.flow);
+    let is_stray = resets.any(|reset| reset.entity == drop.entity && reset.state == LISTEN);
     is_window_closed || is_pressed || is_stray
 }
 

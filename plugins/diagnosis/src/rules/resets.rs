@@ -71,8 +71,9 @@ fn is_missed(window: &Window, reset: &ResetSent) -> bool {
 /// Whether who resets had opened the connection, as far back as is known. Who connects may hang up: a
 /// health check, a download that is cancelled.
 fn is_by_client(window: &Window, reset: &ResetSent) -> bool {
-    let mut opened = window.of(|what| *what == What::Connected).filter(|(key, _)| key.entity == reset.entity);
-    opened.any(|(key, _)| key.flow == Flow { sport: 0, ..reset.flow })
+    let to_service = Flow { sport: 0, ..reset.flow };
+    let mut opened = window.on(std::slice::from_ref(&to_service), |what| *what == What::Connected);
+    opened.any(|(key, _)| key.entity == reset.entity && key.flow == to_service)
 }
 
 fn is_by_application(reset: &ResetSent) -> bool {

@@ -86,8 +86,8 @@ fn blocked(window: &Window, findings: &mut Findings) {
     let symbols = ["ip_error", "dst_discard", "ip6_pkt_discard", "ip6_pkt_prohibit", "ip6_pkt_drop"];
     let is_by_route = |drop: &&Dropped| drop.is(&["NOT_SPECIFIED"]) && drop.within(&symbols);
     for drop in window.missed().filter(is_by_route) {
-        let answers = window.of(|what| what.icmp_error().is_some());
-        let answer = answers.into_iter().find(|(key, _)| key.flow.meets(&drop.flow));
+        let mut answers = window.on(std::slice::from_ref(&drop.flow), |what| what.icmp_error().is_some());
+        let answer = answers.find(|(key, _)| key.flow.meets(&drop.flow));
         let kind = match answer.and_then(|(key, _)| key.what.icmp_error()) {
             Some(error) if error.meaning() == Meaning::Prohibited => "prohibit",
             Some(_) => "unreachable",

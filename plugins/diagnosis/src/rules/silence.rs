@@ -206,7 +206,7 @@ impl Tried {
     /// How bad it is that a service does not answer, by how many connections to it go well.
     fn urgency(&self, window: &Window) -> Severity {
         let service = self.flows[0].of_service();
-        let opened = window.of(|what| *what == What::Connected);
+        let opened = window.on(std::slice::from_ref(&service), |what| *what == What::Connected);
         let opened: Vec<_> =
             opened.filter(|(key, _)| key.flow.meets(&service)).map(|(_, amount)| amount).collect();
         let well: u64 = opened.iter().map(|amount| amount.count).sum();
@@ -232,11 +232,10 @@ impl Tried {
 
 /// When the answer to a connect came whose client had given up.
 fn answer_in_vain(window: &Window, flow: &Flow) -> Option<Timestamp> {
-    let is_dropped = |drop: &&Dropped| drop.segment == Segment::SynAck && drop.flow.meets(flow);
-    let is_refused =
-        |reset: &&ResetSent| !reset.with_socket && reset.segment == Segment::SynAck && reset.flow.meets(flow);
-    let dropped = window.dropped_for(&["NO_SOCKET"]).filter(is_dropped).map(|drop| drop.amount.last);
-    let refused = window.resets.iter().filter(is_refused).map(|reset| reset.amount.last);
+    let is_dropped = |drop: &&Dropped| drop.segment == Segment::SynAck && drop.is(&["NO_SOCKET"]);
+    let is_refused = |reset: &&ResetSent| !reset.with_socket && reset.segment == Segment::SynAck;
+    let dropped = window.drops_on(flow).filter(is_dropped).map(|drop| drop.amount.last);
+    let refused = window.resets_on(flow).filter(is_refused).map(|reset| reset.amount.last);
     dropped.chain(refused).next()
 }
 
@@ -277,7 +276,7 @@ fn loss(window: &Window, findings: &mut Findings) {
 fn reset_by_peer(window: &Window, findings: &mut Findings) {
     for (key, amount) in window.of(What::is_reset_received) {
         let What::ResetReceived { state } = key.what else { continue };
-        let is_sent_here = window.resets.iter().any(|reset| reset.flow.meets(&key.flow));
+        let is_sent_here = window.resets_on(&key.flow).next().is_some();
         if findings.explain_symptom(key) || is_sent_here {
             continue;
         }

@@ -1,0 +1,130 @@
+//! Facts by conversation: which of a list may be about one, without a look at all of them. A question looks for
+//! the facts of each packet that was dropped; both can be thousands.
+
+use inspector_sdk::EntityId;
+use inspector_sdk::map::Map;
+
+use crate::fact::{Flow, Key};
+
+type Address = [u8; 16];
+/// Addresses, the smaller one first, protocol, and the only entity in which they can be.
+type Pair = (Address, Address, u8, EntityId);
+/// An address with its port, where a client begins.
+type Begin = (Address, u16, u8, EntityId);
+
+/// Places in a list.
+#[derive(Debug, Default)]
+pub struct Conversations {
+    /// Of those that tell all ports apart, by pair and the ports in its order.
+    exact: Map<(Pair, u16, u16), Vec<u32>>,
+    /// Of those that do not.
+    partial: Map<Pair, Vec<u32>>,
+    /// Of all.
+    all: Map<Pair, Vec<u32>>,
+    /// Of what clients say, which may know its peer under another address.
+    clients: Map<Begin, Vec<u32>>,
+}
+
+impl Conversations {
+    /// Of flows, in the order of their list.
+    pub fn of_flows<'a>(flows: impl Iterator<Item = &'a Flow>) -> Self {
+        let mut found = Self::default();
+        flows.zip(0..).for_each(|(flow, at)| found.add(flow, at));
+        found
+    }
+
+    /// Of facts, in the order of their list.
+    pub fn of_facts<'a>(keys: impl Iterator<Item = &'a Key>) -> Self {
+        let mut found = Self::default();
+        for (key, at) in keys.zip(0..) {
+            found.add(&key.flow, at);
+            if key.what.is_of_client() && key.flow.sport != 0 {
+                found.clients.entry(begin(&key.flow)).or_default().push(at);
+            }
+        }
+        found
+    }
+
+    fn add(&mut self, flow: &Flow, at: u32) {
+        let (pair, low, high) = sorted(flow);
+        self.all.entry(pair).or_default().push(at);
+        if flow.is_exact() {
+            self.exact.entry((pair, low, high)).or_default().push(at);
+        } else {
+            self.partial.entry(pair).or_default().push(at);
+        }
+    }
+
+    /// Where everything stands that can meet or concern a flow, in the order of the list; some of it does not.
+    pub fn near(&self, flow: &Flow) -> Vec<u32> {
+        let (pair, low, high) = sorted(flow);
+        let met = if flow.is_exact() {
+            [self.exact.get(&(pair, low, high)), self.partial.get(&pair)]
+        } else {
+            [self.all.get(&pair), None]
+        };
+        let begun = [begin(flow), begin(&flow.back())].map(|begin| self.clients.get(&begin));
+        let mut found: Vec<u32> = met.into_iter().chain(begun).flatten().flatten().copied().collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+}
+
+/// The same for both directions.
+fn sorted(flow: &Flow) -> (Pair, u16, u16) {
+    let Flow { from, to, sport, dport, proto, within } = *flow;
+    if (from, sport) <= (to, dport) {
+        ((from, to, proto, within), sport, dport)
+    } else {
+        ((to, from, proto, within), dport, sport)
+    }
+}
+
+fn begin(flow: &Flow) -> Begin {
+    (flow.from, flow.sport, flow.proto, flow.within)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fact::What;
+
+    /// Few addresses and ports, so that many of them meet.
+    fn flows() -> Vec<Flow> {
+        let mut flows = Vec::new();
+        for (from, to) in [(1, 1), (1, 2), (2, 1), (2, 3), (1, 0)] {
+            for (sport, dport) in [(0, 0), (0, 80), (80, 0), (80, 80), (80, 81), (81, 80), (4242, 80)] {
+                for within in [0, 7] {
+                    flows.push(Flow { from: [from; 16], to: [to; 16], sport, dport, proto: 6, within });
+                }
+            }
+        }
+        flows
+    }
+
+    #[test]
+    fn nothing_is_missed_that_meets_or_concerns_a_flow_and_the_order_stays() {
+        let flows = flows();
+        let whats = [What::Connected, What::Accepted];
+        let keys: Vec<Key> = whats
+            .iter()
+            .flat_map(|what| flows.iter().map(move |flow| Key { entity: 1, what: *what, flow: *flow }))
+            .collect();
+        let (facts, plain) = (Conversations::of_facts(keys.iter()), Conversations::of_flows(flows.iter()));
+        for flow in &flows {
+            let near = facts.near(flow);
+            assert!(near.is_sorted());
+            for (key, at) in keys.iter().zip(0..) {
+                assert!(!key.concerns(flow) || near.contains(&at), "{flow:?} and {key:?}");
+            }
+            for (other, at) in flows.iter().zip(0..) {
+                assert!(!other.meets(flow) || plain.near(flow).contains(&at), "{flow:?} and {other:?}");
+            }
+        }
+        // What is told apart by its ports is not looked at for other ports.
+        let exact = |sport| Flow { from: [1; 16], to: [2; 16], sport, dport: 80, proto: 6, within: 0 };
+        let many: Vec<_> = (1000..2000).map(exact).collect();
+        assert_eq!(Conversations::of_flows(many.iter()).near(&exact(1500)), [500]);
+    }
+}
