@@ -22,7 +22,6 @@ const MAX_POLICIES: usize = 8;
 pub(super) fn of(ending: &Rule, rules: &[Rule]) -> Vec<String> {
     let mut found = kube_router(ending, rules);
     found.extend(calico(ending, rules));
-    found.retain(|policy| policy.rsplit(' ').next().is_some_and(is_name));
     found.sort();
     found.dedup();
     found.truncate(MAX_POLICIES);
@@ -53,12 +52,13 @@ fn kube_router(ending: &Rule, rules: &[Rule]) -> Vec<String> {
     let namespace =
         std::iter::once(ending).chain(leading).flat_map(|rule| &rule.comments).find_map(namespace);
     let name = |policy: &str| match &namespace {
-        Some(namespace) => format!("NetworkPolicy {namespace}/{policy}"),
-        None => format!("NetworkPolicy {policy}"),
+        Some(namespace) => format!("{namespace}/{policy}"),
+        None => policy.to_owned(),
     };
     let beside =
         rules.iter().filter(|rule| rule.chain_id() == ending.chain_id()).flat_map(|rule| &rule.comments);
-    beside.filter_map(|comment| comment.strip_prefix("run through nw policy ")).map(name).collect()
+    let names = beside.filter_map(|comment| comment.strip_prefix("run through nw policy ")).map(name);
+    names.filter(|name| is_name(name)).map(|name| format!("NetworkPolicy {name}")).collect()
 }
 
 fn calico(ending: &Rule, rules: &[Rule]) -> Vec<String> {
@@ -93,6 +93,7 @@ fn is_of_policies(chain: &str) -> bool {
 fn calico_policy(comment: &str) -> Option<String> {
     let words: Vec<_> = comment.split(' ').collect();
     let [kind, name, "ingress" | "egress"] = words[..] else { return None };
+    is_name(name).then_some(())?;
     let of_kubernetes = name.split_once('/').and_then(|(namespace, name)| {
         let name = if kind == "KubernetesNetworkPolicy" { name } else { name.strip_prefix(OF_KUBERNETES)? };
         Some(format!("NetworkPolicy {namespace}/{name}"))
