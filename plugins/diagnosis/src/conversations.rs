@@ -9,7 +9,7 @@ use crate::fact::{Flow, Key};
 type Address = [u8; 16];
 /// Addresses, the smaller one first, protocol, and the only entity in which they can be.
 type Pair = (Address, Address, u8, EntityId);
-/// An address with its port, where a client begins.
+/// Where a client begins: see [`Flow::begin`].
 type Begin = (Address, u16, u8, EntityId);
 
 /// Places in a list.
@@ -39,7 +39,7 @@ impl Conversations {
         for (key, at) in keys.zip(0..) {
             found.add(&key.flow, at);
             if key.what.is_of_client() && key.flow.sport != 0 {
-                found.clients.entry(begin(&key.flow)).or_default().push(at);
+                found.clients.entry(key.flow.begin()).or_default().push(at);
             }
         }
         found
@@ -63,7 +63,7 @@ impl Conversations {
         } else {
             [self.all.get(&pair), None]
         };
-        let begun = [begin(flow), begin(&flow.back())].map(|begin| self.clients.get(&begin));
+        let begun = [flow.begin(), flow.back().begin()].map(|begin: Begin| self.clients.get(&begin));
         let mut found: Vec<u32> = met.into_iter().chain(begun).flatten().flatten().copied().collect();
         found.sort_unstable();
         found.dedup();
@@ -79,10 +79,6 @@ fn sorted(flow: &Flow) -> (Pair, u16, u16) {
     } else {
         ((to, from, proto, within), dport, sport)
     }
-}
-
-fn begin(flow: &Flow) -> Begin {
-    (flow.from, flow.sport, flow.proto, flow.within)
 }
 
 #[cfg(test)]

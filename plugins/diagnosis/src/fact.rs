@@ -302,8 +302,13 @@ impl Flow {
 
     /// Whether one of its ends is where `other` begins.
     fn has_end(&self, other: &Self) -> bool {
-        let begins = |flow: &Self| (flow.from, flow.sport, flow.proto, flow.within);
-        other.sport != 0 && (begins(self) == begins(other) || begins(&self.back()) == begins(other))
+        other.sport != 0 && (self.begin() == other.begin() || self.back().begin() == other.begin())
+    }
+
+    /// Where it begins: address, port, protocol, and of a loopback address the only entity that has it.
+    pub(crate) fn begin(&self) -> ([u8; 16], u16, u8, EntityId) {
+        let within = if self.source().is_loopback() { self.within } else { 0 };
+        (self.from, self.sport, self.proto, within)
     }
 
     /// Whether all ports are told apart.
