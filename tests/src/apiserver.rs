@@ -27,6 +27,8 @@ const BOOKMARK: Duration = Duration::from_millis(200);
 pub enum Trouble {
     /// Answers with a status.
     Status(u16),
+    /// Answers watches with a status, and all else as it should.
+    NoWatch(u16),
     /// Ends a list in the middle, or a watch in the middle of an event.
     Truncate,
     /// Takes the request and never answers.
@@ -339,6 +341,9 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         };
         match trouble {
             Some(Trouble::Status(status)) => refuse(&mut to, status, "as the test says")?,
+            Some(Trouble::NoWatch(status)) if path.contains("watch=true") => {
+                refuse(&mut to, status, "as the test says")?;
+            }
             Some(Trouble::Hang) => shared.wait_for_end(),
             _ if request.token != token => refuse(&mut to, 401, "Unauthorized")?,
             Some(Trouble::Truncate) => {
@@ -348,8 +353,8 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
                 to.write_all(br#"{"kind":"PodList","items":[{"metadata":{"na"#)?;
                 return to.shutdown(Shutdown::Both);
             }
-            None if request.line.starts_with("GET ") => answer(&mut to, &path, shared)?,
-            None => write_event(&mut to, &request, shared)?,
+            _ if request.line.starts_with("GET ") => answer(&mut to, &path, shared)?,
+            _ => write_event(&mut to, &request, shared)?,
         }
     }
     Ok(())

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::confirm;
 use super::node::Node;
+use super::{confirm, host_ports};
 use crate::answers::blind_spots::{self, Asked};
 use crate::answers::host_pods;
 use crate::answers::policies;
@@ -15,7 +15,6 @@ use crate::answers::question::{MAX_ENTITIES, Question, Refusal};
 use crate::answers::report::{AnalyzerReply, BlindSpot, Finding, Report, seen};
 use crate::answers::services::{self, Names};
 use crate::clock::unix_ns;
-use crate::discover;
 use crate::entities::{EntityId, EntityRow, Kind, Unentered};
 use crate::kernel::table::Snapshot;
 use crate::plugin::{Plugins, ResolvedQuestion};
@@ -105,15 +104,12 @@ impl Diagnoser {
 
     /// Adds the pods with the host's network that findings are about; or returns why they are not known.
     fn name_host_pods(&self, findings: &mut [Finding], is_host: &dyn Fn(IpAddr) -> bool) -> Option<String> {
-        let (entities, pods) = (&self.view.entities, self.view.entities.host_pods());
-        if pods.is_empty() || !findings.iter().any(|finding| host_pods::concerns(finding, is_host)) {
+        if !findings.iter().any(|finding| host_pods::concerns(finding, is_host)) {
             return None;
         }
-        let host = entities.live().into_iter().find(|entity| entity.kind == Kind::Host)?;
-        match discover::host_ports(&self.procfs, &host.path, |uid| pods.contains_key(uid)) {
+        match host_ports::look(&self.view.entities, &self.procfs) {
             Ok(ports) => {
-                let pod = |proto, port| pods.get(ports.get(&(proto, port))?).cloned();
-                host_pods::name(findings, is_host, &pod);
+                host_pods::name(findings, is_host, &|proto, port| ports.get(&(proto, port)).cloned());
                 None
             }
             Err(error) => Some(format!("pods with the host's network are not told from it: {error}")),

@@ -106,7 +106,9 @@ impl Told {
             let is_pod = |entity: &&Arc<Entity>| {
                 entity.kind == Kind::Pod && entity.namespace == pod.namespace && entity.name == pod.name
             };
-            let Some(entity) = live.iter().find(is_pod) else { continue };
+            let mut named = live.iter().filter(is_pod);
+            // Of two of one name, one is about to go: nothing tells which of them it is about.
+            let (Some(entity), None) = (named.next(), named.next()) else { continue };
             let is_about = |finding: &&Finding| {
                 finding.entities.iter().any(|place| name(place, node).as_ref() == Some(&pod))
             };
@@ -151,25 +153,26 @@ mod tests {
         Finding { severity, entities: pods.iter().map(place).collect(), ..Finding::test(code) }
     }
 
-    fn node() -> Entities {
-        let pod = |(at, name): (u64, &str)| DiscoveredNetns {
+    /// Pods by name and uid.
+    fn node(pods: &[(&str, &str)]) -> Entities {
+        let pod = |(at, (name, uid)): (u64, &(&str, &str))| DiscoveredNetns {
             cookie: at,
             inode: at,
             kind: Kind::Pod,
             namespace: "shop".to_owned(),
-            name: name.to_owned(),
-            pod_uid: format!("uid-{name}"),
+            name: (*name).to_owned(),
+            pod_uid: (*uid).to_owned(),
             ..DiscoveredNetns::default()
         };
         let entities = Entities::default();
-        let pods = [(1, "web"), (2, "db")].map(pod);
-        entities.apply_scan(pods.into(), 1, Instant::now());
+        entities.apply_scan((1..).zip(pods).map(pod).collect(), 1, Instant::now());
         entities
     }
 
     #[test]
     fn a_pod_is_told_of_one_finding_a_minute_and_of_each_in_turn() {
-        let (mut told, entities, now) = (Told::default(), node(), Instant::now());
+        let (mut told, entities, now) =
+            (Told::default(), node(&[("web", "uid-web"), ("db", "uid-db")]), Instant::now());
         let findings = [
             finding("a", Severity::Critical, &["web", "db"]),
             finding("b", Severity::Warning, &["web"]),
@@ -186,8 +189,16 @@ mod tests {
     }
 
     #[test]
+    fn of_two_pods_with_one_name_neither_is_told() {
+        let entities = node(&[("web", "uid-web"), ("db", "uid-db"), ("web", "uid-again")]);
+        let findings = [finding("a", Severity::Warning, &["web", "db"])];
+        let told = Told::default().choose(&findings, "n1", &entities, Instant::now());
+        assert_eq!(told.iter().map(|event| event.uid.as_str()).collect::<Vec<_>>(), ["uid-db"]);
+    }
+
+    #[test]
     fn pods_of_other_nodes_are_told_of_by_their_own_agent() {
         let findings = [finding("a", Severity::Critical, &["web"])];
-        assert_eq!(Told::default().choose(&findings, "n2", &node(), Instant::now()), []);
+        assert_eq!(Told::default().choose(&findings, "n2", &node(&[("web", "uid-web")]), Instant::now()), []);
     }
 }

@@ -95,12 +95,7 @@ fn look(policy: &str) -> Action {
         Some((namespace, name)) => format!("kubectl -n {namespace} {how} {resource} {name}"),
         None => format!("kubectl {how} {resource} {name}"),
     };
-    Action {
-        title: format!("see what {policy} allows, and which pods it selects"),
-        command: Some(command),
-        risk: "safe".to_owned(),
-        ..Action::default()
-    }
+    Action::look(format!("see what {policy} allows, and which pods it selects"), command)
 }
 
 #[cfg(test)]

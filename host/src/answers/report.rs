@@ -214,6 +214,13 @@ pub struct Action {
     pub url: Option<String>,
 }
 
+impl Action {
+    /// A command that only shows something.
+    pub fn look(title: impl Into<String>, command: String) -> Self {
+        Self { title: title.into(), command: Some(command), risk: "safe".to_owned(), url: None }
+    }
+}
+
 /// Something that the host may look at (`check/`).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Check {

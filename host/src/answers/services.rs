@@ -57,11 +57,11 @@ pub fn without_endpoints(service: &ObjectName, known: &str) -> Finding {
         entities: vec![place(service)],
         count: 1,
         actions: vec![
-            look(
+            Action::look(
                 "see what is behind it, and whether its selector matches pods",
                 format!("kubectl -n {namespace} describe service {name}"),
             ),
-            look("see why pods are not ready", format!("kubectl -n {namespace} get pods -o wide")),
+            Action::look("see why pods are not ready", format!("kubectl -n {namespace} get pods -o wide")),
         ],
         ..Finding::default()
     }
@@ -76,13 +76,9 @@ fn place(service: &ObjectName) -> Place {
     }
 }
 
-fn look(title: &str, command: String) -> Action {
-    Action { title: title.to_owned(), command: Some(command), risk: "safe".to_owned(), ..Action::default() }
-}
-
 fn look_at_endpoints(title: &str, service: &ObjectName, form: &str) -> Action {
     let ObjectName { namespace, name } = service;
-    look(
+    Action::look(
         title,
         format!("kubectl -n {namespace} get endpointslices -l kubernetes.io/service-name={name} -o {form}"),
     )
@@ -179,7 +175,7 @@ impl Names<'_> {
                 entities: vec![place(name)],
                 actions: vec![
                     look_at_endpoints("see on which nodes its pods are", name, "wide"),
-                    look(
+                    Action::look(
                         "see the policy; a load balancer is to send to nodes only that pass its health check",
                         format!("kubectl -n {} describe service {}", name.namespace, name.name),
                     ),
@@ -264,7 +260,7 @@ impl Names<'_> {
                 );
                 finding.actions.insert(
                     0,
-                    look(
+                    Action::look(
                         "compare its targetPort with the port that its pods listen on",
                         format!("kubectl -n {} describe service {}", name.namespace, name.name),
                     ),

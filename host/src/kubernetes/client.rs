@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use kube::client::ClientBuilder;
+use hyper::Response;
+use kube::client::{ClientBuilder, DynBody};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
 use tower::limit::RateLimitLayer;
+use tower::util::MapResponseLayer;
 
 use super::told::Options;
 use crate::text::cause;
@@ -13,12 +15,18 @@ use crate::text::cause;
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// A client of at most so many requests within a time: some libraries ask again at once for what ends at
-/// once, as all does through a broken proxy, and each node of a cluster would.
+/// A client of at most so many requests in each time of some length: some libraries ask again at once for what
+/// ends at once, as all does through a broken proxy, and each node of a cluster would. `answered` is called when
+/// the head of an answer is there that is no error.
 ///
 /// # Errors
 /// If there is no way to ask it, in words.
-pub(super) async fn client(options: &Options, requests: u64, per: Duration) -> Result<Client, String> {
+pub(super) async fn client(
+    options: &Options,
+    requests: u64,
+    per: Duration,
+    answered: impl Fn() + Clone + Send + Sync + 'static,
+) -> Result<Client, String> {
     let mut config = if options.kubeconfig.as_os_str().is_empty() {
         Config::incluster().map_err(|error| cause::chain(&error))?
     } else {
@@ -31,16 +39,13 @@ pub(super) async fn client(options: &Options, requests: u64, per: Duration) -> R
     // Whoever asks repeats, and tells; the client would repeat for long before it does.
     config.default_retry = false;
     let builder = ClientBuilder::try_from(config).map_err(|error| cause::chain(&error))?;
-    Ok(builder.with_layer(&RateLimitLayer::new(requests, per)).build())
-}
-
-/// What went wrong, without the layers of the client through which it came: the same words whatever was asked.
-pub(super) fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
+    let heard = MapResponseLayer::new(move |response: Response<Box<DynBody>>| {
+        if response.status().is_success() {
+            answered();
+        }
+        response
+    });
+    Ok(builder.with_layer(&heard).with_layer(&RateLimitLayer::new(requests, per)).build())
 }
 
 /// What a person can do something about, of an answer that is an error.

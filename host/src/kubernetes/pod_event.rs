@@ -8,10 +8,10 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::time::timeout;
 
-use super::client::{client, innermost, refusal};
+use super::client::{client, refusal};
 use super::told::Options;
 use crate::pods::ObjectName;
-use crate::text::escape;
+use crate::text::{cause, escape};
 
 /// Who says it, in `kubectl get events`.
 const CONTROLLER: &str = "inspector";
@@ -47,7 +47,7 @@ impl PodEvents {
     /// # Errors
     /// If there is no way to ask it, in words.
     pub async fn new(options: &Options) -> Result<Self, String> {
-        let client = client(options, PER_MINUTE, Duration::from_secs(60)).await?;
+        let client = client(options, PER_MINUTE, Duration::from_secs(60), || {}).await?;
         let instance = Some(escape::admit(options.node.clone(), MAX_NAME));
         let reporter = Reporter { controller: CONTROLLER.to_owned(), instance };
         Ok(Self { recorder: Recorder::new(client, reporter) })
@@ -76,7 +76,7 @@ impl PodEvents {
         match timeout(ANSWER, self.recorder.publish(&event, &pod)).await {
             Err(_) => Err(format!("the API server does not answer within {} s", ANSWER.as_secs())),
             Ok(Err(kube::Error::Api(status))) => Err(refusal(status.code, &status.message)),
-            Ok(Err(error)) => Err(format!("the API server cannot be reached: {}", innermost(&error))),
+            Ok(Err(error)) => Err(format!("the API server cannot be reached: {}", cause::innermost(&error))),
             Ok(Ok(())) => Ok(()),
         }
     }

@@ -20,22 +20,24 @@ use k8s_openapi::apimachinery::pkg::version::Info;
 use kube::Client;
 use kube::api::Api;
 use kube::runtime::watcher;
+use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::client::{client, innermost, refusal};
+use super::client::{client, refusal};
 use super::object::Watched;
 use super::object::addressed::{ClusterNode, ClusterPod};
 use super::object::node_pod::NodePod;
 use super::object::service::ClusterService;
 use super::told::{Options, Told};
 use crate::pods::Change;
+use crate::text::cause;
 
 /// How long one watch lasts before the next one goes on from there: a connection that went silent is
 /// noticed some seconds later.
 const WATCH: u32 = 240;
 /// Time between two attempts to find out how to reach the API server at all.
 const AGAIN: Duration = Duration::from_secs(15);
-/// Requests for each kind of objects within a time, at most.
+/// Requests for each kind of objects in each [`PER`], at most: twice as many where two of them meet.
 const REQUESTS: u64 = 5;
 /// See [`REQUESTS`].
 const PER: Duration = Duration::from_secs(10);
@@ -46,10 +48,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 const STREAMS_SINCE: u32 = 34;
 /// How long a list may take. Whoever drops the wish for a streaming list on the way makes it one that never ends.
 const LIST: Duration = Duration::from_secs(120);
-/// How long the API server's version is waited for; unknown, it is an old one.
+/// How long the API server's version is waited for; as long as it is unknown, it is an old one.
 const VERSION: Duration = Duration::from_secs(5);
-/// A watch that is refused is refused within this time.
-const SETTLED: Duration = Duration::from_secs(2);
 
 /// Whether this process runs in a pod that may ask the API server.
 pub fn is_in_cluster() -> bool {
@@ -58,53 +58,37 @@ pub fn is_in_cluster() -> bool {
 
 /// Tells of what is followed until it is dropped.
 pub async fn follow(options: Options, tell: impl Fn(Told)) {
-    let resources = options.resources();
-    let client = loop {
-        match client(&options, REQUESTS * resources.len() as u64, PER).await {
-            Ok(client) => break client,
-            Err(why) => resources.iter().for_each(|resource| tell(Told::Failed(*resource, why.clone()))),
-        }
-        tokio::time::sleep(AGAIN).await;
-    };
-    let version = timeout(VERSION, client.apiserver_version()).await;
-    let streams = version.is_ok_and(|answer| answer.is_ok_and(|version| has_streaming_lists(&version)));
     let of_node = watcher::Config::default().fields(&format!("spec.nodeName={}", options.node));
     let all = watcher::Config::default;
-    let api = ApiServer { client, streams };
-    let pods = each::<NodePod>(&api, of_node, &options, &tell);
-    let services = each::<ClusterService>(&api, all(), &options, &tell);
-    let nodes = each::<ClusterNode>(&api, all(), &options, &tell);
-    let all_pods = each::<ClusterPod>(&api, all(), &options, &tell);
+    let pods = each::<NodePod>(of_node, &options, &tell);
+    let services = each::<ClusterService>(all(), &options, &tell);
+    let nodes = each::<ClusterNode>(all(), &options, &tell);
+    let all_pods = each::<ClusterPod>(all(), &options, &tell);
     join(join(pods, services), join(nodes, all_pods)).await;
 }
 
-struct ApiServer {
-    client: Client,
-    /// It has streaming lists.
-    streams: bool,
-}
-
-fn has_streaming_lists(version: &Info) -> bool {
-    // Some say `34+`.
-    let minor = version.minor.trim_end_matches('+').parse::<u32>();
-    version.major == "1" && minor.is_ok_and(|minor| minor >= STREAMS_SINCE)
-}
-
 /// Follows one kind of objects, if it is among those that are followed.
-async fn each<T: Watched>(api: &ApiServer, config: watcher::Config, options: &Options, tell: &impl Fn(Told)) {
+async fn each<T: Watched>(config: watcher::Config, options: &Options, tell: &impl Fn(Told)) {
     if !options.resources().contains(&T::RESOURCE) {
         return;
     }
+    let mut api = loop {
+        match ApiServer::new(options).await {
+            Ok(api) => break api,
+            Err(why) => tell(Told::Failed(T::RESOURCE, why)),
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
     // From the API server's memory: the state of some moments ago will do, and 5 000 nodes ask.
-    let lists = config.any_semantic().timeout(WATCH);
-    let mut streams = api.streams;
+    let config = config.any_semantic().timeout(WATCH);
+    let mut may_stream = true;
     for pause in watcher::DefaultBackoff::default() {
-        let config = if streams { lists.clone().streaming_lists() } else { lists.clone() };
-        let streamed = std::mem::replace(&mut streams, api.streams);
-        let why = match once::<T>(api.client.clone(), config, options, tell).await {
+        let is_streamed = std::mem::replace(&mut may_stream, true) && api.streams().await;
+        let config = if is_streamed { config.clone().streaming_lists() } else { config.clone() };
+        let why = match once::<T>(&mut api, config, is_streamed, options, tell).await {
             // The feature gate may be off (422), or etcd be too old for it (500): then a list may do.
-            Ended::Refused(_) if streamed => {
-                streams = false;
+            Ended::Refused(_) if is_streamed => {
+                may_stream = false;
                 continue;
             }
             Ended::Refused(why) | Ended::Failed(why) => why,
@@ -113,6 +97,38 @@ async fn each<T: Watched>(api: &ApiServer, config: watcher::Config, options: &Op
         // The library's jitter doubles its longest pause at most.
         tokio::time::sleep(if pause > LONGEST { pause / 2 } else { pause }).await;
     }
+}
+
+/// The API server, for one kind of objects.
+struct ApiServer {
+    client: Client,
+    /// Changes with each answer that is no error.
+    answers: Receiver<()>,
+    /// It has streaming lists; `None` until it has said its version.
+    streams: Option<bool>,
+}
+
+impl ApiServer {
+    async fn new(options: &Options) -> Result<Self, String> {
+        let (answered, answers) = tokio::sync::watch::channel(());
+        let client = client(options, REQUESTS, PER, move || answered.send_replace(())).await?;
+        Ok(Self { client, answers, streams: None })
+    }
+
+    /// Asked until it is answered: the API server may start after the agent.
+    async fn streams(&mut self) -> bool {
+        if self.streams.is_none() {
+            let version = timeout(VERSION, self.client.apiserver_version()).await;
+            self.streams = version.ok().and_then(Result::ok).map(|version| has_streaming_lists(&version));
+        }
+        self.streams.unwrap_or(false)
+    }
+}
+
+fn has_streaming_lists(version: &Info) -> bool {
+    // Some say `34+`.
+    let minor = version.minor.trim_end_matches('+').parse::<u32>();
+    version.major == "1" && minor.is_ok_and(|minor| minor >= STREAMS_SINCE)
 }
 
 /// Why nothing more comes, in words.
@@ -125,12 +141,13 @@ enum Ended {
 
 /// Lists and watches until something fails, and returns what.
 async fn once<T: Watched>(
-    client: Client,
+    api: &mut ApiServer,
     config: watcher::Config,
+    is_streamed: bool,
     options: &Options,
     tell: &impl Fn(Told),
 ) -> Ended {
-    let mut events = pin!(watcher(Api::<T>::all(client), config));
+    let mut events = pin!(watcher(Api::<T>::all(api.client.clone()), config));
     let mut listed = BTreeMap::new();
     let mut left_out = 0;
     let (mut is_listed, mut is_watching) = (false, false);
@@ -138,7 +155,7 @@ async fn once<T: Watched>(
     loop {
         let next = match (is_listed, is_watching) {
             (false, _) => match timeout_at(end_of_list, events.next()).await {
-                Ok(next) => Some(next),
+                Ok(next) => next,
                 Err(_) => {
                     let of = T::RESOURCE.words();
                     return Ended::Refused(format!(
@@ -147,18 +164,19 @@ async fn once<T: Watched>(
                     ));
                 }
             },
-            // A watch is not there because a list was: each is refused by itself.
-            (true, false) => timeout(SETTLED, events.next()).await.ok(),
-            (true, true) => Some(events.next().await),
+            // A watch is not there because a list was: it is answered, or refused, by itself.
+            (true, false) => tokio::select! {
+                biased;
+                Ok(()) = api.answers.changed() => {
+                    is_watching = true;
+                    tell(Told::Watching(T::RESOURCE));
+                    continue;
+                }
+                next = events.next() => next,
+            },
+            (true, true) => events.next().await,
         };
-        // Nothing changes, or something does already.
-        let is_change = matches!(next, Some(Some(Ok(watcher::Event::Apply(_) | watcher::Event::Delete(_)))));
-        if is_listed && !is_watching && (next.is_none() || is_change) {
-            is_watching = true;
-            tell(Told::Watching(T::RESOURCE));
-        }
-        let Some(event) = next else { continue };
-        let Some(event) = event else {
+        let Some(event) = next else {
             return Ended::Failed(format!("the watch of {} ended", T::RESOURCE.words()));
         };
         match event {
@@ -174,6 +192,12 @@ async fn once<T: Watched>(
             Ok(watcher::Event::InitDone) => {
                 tell(T::told(Change::All(std::mem::take(&mut listed))));
                 is_listed = true;
+                api.answers.mark_unchanged();
+                // A streaming list is a watch already.
+                if is_streamed && !is_watching {
+                    is_watching = true;
+                    tell(Told::Watching(T::RESOURCE));
+                }
                 if left_out > 0 {
                     tell(Told::LeftOut(T::RESOURCE, left_out));
                 }
@@ -201,7 +225,9 @@ fn in_words(error: &watcher::Error) -> Ended {
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => status,
-        error => return Ended::Failed(format!("the API server cannot be reached: {}", innermost(error))),
+        error => {
+            return Ended::Failed(format!("the API server cannot be reached: {}", cause::innermost(error)));
+        }
     };
     Ended::Refused(refusal(status.code, &status.message))
 }

@@ -13,6 +13,13 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     })
 }
 
+/// What caused it in the end, without the layers through which it came.
+pub fn innermost(error: &(dyn Error + 'static)) -> String {
+    std::iter::successors(Some(error), |cause| (*cause).source())
+        .last()
+        .map_or_else(String::new, ToString::to_string)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;

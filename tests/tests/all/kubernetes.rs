@@ -95,6 +95,45 @@ fn where_streaming_lists_are_refused_the_others_do() -> Result<()> {
 }
 
 #[test]
+fn an_api_server_that_starts_after_the_agent_is_asked_for_its_streaming_lists_too() -> Result<()> {
+    let server = ApiServer::start(0)?;
+    server.become_version(36, Streams::Given);
+    server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
+    server.trouble(Some(Trouble::Status(503)));
+    let agent = Agent::start(&settings(&server, "")?)?;
+    agent.wait_for_log(&["the API server does not tell", "503"])?;
+    server.trouble(None);
+    let before = server.requests().len();
+    metric(&agent, "inspector_kube_up", |up| up == 1.0)?;
+    let after = &server.requests()[before..];
+    ensure!(after.iter().any(|request| request.contains("sendInitialEvents=true")), "{after:?}");
+    Ok(())
+}
+
+#[test]
+fn a_watch_that_is_refused_is_never_taken_for_one() -> Result<()> {
+    let server = ApiServer::start(0)?;
+    server.set(pod("shop", "cart-7d9f-a", UID, "cart"));
+    server.trouble(Some(Trouble::NoWatch(403)));
+    let agent = Agent::start(&settings(&server, "")?)?;
+    agent.wait_for_log(&["the API server does not tell", "(403)"])?;
+    // Behind a list that is answered, more than once.
+    let lists = || {
+        let requests = server.requests();
+        requests.iter().filter(|line| line.contains("/pods?") && !line.contains("watch=true")).count()
+    };
+    let mut ups = Vec::new();
+    wait::until("three lists", || {
+        ups.extend(agent.scrape().ok()?.sum("inspector_kube_up", &[]));
+        (lists() >= 3).then_some(())
+    })?;
+    ensure!(!ups.is_empty() && ups.iter().all(|up| *up == 0.0), "{ups:?}");
+    assert_eq!(agent.scrape()?.sum("inspector_kube_objects", &[]), Some(1.0), "the list is known");
+    server.trouble(None);
+    metric(&agent, "inspector_kube_up", |up| up == 1.0).map(drop)
+}
+
+#[test]
 fn a_node_whose_pods_change_all_the_time_is_followed_too() -> Result<()> {
     let server = ApiServer::start(0)?;
     let changed = |restarts: u32| {
@@ -172,7 +211,7 @@ fn is_followed(server: &ApiServer, most: usize) -> Result<()> {
 
     // A watch that always ends in the middle is not an error to the client, so it is to ask calmly.
     server.trouble(Some(Trouble::Truncate));
-    let asked = || server.requests().len();
+    let asked = || server.requests().iter().filter(|request| request.contains("/pods?")).count();
     let before = asked();
     std::thread::sleep(Duration::from_secs(4));
     ensure!((1..=most).contains(&(asked() - before)), "{} requests in 4 s", asked() - before);
