@@ -60,7 +60,7 @@ pub enum Error {
     Timeout(String),
     /// The path is no part of an address.
     #[error("not a path")]
-    Path(#[source] hyper::http::Error),
+    Path(#[source] http::Error),
     /// The connection broke, or the server speaks no HTTP.
     #[error("connection broken")]
     Broken(#[source] hyper::Error),

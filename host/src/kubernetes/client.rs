@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hyper::Response;
+use http::Response;
 use kube::client::{ClientBuilder, DynBody};
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
