@@ -25,6 +25,7 @@
 //! - [`plugin`]: runs analyzers in their sandbox (wasmtime).
 //! - [`tracefile`]: reads and writes the file of a recording.
 //! - [`http`]: serves metrics, events and state, and asks such servers (hyper).
+//! - [`sink`]: sends events elsewhere: to Loki, a file, standard error (reqwest, prost, snap).
 //! - [`kubernetes`]: follows this node's pods and writes Events on them, and finds the agents of a cluster and
 //!   connects to them, through the API server (kube).
 //!
@@ -52,6 +53,7 @@ pub mod pods;
 pub mod privilege;
 pub mod probe;
 pub mod series;
+pub mod sink;
 pub mod source;
 pub mod status;
 pub mod text;

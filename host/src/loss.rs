@@ -21,6 +21,14 @@ pub enum Stage {
     Quota,
     /// An event client fell behind the backlog; `name` is `events`.
     Stream,
+    /// A sink could not deliver events; `name` is why: `missed` (it fell behind the backlog), `full` (nothing
+    /// more could wait), `refused` (the other side never takes them), `time` (nor events of their time), `corrupt`
+    /// (they could not be read from the disk).
+    Loki,
+    /// See [`Stage::Loki`].
+    File,
+    /// See [`Stage::Loki`].
+    Stderr,
 }
 
 impl Stage {
@@ -32,6 +40,9 @@ impl Stage {
             Self::Queue => "queue",
             Self::Quota => "quota",
             Self::Stream => "stream",
+            Self::Loki => "loki",
+            Self::File => "file",
+            Self::Stderr => "stderr",
         }
     }
 }

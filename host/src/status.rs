@@ -132,6 +132,19 @@ state_enum! {
     }
 }
 
+state_enum! {
+    /// State of a sink of events.
+    SinkState {
+        /// It had nothing to deliver yet.
+        #[default]
+        Idle = "idle",
+        /// It delivered what came last.
+        Up = "up",
+        /// It could not; what comes waits.
+        Failing = "failing",
+    }
+}
+
 /// State of one hook of a probe.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStatus {
@@ -320,6 +333,31 @@ impl Gap {
     }
 }
 
+/// State of one sink of events: `produced` = `delivered` + `lost` + `waiting`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name, e.g. `loki`.
+    pub name: String,
+    /// Where it delivers to: an address or a path.
+    pub target: String,
+    /// How that goes.
+    pub state: SinkState,
+    /// Why it fails; empty if it does not.
+    pub reason: String,
+    /// Events that came for it since start, those among them that an earlier run left on disk.
+    pub produced: u64,
+    /// Events that are where they were to go.
+    pub delivered: u64,
+    /// Events that never will be; `inspector_lost_total` tells why.
+    pub lost: u64,
+    /// Events that wait, in memory or on disk.
+    pub waiting: u64,
+    /// Bytes on disk.
+    pub spool_bytes: u64,
+    /// What the other side says of itself, e.g. `ready`; empty if it was not asked.
+    pub server: String,
+}
+
 /// What gaps are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Sight {
@@ -474,6 +512,8 @@ pub struct States {
     pub kube: BTreeMap<Resource, KubeStatus>,
     /// Events that are written about pods; none if that is not configured.
     pub pod_events: Option<PodEventsStatus>,
+    /// By sink name; nothing if none is configured.
+    pub sinks: BTreeMap<String, SinkStatus>,
     /// By server name: `metrics` or `events`.
     pub servers: BTreeMap<String, ServerStatus>,
     /// The first scan for namespaces is over.

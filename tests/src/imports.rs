@@ -29,6 +29,7 @@ const ADAPTERS: &[&str] = &[
     "tracefile",
     "http",
     "kubernetes",
+    "sink",
     "cli",
 ];
 
@@ -53,7 +54,11 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("prometheus_client", &["view"]),
     ("toml", &["config", "kernel"]),
     ("postcard", &["trace.rs"]),
-    ("flate2", &["trace.rs"]),
+    ("flate2", &["trace.rs", "sink"]),
+    ("reqwest", &["sink"]),
+    ("rustls", &["sink"]),
+    ("prost", &["sink"]),
+    ("snap", &["sink"]),
     ("crc32fast", &["trace.rs"]),
 ];
 

@@ -23,6 +23,7 @@ pub mod golden;
 pub mod http;
 pub mod imports;
 pub mod lab;
+pub mod loki;
 pub mod nobody;
 pub mod plugins;
 pub mod prometheus;

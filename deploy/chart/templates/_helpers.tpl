@@ -41,21 +41,34 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{ .Values.config }}
 {{- else -}}
 # Made by the chart from the value config. What is not here has its default.
-{{- range $section, $keys := .Values.config }}
+{{- include "inspector.toml" (dict "table" .Values.config "path" "") }}
+{{- end -}}
+{{- end -}}
 
-[{{ $section }}]
-{{- range $key, $value := $keys }}
+{{/* A table of TOML: its values, and then the tables in it. */}}
+{{- define "inspector.toml" -}}
+{{- $path := .path -}}
+{{- range $key, $value := .table }}
+{{- if not (or (kindIs "map" $value) (kindIs "invalid" $value)) }}
 {{ $key }} = {{ toRawJson $value }}
 {{- end }}
 {{- end }}
+{{- range $key, $value := .table }}
+{{- if kindIs "map" $value }}
+
+[{{ $path }}{{ $key }}]
+{{- include "inspector.toml" (dict "table" $value "path" (printf "%s%s." $path $key)) }}
+{{- end }}
+{{- end }}
 {{- end -}}
+
+{{/* Events are sent elsewhere, and may have to wait on disk. */}}
+{{- define "inspector.sends" -}}
+{{- if or .Values.lokiServerAddress (contains "sinks" (toString .Values.config)) }}true{{ end -}}
 {{- end -}}
 
 {{/* Values that can be written and not be meant. */}}
 {{- define "inspector.check" -}}
-{{- if .Values.lokiServerAddress -}}
-{{- fail "lokiServerAddress: this version has no Loki sink yet; leave it empty" -}}
-{{- end -}}
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled -}}
 {{- fail "metrics.serviceMonitor and metrics.podMonitor: enable one of them, both would scrape each agent twice" -}}
 {{- end -}}
@@ -68,6 +81,9 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 {{- if hasKey (.Values.config.events | default dict) "listen" -}}
 {{- fail "config.events.listen: set eventServer.listen instead" -}}
+{{- end -}}
+{{- if and .Values.lokiServerAddress (dig "sinks" "loki" "address" "" .Values.config) -}}
+{{- fail "config.sinks.loki.address: lokiServerAddress is set as well; set one of them" -}}
 {{- end -}}
 {{- if hasKey (.Values.config.plugins | default dict) "directories" -}}
 {{- if or .Values.plugins.configMap .Values.plugins.image.reference .Values.plugins.hostPath -}}

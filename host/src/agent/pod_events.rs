@@ -1,58 +1,45 @@
-//! Asks each minute what is wrong, and tells Kubernetes of the pods that it is wrong with, if that is
-//! configured.
+//! Tells Kubernetes of the pods that something is wrong with, if that is configured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time::MissedTickBehavior;
-
-use super::diagnoser::Diagnoser;
-use super::options;
-use crate::answers::question::{Question, Refusal};
 use crate::answers::report::{Finding, Place};
-use crate::config::Config;
 use crate::entities::{Entities, Entity, Kind};
 use crate::events::severity::Severity;
 use crate::kubernetes::pod_event::{PodEvent, PodEvents};
+use crate::kubernetes::told::Options;
 use crate::pods::ObjectName;
 use crate::status::PodEventsStatus;
 use crate::view::View;
 
-/// How often is asked, and how far back: a fault that lasts is told each time.
-const EVERY: Duration = Duration::from_secs(60);
 /// A finding that was told of a pod is told again as one that was not, after this long.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 
-/// Tells of pods until it is dropped; waits for ever if nobody is to be told.
-pub(super) async fn tell(config: &Config, view: &View, diagnoser: Arc<Diagnoser>) {
-    let options = options::api_server(config).filter(|_| config.kubernetes.events);
-    let Some(options) = options else { return std::future::pending().await };
-    view.status.update().pod_events = Some(PodEventsStatus::default());
-    let mut told = Told::default();
-    let mut writer = None;
-    let mut minute = tokio::time::interval_at(tokio::time::Instant::now() + EVERY, EVERY);
-    minute.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        minute.tick().await;
-        let asked = Arc::clone(&diagnoser);
-        let answer = tokio::task::spawn_blocking(move || asked.answer(&Question::default())).await;
-        let report = match answer.expect("answering does not panic and is not cancelled") {
-            Ok(report) => report,
-            Err(Refusal::Starting(_)) => continue,
-            Err(refusal) => {
-                failed(view, 0, refusal.to_string());
-                continue;
-            }
-        };
-        let events = told.choose(&report.findings, &view.node, &view.entities, Instant::now());
-        if writer.is_none() && !events.is_empty() {
-            match PodEvents::new(&options).await {
-                Ok(new) => writer = Some(new),
+/// Tells of pods, once there is something to tell.
+pub(super) struct PodEventsTeller {
+    options: Options,
+    told: Told,
+    writer: Option<PodEvents>,
+}
+
+impl PodEventsTeller {
+    /// Nothing is told yet.
+    pub(super) fn new(options: Options, view: &View) -> Self {
+        view.status.update().pod_events = Some(PodEventsStatus::default());
+        Self { options, told: Told::default(), writer: None }
+    }
+
+    /// Tells of what was found.
+    pub(super) async fn tell(&mut self, findings: &[Finding], view: &View, now: Instant) {
+        let events = self.told.choose(findings, &view.node, &view.entities, now);
+        if self.writer.is_none() && !events.is_empty() {
+            match PodEvents::new(&self.options).await {
+                Ok(new) => self.writer = Some(new),
                 Err(why) => failed(view, events.len(), why),
             }
         }
-        let Some(writer) = &writer else { continue };
+        let Some(writer) = &self.writer else { return };
         for event in events {
             match writer.write(event).await {
                 Ok(()) => written(view),
@@ -72,7 +59,7 @@ fn written(view: &View) {
 }
 
 /// One line for one cause.
-fn failed(view: &View, events: usize, why: String) {
+pub(super) fn failed(view: &View, events: usize, why: String) {
     let mut states = view.status.update();
     let Some(status) = &mut states.pod_events else { return };
     status.failed += events as u64;
@@ -180,7 +167,7 @@ mod tests {
             finding("d", Severity::Critical, &["gone"]),
         ];
         let mut minute = |at: u64| {
-            let events = told.choose(&findings, "n1", &entities, now + EVERY * at as u32);
+            let events = told.choose(&findings, "n1", &entities, now + Duration::from_secs(60 * at));
             events.into_iter().map(|event| format!("{} {} {}", event.pod, event.uid, event.code)).collect()
         };
         let minutes: Vec<Vec<String>> = (0..3).map(&mut minute).collect();

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::api_server;
 use super::diagnoser::Diagnoser;
-use super::pod_events;
+use super::minute;
 use super::running::{self, Agent, Error};
+use super::sinks;
 use crate::answers::question::{Answerer, Refusal};
 use crate::config::Config;
 use crate::events::log::EventLog;
 use crate::http;
+use crate::sink::Running;
 use crate::view::View;
 
 /// Runs the agent until `shutdown` is ready. What was delivered by then is still handled. The servers
@@ -49,6 +51,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         move || Agent::start(&config, view)
     });
     let mut agent = started.await.expect("starting does not panic and is not cancelled")?;
+    let sinks = sinks::start(&config.sinks, &view);
     drop(diagnoser.set(Arc::clone(&agent.diagnoser)));
     let loaded = agent.loaded.take().expect("nobody has waited for it");
     let announce = async {
@@ -64,7 +67,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         std::future::pending::<()>().await;
     };
     let followed = api_server::follow(&config, running::known(&view), Arc::clone(&agent.take));
-    let told = pod_events::tell(&config, &view, Arc::clone(&agent.diagnoser));
+    let told = minute::tell(&config, &view, Arc::clone(&agent.diagnoser));
     tokio::select! {
         () = announce => {}
         () = followed => {}
@@ -72,7 +75,12 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
         () = shutdown => {}
     }
     flushing.abort();
-    let _ = tokio::task::spawn_blocking(move || agent.stop()).await;
+    let end = move || {
+        agent.stop();
+        // The last events are in the log now.
+        sinks.into_iter().for_each(Running::stop);
+    };
+    let _ = tokio::task::spawn_blocking(end).await;
     let _ = stop.send(true);
     let _ = tokio::join!(metrics, events);
     Ok(())

@@ -16,6 +16,7 @@ use super::log;
 use super::shared::read_text;
 use crate::agent;
 use crate::config::address::Address;
+use crate::config::sinks::check_loki_address;
 use crate::config::{self, Config, LogFormat, LogLevel};
 
 mod check;
@@ -54,6 +55,15 @@ pub struct Args {
     /// Address of the event server; may be repeated [default: 127.0.0.1:19102]
     #[arg(long = "events.listen-address", value_name = "ADDR")]
     events_listen: Vec<Address>,
+    /// Grafana Loki to send events to: host, host:port or URL [default port: 3100]
+    #[arg(long = "sinks.loki.address", value_name = "ADDR", value_parser = check_loki_address)]
+    loki: Option<String>,
+    /// File to write events to, as JSON
+    #[arg(long = "sinks.file.path", value_name = "FILE")]
+    events_file: Option<PathBuf>,
+    /// Write events to standard error, as JSON
+    #[arg(long = "sinks.stderr")]
+    events_stderr: bool,
     /// The host's procfs [default: /proc]
     #[arg(long = "path.procfs", value_name = "DIR", value_parser = directory)]
     procfs: Option<PathBuf>,
@@ -163,6 +173,9 @@ impl Args {
         replace(&mut config.web.listen, self.web_listen);
         replace(&mut config.events.listen, self.events_listen);
         set(&mut config.web.telemetry_path, self.telemetry_path);
+        set(&mut config.sinks.loki.address, self.loki);
+        set(&mut config.sinks.file.path, self.events_file);
+        config.sinks.stderr.enabled |= self.events_stderr;
         set(&mut config.paths.procfs, self.procfs);
         set(&mut config.log.level, self.log_level);
         set(&mut config.log.format, self.log_format);
@@ -260,6 +273,7 @@ mod tests {
             ("--web.telemetry-path", "/readyz"),
             ("--path.procfs", ""),
             ("--plugin-dir", ""),
+            ("--sinks.loki.address", "ftp://loki"),
             ("--log.level", "loud"),
             ("--log.format", "xml"),
             ("--config", "/nonexistent/x.toml"),

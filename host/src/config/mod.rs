@@ -9,6 +9,8 @@
 //! be set.
 
 pub mod address;
+mod bounds;
+pub mod sinks;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,6 +19,8 @@ use serde::{Deserialize, Deserializer, de};
 use toml::de::DeTable;
 
 use crate::config::address::Address;
+use crate::config::bounds::between;
+use crate::config::sinks::Sinks;
 use crate::series::choice::Profile;
 use crate::text::escape::{self, MAX_REASON};
 
@@ -38,6 +42,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// The server of events and state.
     pub events: Events,
+    /// Where events are sent.
+    pub sinks: Sinks,
     /// Where analyzers come from and what they may use.
     pub plugins: Plugins,
     /// Limits of the kernel side.
@@ -395,15 +401,6 @@ fn not_empty<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result
     Ok(list)
 }
 
-fn between<'de, const MIN: u32, const MAX: u32, D: Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
-    // Read wide, so that a negative number is told its bounds too.
-    let number = i64::deserialize(value)?;
-    u32::try_from(number)
-        .ok()
-        .filter(|number| (MIN..=MAX).contains(number))
-        .ok_or_else(|| de::Error::custom(format!("{number} is not between {MIN} and {MAX}")))
-}
-
 fn ring_kib<'de, D: Deserializer<'de>>(value: D) -> Result<u32, D::Error> {
     let kib = between::<64, 65_536, D>(value)?;
     if !kib.is_power_of_two() {
@@ -503,8 +500,14 @@ mod tests {
         assert_eq!(Config::parse("inspector.toml", shipped).expect("shipped"), Config::default());
         // Without a value for each key, the comparison above would prove nothing.
         let table: toml::Table = shipped.parse().expect("TOML");
-        let keys: usize = table.values().map(|section| section.as_table().map_or(0, toml::Table::len)).sum();
-        assert_eq!((table.len(), keys), (11, 33), "a new key goes into deploy/inspector.toml and here");
+        fn keys(table: &toml::Table) -> usize {
+            table.values().map(|value| value.as_table().map_or(1, keys)).sum()
+        }
+        assert_eq!(
+            (table.len(), keys(&table)),
+            (12, 53),
+            "a new key goes into deploy/inspector.toml and here"
+        );
     }
 
     #[test]

@@ -196,6 +196,27 @@ impl EventLine {
         }
     }
 
+    /// One of a plugin `p` without anything in it.
+    #[cfg(test)]
+    pub(crate) fn test(kind: &str) -> Self {
+        let severity = Severity::Info;
+        Self {
+            time: "2023-02-03T09:01:03Z".to_owned(),
+            level: severity.level().to_owned(),
+            source: "p".to_owned(),
+            msg: kind.to_owned(),
+            meta: String::new(),
+            event: String::new(),
+            seq: 1,
+            kind: kind.to_owned(),
+            severity,
+            count: 1,
+            message: String::new(),
+            entity: EventEntity::default(),
+            attrs: Vec::new(),
+        }
+    }
+
     /// The event as one line of JSON, with its line feed.
     pub fn to_json(&self) -> String {
         let mut line = serde_json::to_string(self).expect("only strings and integers are in it");

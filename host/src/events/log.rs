@@ -14,6 +14,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::clock::unix_ns;
 use crate::entities::{Entities, EntityId, Kind};
 use crate::events::event::{Event, MAX_ATTR_VALUE, NewEvent, OWN};
 use crate::events::throttle::{Admission, Throttle};
@@ -75,13 +76,15 @@ pub struct EventCount {
 #[derive(Debug)]
 pub struct EventLog {
     log: Mutex<Log>,
+    /// By which this log is told from those of earlier runs, which number their events from 1 as well.
+    id: u64,
     /// Number of the next event.
     head: watch::Sender<u64>,
     limits: Limits,
     node: Arc<str>,
     who: Who,
     loss: Arc<Loss>,
-    /// Missed by readers that fell behind.
+    /// Missed by clients that fell behind.
     missed: Lost,
     /// Where this agent listens.
     own: OnceLock<Vec<SocketAddr>>,
@@ -162,6 +165,8 @@ fn value<'a>(attrs: &'a [(String, String)], wanted: &str) -> Option<&'a str> {
 pub struct Cursor {
     next: u64,
     head: watch::Receiver<u64>,
+    /// Counts what it missed.
+    missed: Lost,
 }
 
 /// What a reader gets at once.
@@ -178,7 +183,12 @@ impl EventLog {
     pub fn new(limits: Limits, who: Who, loss: Arc<Loss>, node: &str) -> Self {
         let missed = loss.cell(Stage::Stream, "events");
         let (log, head) = (Mutex::default(), watch::Sender::new(1));
-        Self { log, head, limits, node: node.into(), who, loss, missed, own: OnceLock::new() }
+        Self { log, id: unix_ns(), head, limits, node: node.into(), who, loss, missed, own: OnceLock::new() }
+    }
+
+    /// By which this log is told from those of earlier runs.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// Says where this agent listens, so that events of its own connections are marked; once.
@@ -236,12 +246,18 @@ impl EventLog {
 
     /// A reader that starts with the oldest event still kept.
     pub fn oldest(&self) -> Cursor {
-        Cursor { next: self.lock().oldest(), head: self.head.subscribe() }
+        Cursor { next: self.lock().oldest(), head: self.head.subscribe(), missed: self.missed.clone() }
+    }
+
+    /// A reader that starts behind the event of this number; `None` if there was none yet.
+    pub fn behind(&self, seq: u64) -> Option<Cursor> {
+        let newest = self.newest();
+        (seq < newest.next).then(|| Cursor { next: seq + 1, ..newest })
     }
 
     /// A reader that starts with the next event.
     pub fn newest(&self) -> Cursor {
-        Cursor { next: self.lock().last + 1, head: self.head.subscribe() }
+        Cursor { next: self.lock().last + 1, head: self.head.subscribe(), missed: self.missed.clone() }
     }
 
     /// The next events for a reader, at most `max`; none if it has seen all.
@@ -250,7 +266,7 @@ impl EventLog {
         let log = self.lock();
         let oldest = log.oldest();
         let lost = oldest.saturating_sub(cursor.next);
-        self.missed.add(lost);
+        cursor.missed.add(lost);
         cursor.next += lost;
         let events: Vec<_> =
             log.events.iter().skip((cursor.next - oldest) as usize).take(max).cloned().collect();
@@ -395,6 +411,17 @@ impl Emitter {
 }
 
 impl Cursor {
+    /// The same position, whose losses are counted elsewhere than those of clients.
+    pub fn counting(self, missed: Lost) -> Self {
+        Self { missed, ..self }
+    }
+
+    /// Waits until there are so many events to read; false if the log is gone.
+    pub async fn wait_for(&mut self, events: u64) -> bool {
+        let next = self.next;
+        self.head.wait_for(|head| *head >= next + events).await.is_ok()
+    }
+
     /// Waits until there is something to read; false if the log is gone.
     pub async fn wait(&mut self) -> bool {
         self.head.changed().await.is_ok()

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::body::Incoming;
+use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -13,7 +14,7 @@ use super::Bound;
 use super::body::{self, Body, error};
 use super::connections::Connections;
 use super::diagnose::{self, Desk};
-use super::events;
+use super::events::{self, Form};
 use super::query::EventQuery;
 use super::server;
 use super::web::method_not_allowed;
@@ -58,7 +59,7 @@ impl Api {
         }
         let view = &self.view;
         match request.uri().path() {
-            "/api/v1/events" => self.events(request.uri().query().unwrap_or_default()),
+            "/api/v1/events" => self.events(&request),
             "/api/v1/event-types" => ok(&view.events.types()),
             "/api/v1/entities" => ok(&view.entities.listed()),
             "/api/v1/metrics" => ok(&view.metrics.families()),
@@ -66,6 +67,7 @@ impl Api {
             "/api/v1/plugins" => ok(&view.status.snapshot().plugins.into_values().collect::<Vec<_>>()),
             "/api/v1/findings" => self.desk.answer(Question::default()).await,
             "/api/v1/scenarios" => ok(&view.status.snapshot().scenarios()),
+            "/api/v1/sinks" => ok(&view.status.snapshot().sinks.into_values().collect::<Vec<_>>()),
             "/api/v1/sources" => ok(&view.status.snapshot().sources.into_values().collect::<Vec<_>>()),
             "/api/v1/version" => ok(&json!({
                 "version": env!("CARGO_PKG_VERSION"),
@@ -76,9 +78,15 @@ impl Api {
         }
     }
 
-    fn events(&self, query: &str) -> Response<Body> {
+    fn events(&self, request: &Request<Incoming>) -> Response<Body> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let query = match EventQuery::parse(query, now) {
+        let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let query = EventQuery::parse(request.uri().query().unwrap_or_default(), now);
+        let query = match (query, header("last-event-id")) {
+            (Ok(query), Some(id)) => query.after(id),
+            (query, _) => query,
+        };
+        let query = match query {
             Ok(query) => query,
             Err(wrong) => return error(StatusCode::BAD_REQUEST, &wrong.to_string()),
         };
@@ -89,8 +97,12 @@ impl Api {
         }
         match Arc::clone(&self.streams).try_acquire_owned() {
             Ok(permit) => {
-                let lines = events::stream(Arc::clone(&self.view.events), query, permit);
-                body::chunks("application/x-ndjson", lines)
+                let (log, form) = (Arc::clone(&self.view.events), Form::accepted(header("accept")));
+                let id = HeaderValue::from_str(&format!("{:x}", log.id())).expect("digits");
+                let chunks = events::stream(log, query, form, permit);
+                let mut response = body::chunks(form.content_type(), chunks);
+                response.headers_mut().insert("inspector-log", id);
+                response
             }
             Err(_) => error(StatusCode::SERVICE_UNAVAILABLE, "64 clients follow events already"),
         }

@@ -15,6 +15,8 @@
 //! | `until` | the same; the stream ends when that is over | never |
 //! | `backlog` | at most so many of the events that are kept | all with `since`, with an `until` that is over, or without `follow`; else 0 |
 //! | `follow` | `true` or `false`: go on with new events | `true` |
+//! | `cursor` | `LOG-NUMBER`: what came behind that event; `Last-Event-ID` says the same. In place of `backlog` | |
+//! | `limit` | the stream ends behind so many events | never |
 //!
 //! A value behind a `!` is excluded; see [`Filter`]. A type that no running analyzer declares is an
 //! error, because nobody would ever send it.
@@ -38,13 +40,37 @@ pub(super) struct EventQuery {
     pub(super) until_ns: u64,
     pub(super) backlog: usize,
     pub(super) follow: bool,
+    /// Goes on behind an event.
+    pub(super) cursor: Option<Position>,
+    /// Events at most.
+    pub(super) limit: usize,
+}
+
+/// A client's place in the events of one run of an agent, which numbers them anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) log: u64,
+    pub(super) seq: u64,
+}
+
+impl Position {
+    fn parse(text: &str) -> Option<Self> {
+        let (log, seq) = text.split_once('-')?;
+        Some(Self { log: u64::from_str_radix(log, 16).ok()?, seq: seq.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:x}-{}", self.log, self.seq)
+    }
 }
 
 /// What is wrong with a query.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QueryError {
     #[error(
-        "parameter {0:?} is unknown; known are {properties}, noise, since, until, backlog, follow",
+        "parameter {0:?} is unknown; known are {properties}, noise, since, until, backlog, follow, cursor, limit",
         properties = PROPERTIES.join(", ")
     )]
     Unknown(String),
@@ -64,6 +90,8 @@ impl EventQuery {
             until_ns: u64::MAX,
             backlog: 0,
             follow: true,
+            cursor: None,
+            limit: usize::MAX,
         };
         let mut backlog = None;
         for pair in text.split('&').filter(|pair| !pair.is_empty()) {
@@ -83,6 +111,8 @@ impl EventQuery {
                     backlog = Some(value.parse().map_err(|_| bad(&value, "a number of events"))?);
                 }
                 "follow" => query.follow = flag()?,
+                "limit" => query.limit = value.parse().map_err(|_| bad(&value, "a number of events"))?,
+                "cursor" => query.cursor = Some(Position::parse(&value).ok_or_else(|| bad(&value, CURSOR))?),
                 "noise" => query.noise = flag()?,
                 _ if query.filter.add(name, &value).map_err(|wrong| bad(&value, wrong.allowed))? => {}
                 _ => return Err(QueryError::Unknown(escape::admit(name.to_owned(), 64))),
@@ -92,6 +122,22 @@ impl EventQuery {
         let all = query.since_ns > 0 || is_over || !query.follow;
         query.backlog = backlog.unwrap_or(if all { usize::MAX } else { 0 });
         Ok(query)
+    }
+
+    /// Goes on where the header `Last-Event-ID` says, unless the query says where.
+    ///
+    /// # Errors
+    /// It is no place in a stream of events.
+    pub(super) fn after(mut self, last_event_id: &str) -> Result<Self, QueryError> {
+        if self.cursor.is_none() {
+            let position = Position::parse(last_event_id).ok_or_else(|| QueryError::Value {
+                name: "Last-Event-ID".to_owned(),
+                value: escape::admit(last_event_id.to_owned(), 64),
+                allowed: CURSOR,
+            })?;
+            self.cursor = Some(position);
+        }
+        Ok(self)
     }
 
     /// Whether every type that it names is declared.
@@ -115,6 +161,8 @@ impl EventQuery {
     }
 }
 
+/// What `cursor` can be.
+const CURSOR: &str = "an id that the stream gave (`LOG-NUMBER`)";
 /// What `since` and `until` can be.
 const TIME: &str = "a duration like 5m or a time in RFC 3339";
 

@@ -206,6 +206,62 @@ async fn the_backlog_ends_or_goes_over_into_the_stream_without_a_gap() {
     }
 }
 
+/// The ids and the types of server-sent events, and other lines as they are.
+fn server_sent(answer: &str) -> Vec<(String, String)> {
+    let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    assert!(head.contains("content-type: text/event-stream"), "{head}");
+    let lines = body.lines().filter(|line| line.contains(": "));
+    let mut said: Vec<(String, String)> = Vec::new();
+    for (field, value) in lines.filter_map(|line| line.split_once(": ")) {
+        match field {
+            "id" | "event" => said.push((value.to_owned(), String::new())),
+            _ => {
+                let data: serde_json::Value = serde_json::from_str(value).expect("JSON");
+                let kind = data["type"].as_str().map_or_else(|| value.to_owned(), str::to_owned);
+                said.last_mut().expect("behind its id").1 = kind;
+            }
+        }
+    }
+    said
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_behind_the_last_event_that_a_client_has_and_says_what_is_missing() {
+    const SENT: &str = "accept: text/event-stream\r\n";
+    let server = events_server();
+    for kind in ["A", "B", "C"] {
+        server.emit(kind, "web");
+    }
+    let all = server_sent(&server.get("/api/v1/events?follow=false", SENT).await);
+    let kinds = |said: &[(String, String)]| said.iter().map(|(_, kind)| kind.clone()).collect::<Vec<_>>();
+    assert_eq!(kinds(&all), ["A", "B", "C"]);
+    let log = format!("{:x}", server.view.events.id());
+    assert_eq!(all[1].0, format!("{log}-2"));
+    server.emit("D", "web");
+
+    let last = format!("{SENT}last-event-id: {}\r\n", all[1].0);
+    let rest = server_sent(&server.get("/api/v1/events?follow=false", &last).await);
+    assert_eq!(kinds(&rest), ["C", "D"]);
+    let one = server.get(&format!("/api/v1/events?cursor={}&limit=1", all[0].0), SENT).await;
+    assert_eq!(kinds(&server_sent(&one)), ["B"], "it ends by itself");
+
+    // One of an earlier run of the agent, or of one that is further on than this one is.
+    for cursor in ["abc-1".to_owned(), format!("{log}-99")] {
+        let said = server.get(&format!("/api/v1/events?follow=false&limit=2&cursor={cursor}"), SENT).await;
+        let restarted = ("restarted".to_owned(), "{\"restarted\":true}".to_owned());
+        let said = server_sent(&said);
+        assert_eq!((&said[0], kinds(&said[1..])), (&restarted, vec!["A".to_owned(), "B".to_owned()]));
+    }
+    // What the log has dropped since.
+    (0..200).for_each(|_| server.emit("E", "web"));
+    let said = server_sent(&server.get("/api/v1/events?follow=false", &last).await);
+    assert_eq!(said[0], ("lost".to_owned(), "{\"lost\":102}".to_owned()));
+    assert_eq!(said.len(), 101);
+
+    let wrong = server.get("/api/v1/events?follow=false", "last-event-id: 7\r\n").await;
+    assert!(wrong.starts_with("HTTP/1.1 400") && wrong.contains("LOG-NUMBER"), "{wrong}");
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_read_costs_only_itself() {
     let server = events_server();

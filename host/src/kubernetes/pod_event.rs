@@ -20,6 +20,9 @@ const MAX_NOTE: usize = 1024;
 const MAX_NAME: usize = 128;
 /// How long the API server may take for one.
 const ANSWER: Duration = Duration::from_secs(10);
+/// What is wrong where Events may not be written.
+const FORBIDDEN: &str = "the agent may not create or patch events (events.k8s.io) in the namespace of a pod (403): see \
+    rbac.podEvents of the chart";
 /// Events a minute at most, whatever is wrong: the pods that a kubelet runs by default.
 const PER_MINUTE: u64 = 110;
 
@@ -75,6 +78,8 @@ impl PodEvents {
         };
         match timeout(ANSWER, self.recorder.publish(&event, &pod)).await {
             Err(_) => Err(format!("the API server does not answer within {} s", ANSWER.as_secs())),
+            // The API server names the Event, which is another one for each pod.
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => Err(FORBIDDEN.to_owned()),
             Ok(Err(kube::Error::Api(status))) => Err(refusal(status.code, &status.message)),
             Ok(Err(error)) => Err(format!("the API server cannot be reached: {}", cause::innermost(&error))),
             Ok(Ok(())) => Ok(()),

@@ -79,8 +79,9 @@ async fn each<T: Watched>(config: watcher::Config, options: &Options, tell: &imp
         }
         tokio::time::sleep(AGAIN).await;
     };
-    // From the API server's memory: the state of some moments ago will do, and 5 000 nodes ask.
-    let config = config.any_semantic().timeout(WATCH);
+    // From the API server's memory: the state of some moments ago will do, and 5 000 nodes ask. With pages the
+    // library would ask for the newest state, which comes from etcd.
+    let config = watcher::Config { page_size: None, ..config.any_semantic().timeout(WATCH) };
     let mut may_stream = true;
     for pause in watcher::DefaultBackoff::default() {
         let is_streamed = std::mem::replace(&mut may_stream, true) && api.streams().await;

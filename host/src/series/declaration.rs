@@ -26,6 +26,7 @@ const RESERVED_PREFIXES: &[&str] = &[
     "inspector_gaps",
     "inspector_http_",
     "inspector_kube_",
+    "inspector_sink_",
     "inspector_left_out_processes",
     "inspector_lost_total",
     "inspector_plugin_",

@@ -16,7 +16,7 @@ use crate::events::log::EventCount;
 use crate::loss::Stage;
 use crate::status::{
     HookState, HookStatus, PluginState, PluginStatus, ProbeState, ProbeStatus, Process, ServerStatus,
-    SourceState, SourceStatus, States,
+    SinkState, SinkStatus, SourceState, SourceStatus, States,
 };
 use crate::view::exposition::Format;
 
@@ -132,6 +132,23 @@ impl AgentState {
         to.family("inspector_probe_missed_runs", help, Counter, each(|p| Int(missed_runs(p))))
     }
 
+    /// Nothing where events are sent nowhere.
+    fn encode_sinks(&self, to: &mut Families<'_>) -> std::fmt::Result {
+        let each = |value: fn(&SinkStatus) -> Number| {
+            self.states.sinks.values().map(move |sink| ([("sink", sink.name.as_str())], value(sink)))
+        };
+        let up = each(|sink| Int((sink.state != SinkState::Failing).into()));
+        to.family("inspector_sink_up", "A sink delivered what came last, or nothing came yet.", Gauge, up)?;
+        let help = "Events that came for a sink: delivered + lost (inspector_lost_total) + waiting.";
+        to.family("inspector_sink_produced", help, Counter, each(|sink| Int(sink.produced)))?;
+        let help = "Events of a sink that are where they were to go.";
+        to.family("inspector_sink_delivered", help, Counter, each(|sink| Int(sink.delivered)))?;
+        let help = "Events of a sink that wait, in memory or on disk.";
+        to.family("inspector_sink_waiting", help, Gauge, each(|sink| Int(sink.waiting)))?;
+        let help = "Bytes on disk of the events of a sink that wait.";
+        to.family("inspector_sink_spool_bytes", help, Gauge, each(|sink| Int(sink.spool_bytes)))
+    }
+
     fn encode_sources(&self, to: &mut Families<'_>) -> std::fmt::Result {
         let each = |value: fn(&SourceStatus) -> Number| {
             self.states.sources.values().map(move |s| ([("source", s.name.as_str())], value(s)))
@@ -235,6 +252,7 @@ impl Collector for AgentState {
         let mut to = Families(encoder);
         self.encode_agent(&mut to)?;
         self.encode_kube(&mut to)?;
+        self.encode_sinks(&mut to)?;
         self.encode_probes(&mut to)?;
         self.encode_sources(&mut to)?;
         self.encode_plugins(&mut to)?;

@@ -109,12 +109,15 @@ impl Event {
     }
 }
 
+/// Events of one call. The host takes 1 MiB of text at once, and ends whoever brings more.
+const AT_ONCE: usize = 256;
+
 /// Hands everything that waits to the host.
 pub(crate) fn flush() {
     PENDING.with_borrow_mut(|pending| {
-        if !pending.is_empty() {
-            events::emit(pending);
-            pending.clear();
+        for some in pending.chunks(AT_ONCE) {
+            events::emit(some);
         }
+        pending.clear();
     });
 }

@@ -35,6 +35,7 @@ mod replay;
 mod scale;
 mod services;
 mod signals;
+mod sinks;
 mod sources;
 mod start;
 mod verdict;

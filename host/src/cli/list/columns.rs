@@ -7,7 +7,7 @@ use crate::entities::Listed;
 use crate::events::log::EventType;
 use crate::pods::NamedBy;
 use crate::series::metrics::FamilyInfo;
-use crate::status::{PluginStatus, ProbeStatus, ScenarioRow, SourceStatus};
+use crate::status::{PluginStatus, ProbeStatus, ScenarioRow, SinkStatus, SourceStatus};
 
 /// One line for each network namespace.
 pub fn entities(entities: &[Listed]) -> Table {
@@ -121,6 +121,26 @@ pub fn sources(sources: &[SourceStatus]) -> Table {
             &format!("{:.3}", source.last_seconds * 1e3),
             &format!("{:.3}", source.total_seconds),
             &source.last_error,
+        ]);
+    }
+    table
+}
+
+/// One line for each sink.
+pub fn sinks(sinks: &[SinkStatus]) -> Table {
+    let mut table =
+        Table::new(&["name", "state", "delivered", "waiting", "lost", "disk kib", "target", "server", "why"]);
+    for sink in sinks {
+        table.row([
+            &sink.name,
+            sink.state.as_str(),
+            &sink.delivered.to_string(),
+            &sink.waiting.to_string(),
+            &sink.lost.to_string(),
+            &(sink.spool_bytes / 1024).to_string(),
+            &sink.target,
+            if sink.server.is_empty() { "-" } else { &sink.server },
+            &sink.reason,
         ]);
     }
     table

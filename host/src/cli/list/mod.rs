@@ -106,6 +106,9 @@ enum Noun {
     /// Kernel counter tables that are read
     #[value(alias = "sources")]
     Source,
+    /// Where events are sent, and how many wait for it or are lost
+    #[value(alias = "sinks")]
+    Sink,
 }
 
 /// What one server answers.
@@ -213,6 +216,7 @@ fn path(noun: Noun) -> &'static str {
         Noun::Event => "/api/v1/event-types",
         Noun::Scenario => "/api/v1/scenarios",
         Noun::Source => "/api/v1/sources",
+        Noun::Sink => "/api/v1/sinks",
     }
 }
 
@@ -233,6 +237,7 @@ fn table(noun: Noun, answer: Value) -> Result<Table, serde_json::Error> {
         Noun::Event => columns::event_types(&read(answer)?),
         Noun::Scenario => columns::scenarios(&read(answer)?),
         Noun::Source => columns::sources(&read(answer)?),
+        Noun::Sink => columns::sinks(&read(answer)?),
     })
 }
 

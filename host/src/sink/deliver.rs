@@ -1,0 +1,37 @@
+//! What each kind of sink has to do, and what becomes of a batch.
+
+use std::time::Duration;
+
+use crate::events::event::EventLine;
+
+/// How a batch gets where it is to go.
+pub trait Deliver {
+    /// Delivers events, all or none. What became of them is known when it returns.
+    fn deliver(&mut self, events: &[EventLine]) -> impl Future<Output = Outcome>;
+
+    /// What the other side says of itself, for people; empty where there is nobody to ask.
+    fn ask(&mut self) -> impl Future<Output = String> {
+        std::future::ready(String::new())
+    }
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is there.
+    Taken,
+    /// It is to be tried again, since nothing is wrong with it.
+    Later {
+        /// Why it is not there.
+        why: String,
+        /// The other side wants to be left alone for so long.
+        after: Option<Duration>,
+    },
+    /// Something in it is never taken.
+    Refused {
+        /// What, in a word that counts it: the label `name` of `inspector_lost_total`.
+        what: &'static str,
+        /// For people.
+        why: String,
+    },
+}
