@@ -1,28 +1,52 @@
 //! Facts by conversation: which of a list may be about one, without a look at all of them. A question looks for
 //! the facts of each packet that was dropped; both can be thousands.
 
+use std::hash::{Hash, Hasher as _};
+
 use inspector_sdk::EntityId;
-use inspector_sdk::map::Map;
+use inspector_sdk::map::FixedHasher;
 
 use crate::fact::{Flow, Key};
 
 type Address = [u8; 16];
 /// Addresses, the smaller one first, protocol, and the only entity in which they can be.
 type Pair = (Address, Address, u8, EntityId);
-/// Where a client begins: see [`Flow::begin`].
-type Begin = (Address, u16, u8, EntityId);
 
 /// Places in a list.
 #[derive(Debug, Default)]
 pub struct Conversations {
     /// Of those that tell all ports apart, by pair and the ports in its order.
-    exact: Map<(Pair, u16, u16), Vec<u32>>,
-    /// Of those that do not.
-    partial: Map<Pair, Vec<u32>>,
-    /// Of all.
-    all: Map<Pair, Vec<u32>>,
-    /// Of what clients say, which may know its peer under another address.
-    clients: Map<Begin, Vec<u32>>,
+    exact: Places,
+    /// Of those that do not, by pair.
+    partial: Places,
+    /// Of all, by pair.
+    all: Places,
+    /// Of what clients say, which may know its peer under another address, by where they begin: see
+    /// [`Flow::begin`].
+    clients: Places,
+}
+
+/// By hash, in order: a map would need ten times the room. Others with the same hash are as harmless as
+/// everything that does not meet what it is near to.
+#[derive(Debug, Default)]
+struct Places(Vec<(u32, u32)>);
+
+impl Places {
+    fn add(&mut self, key: impl Hash, at: u32) {
+        self.0.push((hash(key), at));
+    }
+
+    fn near(&self, key: impl Hash) -> impl Iterator<Item = u32> {
+        let hash = hash(key);
+        let from = self.0.partition_point(|(other, _)| *other < hash);
+        self.0[from..].iter().take_while(move |(other, _)| *other == hash).map(|(_, at)| *at)
+    }
+}
+
+fn hash(key: impl Hash) -> u32 {
+    let mut hasher = FixedHasher::default();
+    key.hash(&mut hasher);
+    hasher.finish() as u32
 }
 
 impl Conversations {
@@ -30,7 +54,7 @@ impl Conversations {
     pub fn of_flows<'a>(flows: impl Iterator<Item = &'a Flow>) -> Self {
         let mut found = Self::default();
         flows.zip(0..).for_each(|(flow, at)| found.add(flow, at));
-        found
+        found.sorted()
     }
 
     /// Of facts, in the order of their list.
@@ -39,32 +63,41 @@ impl Conversations {
         for (key, at) in keys.zip(0..) {
             found.add(&key.flow, at);
             if key.what.is_of_client() && key.flow.sport != 0 {
-                found.clients.entry(key.flow.begin()).or_default().push(at);
+                found.clients.add(key.flow.begin(), at);
             }
         }
-        found
+        found.sorted()
     }
 
     fn add(&mut self, flow: &Flow, at: u32) {
         let (pair, low, high) = sorted(flow);
-        self.all.entry(pair).or_default().push(at);
+        self.all.add(pair, at);
         if flow.is_exact() {
-            self.exact.entry((pair, low, high)).or_default().push(at);
+            self.exact.add((pair, low, high), at);
         } else {
-            self.partial.entry(pair).or_default().push(at);
+            self.partial.add(pair, at);
         }
+    }
+
+    fn sorted(mut self) -> Self {
+        for Places(places) in [&mut self.exact, &mut self.partial, &mut self.all, &mut self.clients] {
+            places.sort_unstable();
+            places.shrink_to_fit();
+        }
+        self
     }
 
     /// Where everything stands that can meet or concern a flow, in the order of the list; some of it does not.
     pub fn near(&self, flow: &Flow) -> Vec<u32> {
         let (pair, low, high) = sorted(flow);
-        let met = if flow.is_exact() {
-            [self.exact.get(&(pair, low, high)), self.partial.get(&pair)]
+        let mut found: Vec<u32> = if flow.is_exact() {
+            self.exact.near((pair, low, high)).chain(self.partial.near(pair)).collect()
         } else {
-            [self.all.get(&pair), None]
+            self.all.near(pair).collect()
         };
-        let begun = [flow.begin(), flow.back().begin()].map(|begin: Begin| self.clients.get(&begin));
-        let mut found: Vec<u32> = met.into_iter().chain(begun).flatten().flatten().copied().collect();
+        found.extend(
+            [flow.begin(), flow.back().begin()].into_iter().flat_map(|begin| self.clients.near(begin)),
+        );
         found.sort_unstable();
         found.dedup();
         found

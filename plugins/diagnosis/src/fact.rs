@@ -13,7 +13,7 @@ use inspector_sdk::tcp::{ACK, RST, SYN, SYN_SENT};
 use inspector_sdk::{EntityId, Timestamp, protocol};
 
 /// What is counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum What {
     /// A packet was dropped.
     Drop(Drop),
@@ -103,10 +103,6 @@ pub enum What {
         /// It waited.
         waited: bool,
     },
-    /// A kernel counter rose by this; an index of [`crate::counters::counter::ALL`].
-    Counter(u16),
-    /// What a table said last; an index of [`crate::counters::gauge::ALL`].
-    Gauge(u16),
 }
 
 impl What {
@@ -166,7 +162,7 @@ impl What {
 }
 
 /// A dropped packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Drop {
     /// Number of the reason on this kernel.
     pub reason: u32,
@@ -183,7 +179,7 @@ pub struct Drop {
 }
 
 /// A reset that was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Reset {
     /// Number of the reason on this kernel; `None` on kernels before 6.10.
     pub reason: Option<u32>,
@@ -196,7 +192,7 @@ pub struct Reset {
 }
 
 /// What a TCP segment was, as far as that tells faults apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Segment {
     /// No TCP, or there was none.
     None,
@@ -367,7 +363,7 @@ impl Flow {
 }
 
 /// Whose it is, what it is, and on which flow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// The entity it happened at; 0 = unknown.
     pub entity: EntityId,
@@ -418,6 +414,19 @@ impl Amount {
         self.first = self.first.min(more.first);
         self.last = self.last.max(more.last);
     }
+}
+
+/// Sorts, and makes one of those with one key.
+pub fn merge<K: Ord>(amounts: &mut Vec<(K, Amount)>) {
+    amounts.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    amounts.dedup_by(|(key, more), (kept, sum)| {
+        let is_same = key == kept;
+        if is_same {
+            sum.add(more);
+        }
+        is_same
+    });
+    amounts.shrink_to_fit();
 }
 
 #[cfg(test)]

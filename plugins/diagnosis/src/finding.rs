@@ -155,10 +155,10 @@ impl Conclusion {
     pub fn drops(self, drop: &Dropped) -> Self {
         let packets = plural(drop.amount.count, "packet");
         let between = if drop.flow.is_known() { format!(", {}", drop.flow.show()) } else { String::new() };
-        let summary = format!("{packets} dropped in {} ({}){between}", drop.symbol, drop.reason);
+        let summary = format!("{packets} dropped in {} ({}){between}", drop.symbol.name, drop.reason);
         self.because(Kind::Event, summary, drop.amount.last)
             .with("reason", &drop.reason)
-            .with("location", &drop.symbol)
+            .with("location", &drop.symbol.name)
             .with("count", drop.amount.count)
             .on(&drop.flow, Role::Cause)
     }

@@ -1,8 +1,8 @@
 //! Why the network failed: the cause, the place, the evidence, the next step.
 //!
 //! - [`fact`], [`store`]: what happened, counted, for the last quarter of an hour.
-//! - [`intake`], [`counters`], [`queries`]: records of probes, kernel counters and what waits for an
-//!   answer, as facts.
+//! - [`intake`], [`queries`]: records of probes and what waits for an answer, as facts.
+//! - [`counters`], [`readings`]: kernel counters, for as long.
 //! - [`translation`]: who is behind the address of a service.
 //! - [`window`]: the facts of a window of time with the kernel's names.
 //! - [`rules`]: what is concluded from them; [`findings`]: the conclusions so far.
@@ -28,6 +28,7 @@ pub mod findings;
 pub mod intake;
 pub mod live;
 pub mod queries;
+pub mod readings;
 pub mod rules;
 pub mod scenario;
 pub mod store;
@@ -191,7 +192,12 @@ impl Analyzer for Diagnosis {
         let found = found.into_iter().take(FINDINGS);
         let findings = found.map(|found| self.less_sure(found, lost).finding(&window)).collect();
         let blind_spots = self.blind_spots(left_out, lost);
-        Ok(Report { findings, blind_spots, since: self.store.since(), seen: observed(&window, is_asked) })
+        Ok(Report {
+            findings,
+            blind_spots,
+            since: self.store.since().max(self.counters.since()),
+            seen: observed(&window, is_asked),
+        })
     }
 }
 
@@ -199,7 +205,8 @@ impl Diagnosis {
     fn window(&mut self, now: Timestamp, window_ns: u64) -> Window {
         self.queries.add_overdue(now, &mut self.store);
         let from = now.saturating_sub(window_ns);
-        let mut window = Window::new(now, self.store.window(from), self.translations.view());
+        let mut window =
+            Window::new(now, self.store.window(from), self.counters.window(from), self.translations.view());
         window.lost_dns = self.lost_since(from, |loss| loss.is_dns);
         window
     }

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use inspector_sdk::map::Map;
 use inspector_sdk::{EntityId, Timestamp};
 
-use crate::fact::{Amount, Flow, Key, What};
+use crate::fact::{Amount, Flow, Key, What, merge};
 
 /// Length of a bucket.
 const BUCKET_NS: u64 = 5_000_000_000;
@@ -18,8 +18,8 @@ const BUCKET_NS: u64 = 5_000_000_000;
 const BUCKETS: usize = 192;
 /// Facts of one bucket before its busiest entities lose details.
 const BUCKET_FACTS: usize = 2_000;
-/// Facts of all buckets, some 160 bytes each.
-const ALL_FACTS: usize = 40_000;
+/// Facts of all buckets, some 210 bytes each, and as much again for a moment, while a question is answered.
+const ALL_FACTS: usize = 12_000;
 
 /// The history.
 #[derive(Debug)]
@@ -129,15 +129,17 @@ impl Store {
         self.began
     }
 
-    /// Everything since `from`, one amount for each key.
-    pub fn window(&mut self, from: Timestamp) -> Map<Key, Amount> {
+    /// Everything since `from`, one amount for each key, in the order of keys.
+    pub fn window(&mut self, from: Timestamp) -> Vec<(Key, Amount)> {
         self.settle();
-        let mut found: Map<Key, Amount> = Map::default();
-        for bucket in self.buckets.iter().rev().take_while(|bucket| bucket.start + BUCKET_NS > from) {
-            for (key, amount) in bucket.facts.iter().filter(|(_, amount)| amount.last >= from) {
-                found.entry(*key).and_modify(|sum| sum.add(amount)).or_insert(*amount);
-            }
-        }
+        let within = || {
+            let buckets = self.buckets.iter().rev().take_while(|bucket| bucket.start + BUCKET_NS > from);
+            buckets.flat_map(|bucket| &bucket.facts).filter(|(_, amount)| amount.last >= from)
+        };
+        // A vector that grows would need up to three times the room for a moment.
+        let mut found = Vec::with_capacity(within().count());
+        found.extend(within().map(|(key, amount)| (*key, *amount)));
+        merge(&mut found);
         found
     }
 
@@ -210,7 +212,7 @@ mod tests {
             store.add(1, What::Connected, flow(1), Amount::new(second * SECOND, 1, 7));
         }
         let window = store.window(90 * SECOND);
-        let amount = window.values().next().expect("one fact");
+        let (_, amount) = window.first().expect("one fact");
         assert_eq!((window.len(), amount.count, amount.total), (1, 10, 70));
         assert_eq!((amount.first, amount.last), (90 * SECOND, 99 * SECOND));
         assert_eq!(store.since(), 0);
@@ -230,7 +232,7 @@ mod tests {
         for second in 0..2_000 {
             store.add(1, What::Connected, flow(1), Amount::new(second * SECOND, 1, 0));
         }
-        let count: u64 = store.window(0).values().map(|amount| amount.count).sum();
+        let count: u64 = store.window(0).iter().map(|(_, amount)| amount.count).sum();
         assert!((900..=960).contains(&count), "{count}");
         assert_eq!(store.since(), (2_000 - count) * SECOND);
     }
@@ -244,9 +246,9 @@ mod tests {
             }
         }
         let window = store.window(0);
-        assert_eq!(window.values().map(|amount| amount.count).sum::<u64>(), 200_000);
+        assert_eq!(window.iter().map(|(_, amount)| amount.count).sum::<u64>(), 200_000);
         assert!(store.facts <= ALL_FACTS, "{}", store.facts);
-        assert!(window.keys().all(|key| key.flow.dport == 80), "the service is still known");
+        assert!(window.iter().all(|(key, _)| key.flow.dport == 80), "the service is still known");
     }
 
     #[test]
@@ -273,7 +275,7 @@ mod tests {
         );
         (0..10_000).for_each(|port| store.add(2, What::Connected, flow(port), Amount::new(2, 1, 0)));
         let window = store.window(0);
-        assert!(window.keys().any(|key| (key.entity, key.flow) == (1, flow(7))), "{:?}", window.keys());
+        assert!(window.iter().any(|(key, _)| (key.entity, key.flow) == (1, flow(7))), "{window:?}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! never seen: the kernel deletes it at once.
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use inspector_sdk::map::Map;
 use inspector_sdk::source::Source;
@@ -13,8 +14,9 @@ use inspector_sdk::{Description, EntityId, Timestamp, entities};
 use crate::fact::Flow;
 
 const SOURCE: &str = "nat";
-/// Translations remembered, some 110 bytes each.
-const REMEMBERED: usize = 8_192;
+/// Translations remembered, some 110 bytes each, and as many again while a question is answered: as many as
+/// a map of that size holds before it grows to twice as much.
+const REMEMBERED: usize = 7_168;
 /// As long as facts are.
 const AGE_NS: u64 = 16 * 60 * 1_000_000_000;
 /// Translations of one conversation, one behind the other: in a pod, at its node, at a gateway.
@@ -30,8 +32,11 @@ pub fn describe(description: Description) -> Description {
 pub struct Translations {
     /// `None` on a node that has none.
     source: Option<(Source, Columns)>,
-    known: Map<Flow, (Flow, Timestamp)>,
+    known: Rc<Known>,
 }
+
+/// As it arrives, and when it was seen last, by what the client sends.
+type Known = Map<Flow, (Flow, Timestamp)>;
 
 /// Where each cell of a row stands.
 #[derive(Debug)]
@@ -90,34 +95,36 @@ impl Translations {
     pub fn open() -> Self {
         let source = Source::open(SOURCE).ok();
         let source = source.and_then(|source| Columns::of(&source).map(|columns| (source, columns)));
-        Self { source, known: Map::default() }
+        Self { source, known: Rc::default() }
     }
 
     /// Takes in what the tables say now.
     pub fn tick(&mut self, now: Timestamp) {
         let Some((source, columns)) = &self.source else { return };
+        // No window outlives the call that made it.
+        let known = Rc::make_mut(&mut self.known);
         for entity in entities::all() {
             let Ok(table) = source.read(entity) else { continue };
             let rows = table.rows().map(|row| columns.row(entity, row));
-            self.known.extend(rows.map(|(sent, got)| (sent, (got, now))));
+            known.extend(rows.map(|(sent, got)| (sent, (got, now))));
         }
-        self.known.retain(|_, (_, seen)| now.saturating_sub(*seen) < AGE_NS);
-        let excess = self.known.len().saturating_sub(REMEMBERED);
+        known.retain(|_, (_, seen)| now.saturating_sub(*seen) < AGE_NS);
+        let excess = known.len().saturating_sub(REMEMBERED);
         if excess > 0 {
-            let mut oldest: Vec<_> = self.known.iter().map(|(sent, (_, seen))| (*seen, *sent)).collect();
+            let mut oldest: Vec<_> = known.iter().map(|(sent, (_, seen))| (*seen, *sent)).collect();
             oldest.select_nth_unstable(excess);
             oldest[..excess].iter().for_each(|(_, sent)| {
-                self.known.remove(sent);
+                known.remove(sent);
             });
+            known.shrink_to_fit();
         }
     }
 
     /// For a window of facts.
     pub fn view(&self) -> View {
-        let mut view = View::default();
+        let mut view = View { known: Rc::clone(&self.known), ..View::default() };
         let without_port = |flow: &Flow| Flow { sport: 0, ..*flow };
-        for (sent, (arrives, _)) in &self.known {
-            view.exact.insert(*sent, *arrives);
+        for (sent, (arrives, _)) in &*self.known {
             view.sent.insert(*arrives, *sent);
             view.backends.entry(without_port(sent)).or_default().insert(without_port(arrives));
         }
@@ -131,7 +138,7 @@ impl Translations {
 /// Translations by what a client sends, whole and without its port, and back.
 #[derive(Debug, Default)]
 pub struct View {
-    exact: Map<Flow, Flow>,
+    known: Rc<Known>,
     backends: Map<Flow, BTreeSet<Flow>>,
     sent: Map<Flow, Flow>,
 }
@@ -140,8 +147,8 @@ impl View {
     /// What a client sends, as it arrives at who gets it at last; `None` if it is not translated, or one of
     /// several that cannot be told apart.
     pub fn arrives(&self, sent: &Flow) -> Option<Flow> {
-        follow(sent, |flow| match self.exact.get(flow) {
-            Some(arrives) => Some(*arrives),
+        follow(sent, |flow| match self.known.get(flow) {
+            Some((arrives, _)) => Some(*arrives),
             // Connections of which too many are known to keep their ports.
             None if flow.sport == 0 => {
                 let backends = self.backends.get(flow).filter(|all| all.len() == 1)?;

@@ -8,21 +8,24 @@
 //! Nothing is concluded here. Facts of all entities are here, also where a question is about one:
 //! the cause of what it suffers may sit in another.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use inspector_sdk::entities::{self, Entity};
+use inspector_sdk::kernel::{self, Symbol};
 use inspector_sdk::map::Map;
 use inspector_sdk::probes::drop_reason::{self, Circumstances, DropReason};
-use inspector_sdk::{EntityId, Timestamp, kernel};
+use inspector_sdk::{EntityId, Timestamp};
 
 use crate::command::word;
 use crate::conversations::Conversations;
 use crate::fact::{Amount, Drop, Flow, Key, Reset, Segment, What};
+use crate::readings::{Reading, Rows};
 use crate::translation::View;
 
 /// The facts of a window.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Window {
     /// Now, as the question says.
     pub now: Timestamp,
@@ -32,14 +35,15 @@ pub struct Window {
     pub resets: Vec<ResetSent>,
     /// DNS queries and answers that did not get here: whose query has no answer is not known then.
     pub lost_dns: u64,
-    /// Everything else but counters, in a fixed order.
+    /// Everything else, in a fixed order.
     others: Vec<(Key, Amount)>,
     /// Where conversations stand in each of the three.
     by_drop: Conversations,
     by_reset: Conversations,
     by_other: Conversations,
-    counters: Map<(EntityId, u16), Amount>,
-    gauges: Map<(EntityId, u16), Amount>,
+    /// Both by column and entity, in order.
+    counters: Rows,
+    gauges: Rows,
     entities: Map<EntityId, Entity>,
     owners: Map<IpAddr, Vec<EntityId>>,
     gone: Vec<EntityId>,
@@ -54,7 +58,7 @@ pub struct Dropped {
     /// What the reason means; `None` if the kernel is newer than the table.
     pub meaning: Option<&'static DropReason>,
     /// The function, e.g. `nft_do_chain`.
-    pub symbol: String,
+    pub symbol: Rc<Symbol>,
     /// Address of the call in it.
     location: u64,
     /// Where.
@@ -94,43 +98,34 @@ pub struct ResetSent {
 
 impl Window {
     /// Names and sorts the facts of a window.
-    pub fn new(now: Timestamp, facts: Map<Key, Amount>, translations: View) -> Self {
-        let mut named = Self {
-            now,
-            drops: Vec::new(),
-            resets: Vec::new(),
-            lost_dns: 0,
-            others: Vec::new(),
-            by_drop: Conversations::default(),
-            by_reset: Conversations::default(),
-            by_other: Conversations::default(),
-            counters: Map::default(),
-            gauges: Map::default(),
-            entities: Map::default(),
-            owners: Map::default(),
-            gone: Vec::new(),
-            translations,
-        };
+    pub fn new(
+        now: Timestamp,
+        mut facts: Vec<(Key, Amount)>,
+        (counters, gauges): (Rows, Rows),
+        translations: View,
+    ) -> Self {
+        let count = |is: fn(&What) -> bool| facts.iter().filter(|(key, _)| is(&key.what)).count();
+        let drops = Vec::with_capacity(count(|what| matches!(what, What::Drop(_))));
+        let resets = Vec::with_capacity(count(|what| matches!(what, What::ResetSent(_))));
+        let mut named = Self { now, drops, resets, counters, gauges, translations, ..Self::default() };
         // Those that are there come first, so that none that is gone keeps an address from its heir.
         entities::all().into_iter().for_each(|entity| named.know(entity, true));
-        let seen: Map<_, ()> = facts.keys().map(|key| ((key.entity, key.flow), ())).collect();
-        for (Key { entity, what, flow }, amount) in facts {
-            named.know(entity, false);
-            // Who observes both has it translated by nobody on the way back, which is the fault.
-            let is_seen =
-                |flow: Flow| seen.contains_key(&(entity, flow)) || seen.contains_key(&(entity, flow.back()));
-            let flow = named.as_it_arrives(what, flow).filter(|arrives| !is_seen(*arrives)).unwrap_or(flow);
-            match what {
-                What::Drop(drop) => named.drops.push(Dropped::new(entity, flow, amount, drop)),
-                What::ResetSent(reset) => {
-                    named.resets.push(ResetSent::new(entity, flow, amount, reset));
-                }
-                What::Counter(index) => drop(named.counters.insert((entity, index), amount)),
-                What::Gauge(index) => drop(named.gauges.insert((entity, index), amount)),
-                what => named.others.push((Key { entity, what, flow }, amount)),
+        facts.iter().for_each(|(key, _)| named.know(key.entity, false));
+        named.say_as_it_arrives(&mut facts);
+        facts.retain(|(Key { entity, what, flow }, amount)| match *what {
+            What::Drop(drop) => {
+                named.drops.push(Dropped::new(*entity, *flow, *amount, drop));
+                false
             }
-        }
-        // The order of a map is none; ties between findings must not depend on it.
+            What::ResetSent(reset) => {
+                named.resets.push(ResetSent::new(*entity, *flow, *amount, reset));
+                false
+            }
+            _ => true,
+        });
+        facts.shrink_to_fit();
+        named.others = facts;
+        // Ties between findings do not depend on numbers that differ by kernel.
         named.drops.sort_by_key(|drop| (drop.entity, drop.amount.first, drop.flow, drop.location));
         named.resets.sort_by_key(|reset| (reset.entity, reset.amount.first, reset.flow));
         named.others.sort_by_key(|(key, amount)| (key.entity, amount.first, key.flow));
@@ -138,6 +133,20 @@ impl Window {
         named.by_reset = Conversations::of_flows(named.resets.iter().map(|reset| &reset.flow));
         named.by_other = Conversations::of_facts(named.others.iter().map(|(key, _)| key));
         named
+    }
+
+    /// Changes the flows of what is translated.
+    fn say_as_it_arrives(&self, facts: &mut [(Key, Amount)]) {
+        let as_it_arrives = |key: &Key| self.as_it_arrives(key.what, key.flow).map(|flow| (key.entity, flow));
+        let arriving: BTreeSet<_> = facts.iter().filter_map(|(key, _)| as_it_arrives(key)).collect();
+        // Who observes both has it translated by nobody on the way back, which is the fault.
+        let ends = |(key, _): &(Key, Amount)| [(key.entity, key.flow), (key.entity, key.flow.back())];
+        let seen: BTreeSet<_> = facts.iter().flat_map(ends).filter(|end| arriving.contains(end)).collect();
+        for (key, _) in facts {
+            if let Some((_, arrives)) = as_it_arrives(key).filter(|end| !seen.contains(end)) {
+                key.flow = arrives;
+            }
+        }
     }
 
     /// Queries for names stay as they were sent: they are told apart by server, and not by client's port.
@@ -188,7 +197,7 @@ impl Window {
 
     /// How much a counter rose; `None` if it did not.
     pub fn counter(&self, entity: EntityId, index: u16) -> Option<Amount> {
-        self.counters.get(&(entity, index)).copied()
+        find(&self.counters, index, entity)
     }
 
     /// By how much a counter rose.
@@ -198,23 +207,17 @@ impl Window {
 
     /// Every entity in which a counter rose, in a fixed order.
     pub fn risen(&self, index: u16) -> Vec<(EntityId, Amount)> {
-        let own = self.counters.iter().filter(|((_, at), _)| *at == index);
-        let mut found: Vec<_> = own.map(|((entity, _), amount)| (*entity, *amount)).collect();
-        found.sort_by_key(|(entity, _)| *entity);
-        found
+        of_column(&self.counters, index).collect()
     }
 
     /// The values of a gauge: `count` ticks, `least`, `most`.
     pub fn gauge(&self, entity: EntityId, index: u16) -> Option<Amount> {
-        self.gauges.get(&(entity, index)).copied()
+        find(&self.gauges, index, entity)
     }
 
     /// Every entity in which a gauge was not 0, in a fixed order.
     pub fn gauged(&self, index: u16) -> Vec<(EntityId, Amount)> {
-        let own = self.gauges.iter().filter(|((_, at), _)| *at == index);
-        let mut found: Vec<_> = own.map(|((entity, _), amount)| (*entity, *amount)).collect();
-        found.sort_by_key(|(entity, _)| *entity);
-        found
+        of_column(&self.gauges, index).collect()
     }
 
     /// Facts of one kind.
@@ -332,13 +335,24 @@ impl Window {
     }
 }
 
+fn find(readings: &[(Reading, Amount)], column: u16, entity: EntityId) -> Option<Amount> {
+    let at = readings.binary_search_by_key(&(column, entity), |(reading, _)| *reading).ok()?;
+    Some(readings[at].1)
+}
+
+fn of_column(readings: &[(Reading, Amount)], column: u16) -> impl Iterator<Item = (EntityId, Amount)> {
+    let from = readings.partition_point(|((other, _), _)| *other < column);
+    let own = readings[from..].iter().take_while(move |((other, _), _)| *other == column);
+    own.map(|((_, entity), amount)| (*entity, *amount))
+}
+
 impl Dropped {
     fn new(entity: EntityId, flow: Flow, amount: Amount, drop: Drop) -> Self {
         let reason = kernel::drop_reason(drop.reason);
-        let symbol = kernel::symbol_at(drop.location).name.clone();
+        let symbol = kernel::symbol_at(drop.location);
         let meaning = drop_reason::find(&reason);
         let circumstances = Circumstances {
-            symbol: &symbol,
+            symbol: &symbol.name,
             with_socket: drop.with_socket,
             is_multicast: flow.destination().is_multicast(),
         };
@@ -366,7 +380,7 @@ impl Dropped {
 
     /// Whether the function's name has one of these in it: names differ by kernel.
     pub fn within(&self, symbols: &[&str]) -> bool {
-        symbols.iter().any(|symbol| self.symbol.contains(symbol))
+        symbols.iter().any(|symbol| self.symbol.name.contains(symbol))
     }
 }
 

@@ -4,7 +4,7 @@ use inspector_ebpf::Icmp;
 use inspector_ebpf::icmp::KIND_ICMPV6;
 
 /// Type and code of an ICMP error; the numbers differ between the versions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IcmpError {
     /// Whether it is ICMPv6.
     pub is_v6: bool,

@@ -221,6 +221,40 @@ fn one_scrape_tells_what_became_of_everything_that_every_probe_produced() -> Res
 }
 
 #[test]
+fn as_much_as_comes_at_once_ends_no_analyzer() -> Result<()> {
+    let _turn = heavy();
+    // An analyzer tells some hundred drops a second of each in full, so that it takes many for many events.
+    let storms = (0..16).map(|at| Namespace::new(&format!("storm{at}"))).collect::<Result<Vec<_>>>()?;
+    let config = "plugins.disabled = []\nprobes.limit_per_second = 10000000\nprobes.limit_burst = 10000000";
+    let agent = Agent::start(&Settings { config: config.to_owned(), ..Settings::default() })?;
+    wait::until("every namespace to be known", || {
+        let known = agent.api("/api/v1/entities").ok()?.to_string();
+        storms.iter().all(|storm| known.contains(storm.name())).then_some(())
+    })?;
+    let (refusals, to) = (600, (Ipv4Addr::LOCALHOST, faults::CLOSED_PORT).into());
+    // While it stands still all of it waits, and then comes in the longest batches that there are.
+    let process = Pid::from_raw(agent.pid().cast_signed());
+    kill(process, Signal::SIGSTOP)?;
+    let refuse = |storm: &Namespace| {
+        (0..refusals).try_for_each(|_| faults::connect_to_closed_port(storm, to).map(drop))
+    };
+    let stormed = storms.iter().try_for_each(refuse);
+    kill(process, Signal::SIGCONT)?;
+    stormed?;
+    let scrape = wait::until("every drop", || {
+        let scrape = agent.scrape().ok()?;
+        let dropped = |storm: &Namespace| scrape.sum("inspector_drops_total", &[("pod", storm.name())]);
+        storms.iter().all(|storm| dropped(storm) >= Some(f64::from(refusals))).then_some(scrape)
+    })?;
+    let traps: Vec<_> =
+        scrape.find("inspector_plugin_traps_total", &[]).filter(|traps| traps.value > 0.0).collect();
+    ensure!(traps.is_empty(), "{traps:?}");
+    assert_eq!(scrape.sum("inspector_lost_total", &[("stage", "queue")]).unwrap_or(0.0), 0.0);
+    assert!(agent.stop()?.success());
+    Ok(())
+}
+
+#[test]
 fn a_storm_in_one_namespace_costs_another_one_nothing() -> Result<()> {
     let _turn = heavy();
     let (storm, calm) = (Pair::new()?, Pair::new()?);

@@ -405,7 +405,8 @@ fn what_is_wrong_with_a_pod_is_told_kubernetes_each_minute_in_one_event() -> Res
     };
     let count = |result| agent.scrape().ok()?.sum("inspector_kube_pod_events_total", &[("result", result)]);
     told("a refused Event", &|| count("failed") >= Some(1.0))?;
-    agent.wait_for_log(&["Events about pods are not written", "see the ClusterRole"])?;
+    let refused = ["Events about pods are not written", "see rbac.podEvents"];
+    agent.wait_for_log(&refused)?;
     server.allow_events();
     told("an Event", &|| count("written") >= Some(1.0))?;
     let [event] = &server.events()[..] else { bail!("{:#?}", server.events()) };

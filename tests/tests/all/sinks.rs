@@ -119,15 +119,16 @@ fn loki_gets_each_event_once_with_its_own_time_in_either_encoding() -> Result<()
             assert_eq!(entry.labels["node"], event["entity"]["node"]);
             assert_eq!(entry.metadata.is_empty(), version == "2.9.10", "{entry:?}");
         }
+        let port = faults::CLOSED_PORT.to_string();
         let is_lost = |entry: &&Entry| {
             entry.line["entity"]["name"] == pair.server.name()
                 && entry.line["type"] == "PACKETLOSS"
-                && entry.line["attrs"]["dport"] == faults::CLOSED_PORT.to_string()
+                && entry.line["attrs"]["dport"] == port.as_str()
         };
         let one = entries.iter().find(is_lost).context("a lost packet")?;
         if version == "3.4.2" {
             assert_eq!(one.metadata["pod"], pair.server.name());
-            assert_eq!(one.metadata["dport"], faults::CLOSED_PORT.to_string());
+            assert_eq!(one.metadata["dport"], port);
         }
         assert_eq!(agent.scrape()?.sum("inspector_sink_up", &[("sink", "loki")]), Some(1.0));
         until(&agent, "what Loki says of itself", |state| state["server"] == "ready")?;

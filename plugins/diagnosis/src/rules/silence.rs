@@ -60,24 +60,23 @@ pub const RULES: &[Rule] = &[
     ]),
 ];
 
-/// What was tried at one service in vain: how often, on which conversations, and how that showed.
-struct Tried {
+/// What was tried at one service in vain: how often, and how that showed.
+struct Tried<'a> {
     amount: Amount,
-    flows: Vec<Flow>,
-    facts: Vec<(Key, Amount)>,
+    facts: Vec<&'a (Key, Amount)>,
 }
 
 /// By client, address and port.
-type Services = BTreeMap<(EntityId, [u8; 16], u16), Tried>;
+type Services<'a> = BTreeMap<(EntityId, [u8; 16], u16), Tried<'a>>;
 
-fn add(services: &mut Services, key: &Key, amount: &Amount) {
+fn add<'a>(services: &mut Services<'a>, fact: &'a (Key, Amount)) {
+    let (key, amount) = fact;
     let service = key.flow.of_service();
     let port = if service.dport != 0 { service.dport } else { service.sport };
-    let none = || Tried { amount: Amount { count: 0, ..*amount }, flows: Vec::new(), facts: Vec::new() };
+    let none = || Tried { amount: Amount { count: 0, ..*amount }, facts: Vec::new() };
     let tried = services.entry((key.entity, key.flow.to, port)).or_insert_with(none);
     tried.amount.add(amount);
-    tried.flows.push(key.flow);
-    tried.facts.push((*key, *amount));
+    tried.facts.push(fact);
 }
 
 /// Frames for others are normal on a flooded or promiscuous link; not so if nobody answers what is in
@@ -118,23 +117,25 @@ fn unresponsive(window: &Window, findings: &mut Findings) {
         if scanned.contains(&(entity, to)) {
             found = found.severity(Severity::Info).text("many ports of it were tried, each once or twice");
         }
-        findings.add(found.flows(tried.flows));
+        findings.add(found.flows(tried.flows()));
     }
 }
 
 /// Attempts that nobody answered so far, and that nothing explains.
-fn unanswered(window: &Window, findings: &Findings) -> Services {
+fn unanswered<'a>(window: &'a Window, findings: &Findings) -> Services<'a> {
     let mut silent = Services::new();
     let gave_up = |what: &What| what.is_silence() || *what == What::Closed { error: ETIMEDOUT };
-    for (key, amount) in window.of(gave_up).filter(|(key, _)| !findings.explain_symptom(key)) {
+    for fact in window.of(gave_up).filter(|(key, _)| !findings.explain_symptom(key)) {
+        let (key, _) = fact;
         let is_lost = is_lookup_lost(window, findings, &key.flow);
         if key.flow.is_known() && !is_lost && answer_in_vain(window, &key.flow).is_none() {
-            add(&mut silent, key, amount);
+            add(&mut silent, fact);
         }
     }
-    for (key, amount) in window.of(|what| *what == What::Retransmit { why: WHY_RTO }) {
+    for fact in window.of(|what| *what == What::Retransmit { why: WHY_RTO }) {
+        let (key, amount) = fact;
         if amount.count.max(amount.most) >= TIMEOUTS && !findings.explain(&key.flow) {
-            add(&mut silent, key, amount);
+            add(&mut silent, fact);
         }
     }
     silent
@@ -144,36 +145,38 @@ fn unanswered(window: &Window, findings: &Findings) -> Services {
 /// addresses and takes the faster one wants it so.
 fn too_late(window: &Window, findings: &mut Findings) {
     let mut late = Services::new();
-    for (key, amount) in window.of(What::is_silence).filter(|(key, _)| !findings.explain_symptom(key)) {
+    for fact in window.of(What::is_silence).filter(|(key, _)| !findings.explain_symptom(key)) {
+        let (key, _) = fact;
         if matches!(key.what, What::ConnectFailed { .. }) && answer_in_vain(window, &key.flow).is_some() {
-            add(&mut late, key, amount);
+            add(&mut late, fact);
         }
     }
     for ((entity, _, port), tried) in late {
         let before =
             format!("{} port {port} answers only after its client has given up: ", tried.destination());
         let is_wanted = tried.goes_elsewhere(window) || tried.urgency(window) == Severity::Info;
-        let at = answer_in_vain(window, &tried.flows[0]).unwrap_or_default();
+        let at = answer_in_vain(window, &tried.flow()).unwrap_or_default();
         let found = tried
             .conclude(entity, Title::counting(before, "attempt", ""))
             .severity(Severity::warning_if(!is_wanted))
             .confidence(Confidence::Likely)
             .because(Kind::Event, "an answer to a connect found nobody waiting for it", at);
-        findings.add(found.flows(tried.flows));
+        findings.add(found.flows(tried.flows()));
     }
 }
 
 /// An ICMP error ends a connect at once, with an error and no reset.
 fn refused_elsewhere(window: &Window, findings: &mut Findings) {
     let mut refused = BTreeMap::<u32, Services>::new();
-    for (key, amount) in window.of(|what| matches!(what, What::ConnectFailed { .. })) {
+    for fact in window.of(|what| matches!(what, What::ConnectFailed { .. })) {
+        let (key, _) = fact;
         let What::ConnectFailed { error, .. } = key.what else { continue };
         // Of a storm not each reset is reported.
         let service = Flow { sport: 0, ..key.flow };
         let is_by_reset = || window.count_on(&service, What::is_reset_received) > 0;
         let is_explained = || findings.explain_symptom(key) || findings.explain(&service);
         if BY_ICMP.contains(&error) && key.flow.is_known() && !is_explained() && !is_by_reset() {
-            add(refused.entry(error).or_default(), key, amount);
+            add(refused.entry(error).or_default(), fact);
         }
     }
     for (error, services) in refused {
@@ -185,14 +188,23 @@ fn refused_elsewhere(window: &Window, findings: &mut Findings) {
                 .severity(tried.urgency(window))
                 .confidence(Confidence::Likely)
                 .text("an ICMP error says so that nothing on this node sent");
-            findings.add(found.flows(tried.flows));
+            findings.add(found.flows(tried.flows()));
         }
     }
 }
 
-impl Tried {
+impl Tried<'_> {
+    /// The first of its conversations.
+    fn flow(&self) -> Flow {
+        self.facts[0].0.flow
+    }
+
+    fn flows(&self) -> Vec<Flow> {
+        self.facts.iter().map(|(key, _)| key.flow).collect()
+    }
+
     fn destination(&self) -> std::net::IpAddr {
-        self.flows[0].destination()
+        self.flow().destination()
     }
 
     fn conclude(&self, entity: EntityId, title: Title) -> Conclusion {
@@ -205,7 +217,7 @@ impl Tried {
 
     /// How bad it is that a service does not answer, by how many connections to it go well.
     fn urgency(&self, window: &Window) -> Severity {
-        let service = self.flows[0].of_service();
+        let service = self.flow().of_service();
         let opened = window.on(std::slice::from_ref(&service), |what| *what == What::Connected);
         let opened: Vec<_> =
             opened.filter(|(key, _)| key.flow.meets(&service)).map(|(_, amount)| amount).collect();
@@ -257,11 +269,11 @@ fn scanned(window: &Window, silent: &Services) -> BTreeSet<(EntityId, [u8; 16])>
 fn loss(window: &Window, findings: &mut Findings) {
     let mut lossy = Services::new();
     let is_lost = |what: &What| matches!(what, What::Retransmit { why: WHY_FAST | WHY_LOSS | WHY_RTO });
-    for (key, amount) in window.of(is_lost).filter(|(key, _)| !findings.explain(&key.flow)) {
-        add(&mut lossy, key, amount);
+    for fact in window.of(is_lost).filter(|(key, _)| !findings.explain(&key.flow)) {
+        add(&mut lossy, fact);
     }
     for ((entity, ..), tried) in lossy.into_iter().filter(|(_, tried)| tried.amount.count >= LOSS) {
-        let (flow, amount) = (tried.flows[0], tried.amount);
+        let (flow, amount) = (tried.flow(), tried.amount);
         let before = format!("segments to {} get lost beyond this node: ", flow.destination());
         let title = Title::counting(before, "segment", " sent again");
         let found = Conclusion::new(Code::TcpLoss, entity, amount, title)
@@ -269,7 +281,7 @@ fn loss(window: &Window, findings: &mut Findings) {
             .because(Kind::Event, format!("retransmissions, {}", flow.show()), amount.last)
             .on(&flow, Role::Symptom)
             .text("no drop on this node explains it");
-        findings.add(found.flows(tried.flows));
+        findings.add(found.flows(tried.flows()));
     }
 }
 
@@ -328,7 +340,7 @@ fn unexplained(window: &Window, findings: &mut Findings) {
             continue;
         }
         let packets = plural(drop.amount.count, "packet");
-        let title = format!("packets dropped in {} ({}): {packets}", drop.symbol, drop.reason);
+        let title = format!("packets dropped in {} ({}): {packets}", drop.symbol.name, drop.reason);
         let is_missed = drop.flow.is_known() && window.count_on(&drop.flow, What::is_retransmit) > 0;
         let found = Conclusion::of_drop(Code::UnexplainedDrop, drop, title)
             .confidence(Confidence::Weak)
