@@ -26,6 +26,8 @@ pub enum Stage {
     /// (they could not be read from the disk).
     Loki,
     /// See [`Stage::Loki`].
+    Otlp,
+    /// See [`Stage::Loki`].
     File,
     /// See [`Stage::Loki`].
     Stderr,
@@ -41,6 +43,7 @@ impl Stage {
             Self::Quota => "quota",
             Self::Stream => "stream",
             Self::Loki => "loki",
+            Self::Otlp => "otlp",
             Self::File => "file",
             Self::Stderr => "stderr",
         }

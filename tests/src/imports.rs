@@ -59,6 +59,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rustls", &["sink"]),
     ("prost", &["sink"]),
     ("snap", &["sink"]),
+    ("opentelemetry_proto", &["sink"]),
     ("crc32fast", &["trace.rs"]),
 ];
 

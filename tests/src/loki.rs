@@ -4,14 +4,15 @@
 //! names that are none, an entry without a time or of one that is too old.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufReader, Read as _, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use prost::Message;
 use serde_json::{Value, json};
+
+use crate::receiver::{Connection, Receiver, Request, answer};
 
 /// How old an entry may be.
 const OLDEST: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -47,8 +48,8 @@ pub struct Entry {
 /// A running one; stopped when dropped.
 #[derive(Debug)]
 pub struct Loki {
+    receiver: Receiver,
     shared: Arc<Mutex<State>>,
-    at: SocketAddr,
 }
 
 #[derive(Debug)]
@@ -66,7 +67,6 @@ struct State {
     wrong: Vec<String>,
     requests: usize,
     bytes: usize,
-    is_stopped: bool,
 }
 
 impl Loki {
@@ -75,8 +75,6 @@ impl Loki {
     /// # Errors
     /// If there is none.
     pub fn start() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let at = listener.local_addr()?;
         let state = State {
             version: "3.4.2",
             trouble: None,
@@ -87,26 +85,16 @@ impl Loki {
             wrong: Vec::new(),
             requests: 0,
             bytes: 0,
-            is_stopped: false,
         };
         let shared = Arc::new(Mutex::new(state));
-        let accepted = Arc::clone(&shared);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let shared = Arc::clone(&accepted);
-                if lock(&shared).is_stopped {
-                    return;
-                }
-                // A client that goes away ends its own connection.
-                std::thread::spawn(move || drop(serve(stream, &shared)));
-            }
-        });
-        Ok(Self { shared, at })
+        let served = Arc::clone(&shared);
+        let receiver = Receiver::start(None, move |stream| serve(stream, &served))?;
+        Ok(Self { receiver, shared })
     }
 
     /// `host:port`.
     pub fn address(&self) -> String {
-        self.at.to_string()
+        self.receiver.address()
     }
 
     /// What requests meet from now on.
@@ -160,69 +148,34 @@ impl Loki {
     }
 }
 
-impl Drop for Loki {
-    fn drop(&mut self) {
-        lock(&self.shared).is_stopped = true;
-        // Wakes the thread that accepts.
-        drop(TcpStream::connect(self.at));
-    }
-}
-
 fn lock(shared: &Mutex<State>) -> MutexGuard<'_, State> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-#[derive(Debug, Default)]
-struct Request {
-    line: String,
-    headers: BTreeMap<String, String>,
-    body: Vec<u8>,
-}
-
-fn read(from: &mut BufReader<TcpStream>) -> io::Result<Option<Request>> {
-    let mut request = Request::default();
-    if from.read_line(&mut request.line)? == 0 {
-        return Ok(None);
-    }
-    loop {
-        let mut header = String::new();
-        if from.read_line(&mut header)? == 0 || header.trim().is_empty() {
-            break;
-        }
-        if let Some((name, value)) = header.split_once(':') {
-            request.headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-        }
-    }
-    let length = request.headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
-    request.body = vec![0; length];
-    from.read_exact(&mut request.body)?;
-    Ok(Some(request))
-}
-
-fn serve(stream: TcpStream, shared: &Mutex<State>) -> io::Result<()> {
-    let (mut from, mut to) = (BufReader::new(stream.try_clone()?), stream);
+fn serve(stream: &mut BufReader<Box<dyn Connection>>, shared: &Mutex<State>) -> io::Result<()> {
     loop {
         // A closed door is closed to those who are inside already, too.
         if lock(shared).trouble == Some(Trouble::Close) {
-            return to.shutdown(Shutdown::Both);
+            return Ok(());
         }
-        let Some(request) = read(&mut from)? else { return Ok(()) };
+        let Some(request) = Request::read(stream)? else { return Ok(()) };
         let (trouble, version) = {
             let mut state = lock(shared);
             state.requests += 1;
             (state.trouble.clone(), state.version)
         };
-        match (request.line.split(' ').nth(1).unwrap_or_default(), trouble) {
-            (_, Some(Trouble::Close)) => return to.shutdown(Shutdown::Both),
-            (_, Some(Trouble::Status(status, after))) => answer(&mut to, status, after, "as the test says")?,
-            (_, Some(Trouble::Redirect)) => {
-                to.write_all(
-                    b"HTTP/1.1 307 x\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n",
-                )?;
+        match (request.path(), trouble) {
+            (_, Some(Trouble::Close)) => return Ok(()),
+            (_, Some(Trouble::Status(status, after))) => {
+                let after = if after > 0 { format!("retry-after: {after}\r\n") } else { String::new() };
+                answer(stream, status, &after, b"as the test says")?;
             }
-            ("/ready", _) => answer(&mut to, 200, 0, "ready")?,
+            (_, Some(Trouble::Redirect)) => {
+                answer(stream, 307, "location: http://127.0.0.1:1/\r\n", b"")?;
+            }
+            ("/ready", _) => answer(stream, 200, "", b"ready")?,
             ("/loki/api/v1/status/buildinfo", _) => {
-                answer(&mut to, 200, 0, &json!({ "version": version }).to_string())?;
+                answer(stream, 200, "", json!({ "version": version }).to_string().as_bytes())?;
             }
             (path, trouble) => {
                 let (status, text) = match push(path, &request, shared) {
@@ -230,31 +183,27 @@ fn serve(stream: TcpStream, shared: &Mutex<State>) -> io::Result<()> {
                     Err(why) => (400, format!("{why:#}")),
                 };
                 match trouble {
-                    Some(Trouble::TakeAndClose) => return to.shutdown(Shutdown::Both),
-                    Some(Trouble::Slow(whole)) => slowly(&mut to, whole)?,
-                    _ => answer(&mut to, status, 0, &text)?,
+                    Some(Trouble::TakeAndClose) => return Ok(()),
+                    Some(Trouble::Slow(whole)) => slowly(stream.get_mut(), whole)?,
+                    _ => answer(stream, status, "", text.as_bytes())?,
                 }
             }
         }
     }
 }
 
-fn answer(to: &mut TcpStream, status: u16, after: u64, text: &str) -> io::Result<()> {
-    let after = if after > 0 { format!("retry-after: {after}\r\n") } else { String::new() };
-    write!(to, "HTTP/1.1 {status} x\r\n{after}content-length: {}\r\n\r\n{text}", text.len())
-}
-
-fn slowly(to: &mut TcpStream, whole: Duration) -> io::Result<()> {
+fn slowly(to: &mut impl Write, whole: Duration) -> io::Result<()> {
     let text = b"HTTP/1.1 204 x\r\ncontent-length: 0\r\n\r\n";
     for byte in text {
         to.write_all(&[*byte])?;
+        to.flush()?;
         std::thread::sleep(whole / text.len() as u32);
     }
     Ok(())
 }
 
 fn push(path: &str, request: &Request, shared: &Mutex<State>) -> Result<()> {
-    let encoding = request.headers.get("content-type").cloned().unwrap_or_default();
+    let encoding = request.header("content-type").to_owned();
     let read = entries(path, request, &encoding);
     let mut state = lock(shared);
     let entries = match read {
@@ -264,8 +213,7 @@ fn push(path: &str, request: &Request, shared: &Mutex<State>) -> Result<()> {
             return Err(why);
         }
     };
-    let tenant = request.headers.get("x-scope-orgid").cloned().unwrap_or_default();
-    ensure!(tenant == state.tenant, "no org id");
+    ensure!(request.header("x-scope-orgid") == state.tenant, "no org id");
     if let Some((kind, pod)) = &state.poison {
         let is_poison = |entry: &Entry| entry.line["type"] == *kind && entry.line["entity"]["name"] == *pod;
         ensure!(!entries.iter().any(is_poison), "poison");
@@ -283,7 +231,7 @@ fn entries(path: &str, request: &Request, encoding: &str) -> Result<Vec<Entry>> 
     let entries = match encoding {
         "application/x-protobuf" => of_protobuf(&request.body)?,
         "application/json" => {
-            ensure!(request.headers.get("content-encoding").is_some_and(|of| of == "gzip"), "not packed");
+            ensure!(request.header("content-encoding") == "gzip", "not packed");
             of_json(&request.body)?
         }
         other => bail!("content type {other:?}"),

@@ -8,7 +8,7 @@ use crate::config;
 use crate::config::sinks::Sinks;
 use crate::loss::Stage;
 use crate::sink::{
-    Account, Credentials, Deliver, Encoding, File, Labels, Login, Loki, Place, Running, Sink, Stderr,
+    Account, Credentials, Deliver, Encoding, File, Labels, Login, Loki, Otlp, Place, Running, Sink, Stderr,
 };
 use crate::view::View;
 
@@ -23,6 +23,16 @@ pub(super) fn start(config: &Sinks, view: &View) -> Vec<Running> {
                 running.extend(started(to, Stage::Loki, address, place, view));
             }
             Err(error) => tracing::error!(address, error, "events are not sent to Loki"),
+        }
+    }
+    let config::sinks::Otlp { endpoint, .. } = &config.otlp;
+    if !endpoint.is_empty() {
+        match otlp(&config.otlp) {
+            Ok(to) => {
+                let place = place(config, "otlp");
+                running.extend(started(to, Stage::Otlp, endpoint, place, view));
+            }
+            Err(error) => tracing::error!(endpoint, error, "events are not sent by OTLP"),
         }
     }
     let config::sinks::File { path, max_mib, keep } = &config.file;
@@ -57,14 +67,8 @@ fn place(config: &Sinks, name: &str) -> Option<Place> {
 
 fn loki(config: &config::sinks::Loki) -> Result<Loki, String> {
     let at = config.address.parse().map_err(|error| format!("{error}"))?;
-    let is_given = |path: &Path| !path.as_os_str().is_empty();
-    let login = match (config.username.as_str(), &config.bearer_token_file) {
-        ("", token_file) if is_given(token_file) => Login::Bearer { token_file: token_file.clone() },
-        ("", _) => Login::Nobody,
-        (user, _) => Login::Basic { user: user.to_owned(), password_file: config.password_file.clone() },
-    };
     let credentials = Credentials {
-        login,
+        login: login(&config.username, &config.password_file, &config.bearer_token_file),
         ca_file: config.ca_file.clone(),
         cert_file: config.cert_file.clone(),
         key_file: config.key_file.clone(),
@@ -76,4 +80,23 @@ fn loki(config: &config::sinks::Loki) -> Result<Loki, String> {
     let config::sinks::Labels { job, node, namespace, r#type: kind, severity } = config.labels.clone();
     let labels = Labels { job, node, namespace, kind, severity };
     Ok(Loki::new(at, &config.tenant, credentials, encoding, labels)?)
+}
+
+fn otlp(config: &config::sinks::Otlp) -> Result<Otlp, String> {
+    let at = config.endpoint.parse().map_err(|error| format!("{error}"))?;
+    let credentials = Credentials {
+        login: login(&config.username, &config.password_file, &config.bearer_token_file),
+        ca_file: config.ca_file.clone(),
+        cert_file: config.cert_file.clone(),
+        key_file: config.key_file.clone(),
+    };
+    Ok(Otlp::new(at, credentials))
+}
+
+fn login(user: &str, password_file: &Path, token_file: &Path) -> Login {
+    match user {
+        "" if token_file.as_os_str().is_empty() => Login::Nobody,
+        "" => Login::Bearer { token_file: token_file.to_owned() },
+        user => Login::Basic { user: user.to_owned(), password_file: password_file.to_owned() },
+    }
 }

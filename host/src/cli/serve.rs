@@ -16,7 +16,7 @@ use super::log;
 use super::shared::read_text;
 use crate::agent;
 use crate::config::address::Address;
-use crate::config::sinks::check_loki_address;
+use crate::config::sinks::{check_loki_address, check_otlp_endpoint};
 use crate::config::{self, Config, LogFormat, LogLevel};
 
 mod check;
@@ -58,6 +58,9 @@ pub struct Args {
     /// Grafana Loki to send events to: host, host:port or URL [default port: 3100]
     #[arg(long = "sinks.loki.address", value_name = "ADDR", value_parser = check_loki_address)]
     loki: Option<String>,
+    /// OpenTelemetry collector to send events to: host, host:port or URL [default port: 4318]
+    #[arg(long = "sinks.otlp.endpoint", value_name = "ADDR", value_parser = check_otlp_endpoint)]
+    otlp: Option<String>,
     /// File to write events to, as JSON
     #[arg(long = "sinks.file.path", value_name = "FILE")]
     events_file: Option<PathBuf>,
@@ -174,6 +177,7 @@ impl Args {
         replace(&mut config.events.listen, self.events_listen);
         set(&mut config.web.telemetry_path, self.telemetry_path);
         set(&mut config.sinks.loki.address, self.loki);
+        set(&mut config.sinks.otlp.endpoint, self.otlp);
         set(&mut config.sinks.file.path, self.events_file);
         config.sinks.stderr.enabled |= self.events_stderr;
         set(&mut config.paths.procfs, self.procfs);

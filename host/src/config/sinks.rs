@@ -7,8 +7,9 @@ use serde::{Deserialize, Deserializer, de};
 use super::address::Address;
 use super::bounds::between;
 
-/// Port of Loki where none is given.
+/// Ports where none is given.
 const LOKI_PORT: u16 = 3100;
+const OTLP_PORT: u16 = 4318;
 
 /// Section `[sinks]`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -21,6 +22,8 @@ pub struct Sinks {
     pub spool_mib: u32,
     /// Grafana Loki.
     pub loki: Loki,
+    /// OpenTelemetry.
+    pub otlp: Otlp,
     /// A file.
     pub file: File,
     /// Standard error.
@@ -75,6 +78,27 @@ pub struct Labels {
     pub severity: String,
 }
 
+/// Section `[sinks.otlp]`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Otlp {
+    /// Address without the path of a signal, as a URL; empty for none.
+    #[serde(deserialize_with = "otlp_endpoint")]
+    pub endpoint: String,
+    /// See [`Loki`], as all that follows.
+    pub username: String,
+    /// See `username`.
+    pub password_file: PathBuf,
+    /// Instead of them.
+    pub bearer_token_file: PathBuf,
+    /// Who the server is to be of.
+    pub ca_file: PathBuf,
+    /// The own certificate.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+}
+
 /// How a batch is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,7 +135,10 @@ pub struct Stderr {
 impl Sinks {
     /// Whether events are sent anywhere.
     pub fn is_any(&self) -> bool {
-        !self.loki.address.is_empty() || !self.file.path.as_os_str().is_empty() || self.stderr.enabled
+        !self.loki.address.is_empty()
+            || !self.otlp.endpoint.is_empty()
+            || !self.file.path.as_os_str().is_empty()
+            || self.stderr.enabled
     }
 }
 
@@ -121,6 +148,7 @@ impl Default for Sinks {
             spool_dir: "/var/lib/inspector/spool".into(),
             spool_mib: 64,
             loki: Loki::default(),
+            otlp: Otlp::default(),
             file: File::default(),
             stderr: Stderr::default(),
         }
@@ -147,6 +175,18 @@ impl Default for Labels {
 /// # Errors
 /// If it is none of the three.
 pub fn check_loki_address(text: &str) -> Result<String, String> {
+    check_server(text, LOKI_PORT)
+}
+
+/// The base URL of a collector, as [`check_loki_address`], with port 4318.
+///
+/// # Errors
+/// See there.
+pub fn check_otlp_endpoint(text: &str) -> Result<String, String> {
+    check_server(text, OTLP_PORT)
+}
+
+fn check_server(text: &str, port: u16) -> Result<String, String> {
     if text.is_empty() || text.contains("://") {
         let is_http = text.is_empty() || text.starts_with("http://") || text.starts_with("https://");
         let is_plain = !text.contains(['?', '#', ' ', '@']);
@@ -158,7 +198,7 @@ pub fn check_loki_address(text: &str) -> Result<String, String> {
             )),
         };
     }
-    let address = Address::with_default_port(text, LOKI_PORT).map_err(|error| error.to_string())?;
+    let address = Address::with_default_port(text, port).map_err(|error| error.to_string())?;
     if address.host.is_empty() {
         return Err(format!("`{text}` names no host"));
     }
@@ -167,6 +207,10 @@ pub fn check_loki_address(text: &str) -> Result<String, String> {
 
 fn loki_address<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
     check_loki_address(&String::deserialize(value)?).map_err(de::Error::custom)
+}
+
+fn otlp_endpoint<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    check_otlp_endpoint(&String::deserialize(value)?).map_err(de::Error::custom)
 }
 
 fn label<'de, D: Deserializer<'de>>(value: D) -> Result<String, D::Error> {
@@ -194,6 +238,7 @@ mod tests {
         ] {
             assert_eq!(check_loki_address(text).as_deref(), Ok(url));
         }
+        assert_eq!(check_otlp_endpoint("collector").as_deref(), Ok("http://collector:4318"));
         for text in ["ftp://loki", "http://a@loki", "loki:port", ":3100", "lo ki"] {
             assert!(check_loki_address(text).is_err(), "{text}");
         }

@@ -173,6 +173,14 @@ pub struct EventEntity {
 }
 
 impl EventLine {
+    /// When it happened, in nanoseconds since the Unix epoch; 0 for what is no time, as another program may have
+    /// written it.
+    pub fn time_ns(&self) -> u64 {
+        let at = humantime::parse_rfc3339(&self.time).ok();
+        let since = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
+    }
+
     /// The line of an event.
     pub fn of(event: &Event) -> Self {
         let entity = EventEntity::of(event);

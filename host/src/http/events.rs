@@ -9,7 +9,7 @@
 //! A client that does not read holds up its own task only: at most [`CHUNK`] events wait for it, the log does not.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -54,9 +54,8 @@ impl Form {
         }
     }
 
-    /// What is said without an event.
-    fn remark(self, name: &str, value: u64) -> String {
-        let value = if name == "restarted" { "true".to_owned() } else { value.to_string() };
+    /// What is said without an event; `value` is JSON.
+    fn remark(self, name: &str, value: impl Display) -> String {
         match self {
             Self::Lines => format!("{{\"{name}\":{value}}}\n"),
             Self::ServerSent => format!("event: {name}\ndata: {{\"{name}\":{value}}}\n\n"),
@@ -153,7 +152,7 @@ fn start(log: &EventLog, query: &EventQuery) -> Start {
 impl Stream {
     async fn run(mut self, start: Start) {
         let Start { mut kept, lost: mut missed, restarted, mut cursor } = start;
-        if restarted && self.chunks.send(self.form.remark("restarted", 1).into()).await.is_err() {
+        if restarted && self.chunks.send(self.form.remark("restarted", true).into()).await.is_err() {
             return;
         }
         while self.left > 0 && (!kept.is_empty() || missed > 0) {

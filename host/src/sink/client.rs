@@ -67,7 +67,7 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub status: u16,
-    pub text: String,
+    pub body: Vec<u8>,
     pub after: Option<Duration>,
 }
 
@@ -135,15 +135,19 @@ async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
             break;
         }
     }
-    let text = admit(String::from_utf8_lossy(&body).trim().to_owned(), MAX_ANSWER);
-    Ok(Answer { status, text, after: after.map(Duration::from_secs) })
+    Ok(Answer { status, body, after: after.map(Duration::from_secs) })
 }
 
 impl Answer {
+    /// Its body, for people.
+    pub fn text(&self) -> String {
+        admit(String::from_utf8_lossy(&self.body).trim().to_owned(), MAX_ANSWER)
+    }
+
     /// What became of a batch by what a server says in general; a refusal is counted as `what`.
     pub fn outcome(self, what: &'static str) -> Outcome {
-        let Self { status, text, after } = self;
-        let why = admit(format!("the server answers {status}: {text}"), MAX_REASON);
+        let Self { status, after, .. } = self;
+        let why = admit(format!("the server answers {status}: {}", self.text()), MAX_REASON);
         match status {
             200..=299 => Outcome::Taken,
             400 | 413 | 422 => Outcome::Refused { what, why },

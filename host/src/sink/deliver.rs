@@ -6,7 +6,8 @@ use crate::events::event::EventLine;
 
 /// How a batch gets where it is to go.
 pub trait Deliver {
-    /// Delivers events, all or none. What became of them is known when it returns.
+    /// Delivers events. What became of them is known when it returns; one that refuses them, or says `Later`, may
+    /// have kept some all the same.
     fn deliver(&mut self, events: &[EventLine]) -> impl Future<Output = Outcome>;
 
     /// What the other side says of itself, for people; empty where there is nobody to ask.
@@ -20,6 +21,15 @@ pub trait Deliver {
 pub enum Outcome {
     /// It is there.
     Taken,
+    /// It is there, but for some that are never taken; it does not say which.
+    TakenBut {
+        /// How many.
+        events: u64,
+        /// See [`Outcome::Refused`].
+        what: &'static str,
+        /// For people.
+        why: String,
+    },
     /// It is to be tried again, since nothing is wrong with it.
     Later {
         /// Why it is not there.

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::time::UNIX_EPOCH;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -106,7 +105,7 @@ impl Loki {
             && let Ok(answer) = self.client.get(BUILD).await
             && answer.status < 500
         {
-            self.takes_metadata = Some(is_since_metadata(&answer.text));
+            self.takes_metadata = Some(is_since_metadata(&answer.text()));
         }
         self.takes_metadata.unwrap_or(false)
     }
@@ -118,7 +117,7 @@ impl Loki {
             let mut line = event.to_json();
             line.pop();
             let metadata = if with_metadata { metadata(event) } else { Vec::new() };
-            streams.entry(labels).or_default().push(Entry { time_ns: time_ns(event), line, metadata });
+            streams.entry(labels).or_default().push(Entry { time_ns: event.time_ns(), line, metadata });
         }
         // Several analyzers, and folding, make the order of a log another one than that of time.
         streams.values_mut().for_each(|entries| entries.sort_by_key(|entry| entry.time_ns));
@@ -143,19 +142,20 @@ impl Deliver for Loki {
                 return Outcome::Later { why, after: None };
             }
         };
+        let text = answer.text();
         // An operator may have it turned off.
-        if with_metadata && answer.status == 400 && answer.text.contains("structured metadata") {
+        if with_metadata && answer.status == 400 && text.contains("structured metadata") {
             self.takes_metadata = Some(false);
-            return Outcome::Later { why: answer.text, after: Some(std::time::Duration::ZERO) };
+            return Outcome::Later { why: text, after: Some(std::time::Duration::ZERO) };
         }
-        let is_of_time = TIMES.iter().any(|said| answer.text.contains(said));
+        let is_of_time = TIMES.iter().any(|said| text.contains(said));
         answer.outcome(if is_of_time { "time" } else { "refused" })
     }
 
     async fn ask(&mut self) -> String {
         match self.client.get(READY).await {
             Ok(answer) if answer.status == 200 => "ready".to_owned(),
-            Ok(answer) => format!("{}: {}", answer.status, answer.text),
+            Ok(answer) => format!("{}: {}", answer.status, answer.text()),
             Err(why) => why,
         }
     }
@@ -195,12 +195,6 @@ fn label_name(name: &str) -> String {
         made.insert(0, '_');
     }
     made
-}
-
-/// 0 for what is no time, which a server of another kind may have written into a spool.
-fn time_ns(event: &EventLine) -> u64 {
-    let since = humantime::parse_rfc3339(&event.time).ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    since.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0)
 }
 
 fn is_since_metadata(build: &str) -> bool {

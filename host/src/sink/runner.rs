@@ -178,13 +178,12 @@ impl Waiting {
         let mut parts = vec![batch];
         while let Some(part) = parts.pop() {
             match to.deliver(part).await {
-                Outcome::Taken => {
-                    self.account.delivered(part.len());
-                    if self.account.works() {
-                        self.account.said(to.ask().await);
-                    }
-                    self.queue.borrow_mut().set_failing(false);
-                    *pause = SHORTEST;
+                Outcome::Taken => self.taken(part.len(), to, pause).await,
+                Outcome::TakenBut { events, what, why } => {
+                    tracing::warn!(why, events, "events are not taken");
+                    let refused = events.min(part.len() as u64);
+                    self.account.lost(refused, what);
+                    self.taken(part.len() - refused as usize, to, pause).await;
                 }
                 Outcome::Refused { .. } if part.len() > 1 => {
                     let (older, newer) = part.split_at(part.len() / 2);
@@ -204,6 +203,15 @@ impl Waiting {
                 }
             }
         }
+    }
+
+    async fn taken(&self, events: usize, to: &mut impl Deliver, pause: &mut Duration) {
+        self.account.delivered(events);
+        if self.account.works() {
+            self.account.said(to.ask().await);
+        }
+        self.queue.borrow_mut().set_failing(false);
+        *pause = SHORTEST;
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::Result;
 
 use super::{Connection, Namespace, tool::run};
+use crate::wait;
 
 /// An address family to run a case in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +67,11 @@ impl Pair {
     /// As [`Pair::new`], or if they do not reach each other.
     pub fn introduced() -> Result<Self> {
         let pair = Self::new()?;
-        Family::BOTH.into_iter().try_for_each(|family| Connection::open(&pair, family)?.close())?;
+        for family in Family::BOTH {
+            // On a machine that stands still for seconds no neighbour answers in time.
+            let what = "the two to reach each other";
+            wait::until(what, || Connection::open(&pair, family).ok())?.close()?;
+        }
         Ok(pair)
     }
 

@@ -13,6 +13,8 @@ use inspector_tests::agent::{Agent, Settings};
 use inspector_tests::http::EventStream;
 use inspector_tests::lab::{Family, Pair, faults};
 use inspector_tests::loki::{Entry, Loki, Trouble};
+use inspector_tests::otlp::{Otlp, Record};
+use inspector_tests::receiver::Certificates;
 use inspector_tests::wait;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -318,5 +320,114 @@ fn a_file_and_standard_error_get_the_lines_of_the_stream() -> Result<()> {
     refuse(&pair, 5, &stream)?;
     let state = until(&agent, "a full disk", |state| state["state"] == "failing")?;
     ensure!(number(&state, "waiting") == number(&state, "produced"), "{state}");
+    Ok(())
+}
+
+/// What a record is of an event.
+fn is_of(record: &Record, event: &Value) -> Result<bool> {
+    let at = humantime::parse_rfc3339(event["time"].as_str().context("a time")?)?;
+    let time_ns = at.duration_since(std::time::UNIX_EPOCH)?.as_nanos();
+    let seq: u64 = record.attributes["inspector.event.seq"].parse()?;
+    Ok(u128::from(record.time_ns) == time_ns && record.name == event["type"] && event["seq"] == seq)
+}
+
+#[test]
+fn a_collector_gets_each_event_once_by_tls_from_whom_it_knows() -> Result<()> {
+    let (directory, pair) = (tempfile::tempdir()?, Pair::new()?);
+    let (certificates, others) = (Certificates::new()?, Certificates::new()?);
+    let otlp = Otlp::start(Some(&certificates), "first")?;
+    let at = |name: &str| directory.path().join(name).display().to_string();
+    for (name, text) in [
+        ("ca.pem", &others.ca),
+        ("cert.pem", &certificates.client),
+        ("key.pem", &certificates.client_key),
+        ("token", &"old\n".to_owned()),
+    ] {
+        fs::write(at(name), text)?;
+    }
+    let keys = [
+        ("spool_dir", at("spool")),
+        ("otlp.endpoint", format!("https://{}", otlp.address())),
+        ("otlp.ca_file", at("ca.pem")),
+        ("otlp.cert_file", at("cert.pem")),
+        ("otlp.key_file", at("key.pem")),
+        ("otlp.bearer_token_file", at("token")),
+    ];
+    let config = keys.iter().map(|(key, value)| format!("sinks.{key} = '{value}'\n")).collect();
+    let agent = Agent::start(&Settings { config, ..Settings::default() })?;
+    let stream = own(&agent, &pair)?;
+    refuse(&pair, 20, &stream)?;
+    let because = |why: &str| {
+        until(&agent, why, |state| {
+            state["state"] == "failing" && state["reason"].as_str().is_some_and(|reason| reason.contains(why))
+        })
+    };
+    // Neither the server nor the client is taken for what it is not, and what is put right is noticed.
+    because("invalid peer certificate")?;
+    fs::write(at("ca.pem"), &certificates.ca)?;
+    because("401")?;
+    assert!(otlp.records().is_empty());
+    fs::write(at("token"), "first\n")?;
+    let all = stream.received();
+    let find = |event: &Value| -> Result<Vec<Record>> {
+        let mut found = Vec::new();
+        for record in otlp.records() {
+            if is_of(&record, event)? {
+                found.push(record);
+            }
+        }
+        Ok(found)
+    };
+    wait::until("all events at the collector", || {
+        all.iter().all(|event| find(event).is_ok_and(|found| !found.is_empty())).then_some(())
+    })
+    .with_context(|| format!("{:?}", sink(&agent)))?;
+    ensure!(otlp.wrong().is_empty(), "{:?}", otlp.wrong());
+    for event in &all {
+        let [record] = &find(event)?[..] else { anyhow::bail!("not once: {event}") };
+        assert_eq!(record.body, event["message"].as_str().unwrap_or_default());
+        assert_eq!(record.scope, event["source"].as_str().unwrap_or_default());
+        assert_eq!(record.resource["service.name"], "inspector");
+        assert_eq!(record.resource["k8s.node.name"], event["entity"]["node"].as_str().unwrap_or_default());
+        assert_eq!(record.attributes["inspector.entity.name"], pair.server.name());
+        for (name, value) in event["attrs"].as_object().context("attributes")? {
+            assert_eq!(record.attributes.get(name).map(String::as_str), value.as_str(), "{event}");
+        }
+    }
+    let warned = all.iter().find(|event| event["level"] == "WARN").context("a warning")?;
+    assert_eq!(find(warned)?[0].severity, 13);
+
+    // What it says that it refuses is lost, and not sent again.
+    until(&agent, "nothing to wait", |state| number(state, "waiting") == 0)?;
+    let before = otlp.records().len() as u64;
+    otlp.refuse(3);
+    refuse(&pair, 20, &stream)?;
+    let state = until(&agent, "three are lost", |state| {
+        number(state, "lost") == 3 && number(state, "waiting") == 0 && state["state"] == "up"
+    })?;
+    assert_eq!(number(&state, "delivered"), otlp.records().len() as u64);
+    assert!(otlp.records().len() as u64 > before);
+    let refused = [("stage", "otlp"), ("name", "refused")];
+    assert_eq!(agent.scrape()?.sum("inspector_lost_total", &refused), Some(3.0));
+    Ok(())
+}
+
+#[test]
+fn files_that_a_sink_needs_are_looked_at_before_a_start() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (own, missing) = (directory.path().join("own.toml"), directory.path().join("missing"));
+    fs::write(
+        &own,
+        format!("[sinks.loki]\naddress = 'loki'\nusername = 'me'\nca_file = '{}'\n", missing.display()),
+    )?;
+    let output = Command::new(inspector_tests::agent::binary()?)
+        .args(["serve", "--check", "--config"])
+        .arg(&own)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for wrong in ["sinks.loki.password_file", "must name a file", "sinks.loki.ca_file", "No such file"] {
+        assert!(said.contains(wrong), "{wrong}: {said}");
+    }
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::cli::shared::read_text;
 use crate::cli::table::Table;
 use crate::cli::terminal::{self, Colour, Style};
 use crate::config::address::Address;
+use crate::config::sinks::Sinks;
 use crate::config::{Config, Plugins};
 use crate::http;
 use crate::kernel::advice::Advice;
@@ -38,6 +39,7 @@ pub(super) fn run(config: &Config) -> anyhow::Result<ExitCode> {
     rows.extend(addresses(config));
     rows.extend(plugins(&config.plugins)?);
     rows.extend(texts(&config.advice.file));
+    rows.extend(sinks(&config.sinks));
     rows.push(Row::new("paths.procfs", config.paths.procfs.display(), procfs(&config.paths.procfs)));
     rows.push(Row::new("paths.netns", config.paths.netns.display(), Ok(names(&config.paths.netns))));
     print(&rows, Style::of_stdout())?;
@@ -109,6 +111,41 @@ fn plugins(config: &Plugins) -> anyhow::Result<Vec<Row>> {
         Row::new("plugins.disabled", stranger, Err(wrong))
     }));
     Ok(rows)
+}
+
+/// What sinks that are configured read. Nobody is asked: that a server is away now is nothing wrong here.
+fn sinks(config: &Sinks) -> Vec<Row> {
+    let (loki, otlp) = (&config.loki, &config.otlp);
+    let mut files = Vec::new();
+    if !loki.address.is_empty() {
+        files.extend([
+            ("sinks.loki.password_file", &loki.password_file, !loki.username.is_empty()),
+            ("sinks.loki.bearer_token_file", &loki.bearer_token_file, false),
+            ("sinks.loki.ca_file", &loki.ca_file, false),
+            ("sinks.loki.cert_file", &loki.cert_file, is_given(&loki.key_file)),
+            ("sinks.loki.key_file", &loki.key_file, is_given(&loki.cert_file)),
+        ]);
+    }
+    if !otlp.endpoint.is_empty() {
+        files.extend([
+            ("sinks.otlp.password_file", &otlp.password_file, !otlp.username.is_empty()),
+            ("sinks.otlp.bearer_token_file", &otlp.bearer_token_file, false),
+            ("sinks.otlp.ca_file", &otlp.ca_file, false),
+            ("sinks.otlp.cert_file", &otlp.cert_file, is_given(&otlp.key_file)),
+            ("sinks.otlp.key_file", &otlp.key_file, is_given(&otlp.cert_file)),
+        ]);
+    }
+    let files = files.into_iter().filter(|(_, file, is_needed)| *is_needed || is_given(file));
+    let found = |file: &Path| match std::fs::read(file) {
+        _ if !is_given(file) => Err("must name a file, since what belongs to it is given".to_owned()),
+        Ok(_) => Ok("readable".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    files.map(|(key, file, _)| Row::new(key, file.display(), found(file))).collect()
+}
+
+fn is_given(path: &Path) -> bool {
+    !path.as_os_str().is_empty()
 }
 
 /// The operator's own texts, if there are any.
