@@ -59,7 +59,8 @@ fn failed(known: &Known, of: Resource, why: String) {
     let is_known = states.kube.values().any(|status| status.reason == why);
     let status = states.kube.entry(of).or_default();
     if !is_known {
-        let lost = match status.was_reached {
+        // Of objects whose watch is refused there may be a list.
+        let lost = match status.was_reached || status.objects > 0 {
             true => format!("{} are as of before", of.gives()),
             false => format!("{} are not known", of.gives()),
         };

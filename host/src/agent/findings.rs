@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::answers::report::{Finding, Place};
+use crate::answers::blind_spots::NO_ANSWER;
+use crate::answers::report::{Finding, Place, Report};
 use crate::clock::unix_ns;
 use crate::entities::{Entities, EntityId, Kind};
 use crate::events::event::NewEvent;
@@ -45,8 +46,13 @@ impl Findings {
         Self::default()
     }
 
-    /// Emits what is new about those that people have to do something about.
-    pub(super) fn tell(&mut self, findings: &[Finding], view: &View) {
+    /// Emits what is new about those that people have to do something about. What is not found where an analyzer
+    /// did not answer is not over.
+    pub(super) fn tell(&mut self, report: &Report, view: &View) {
+        let Report { findings, doubts, .. } = report;
+        if doubts.iter().any(|doubt| doubt.contains(NO_ANSWER)) {
+            return;
+        }
         let events = self.news(findings, &view.entities, unix_ns());
         if !events.is_empty() {
             view.events.emit(SOURCE, events);
@@ -68,7 +74,7 @@ impl Findings {
             if finding.severity > known.severity {
                 events.push(begins(finding, known.entity, now_ns));
             }
-            known.severity = known.severity.max(finding.severity);
+            known.severity = finding.severity;
             known.title.clone_from(&finding.title);
         }
         let is_over = |known: &Known| known.missed >= MISSED;

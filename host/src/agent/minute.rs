@@ -34,7 +34,7 @@ pub(super) async fn tell(config: &Config, view: &View, diagnoser: Arc<Diagnoser>
         match answer.expect("answering does not panic and is not cancelled") {
             Ok(report) => {
                 if let Some(findings) = &mut findings {
-                    findings.tell(&report.findings, view);
+                    findings.tell(&report, view);
                 }
                 if let Some(pods) = &mut pods {
                     pods.tell(&report.findings, view, Instant::now()).await;

@@ -78,7 +78,7 @@ pub async fn run(config: Config, shutdown: impl Future<Output = ()> + Send + 'st
     let end = move || {
         agent.stop();
         // The last events are in the log now.
-        sinks.into_iter().for_each(Running::stop);
+        Running::stop_all(&sinks);
     };
     let _ = tokio::task::spawn_blocking(end).await;
     let _ = stop.send(true);

@@ -24,6 +24,9 @@ const LOST_ONE_IN: u64 = 100;
 /// Bytes of what is said of a plugin: a guest's own words are among it.
 const MAX_TEXT: usize = 512;
 
+/// In the doubt about an analyzer that did not answer.
+pub const NO_ANSWER: &str = " did not answer: ";
+
 /// A question, as far as blind spots depend on it.
 pub struct Asked<'a> {
     /// What is asked.
@@ -77,6 +80,7 @@ pub fn of_states(states: &States, asked: &Asked<'_>) -> Vec<BlindSpot> {
 fn of_kube((resource, kube): (&Resource, &KubeStatus)) -> BlindSpot {
     let since = match kube.age() {
         Some(age) => format!("are {} s old", age.as_secs()),
+        None if kube.objects > 0 => "are as of the last list".to_owned(),
         None => "are not known".to_owned(),
     };
     let text = format!("{} {since}: {}", resource.gives(), admit(kube.reason.clone(), MAX_TEXT));
@@ -208,7 +212,7 @@ pub fn of_analyzers(answers: &[AnalyzerReply], window: Duration, now_ns: u64) ->
                 }
                 spots.extend(answer.blind_spots.iter().cloned().map(BlindSpot::detail));
             }
-            Err(why) => spots.push(BlindSpot::doubt(format!("analyzer {analyzer} did not answer: {why}"))),
+            Err(why) => spots.push(BlindSpot::doubt(format!("analyzer {analyzer}{NO_ANSWER}{why}"))),
         }
     }
     spots

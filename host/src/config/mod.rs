@@ -505,7 +505,7 @@ mod tests {
         }
         assert_eq!(
             (table.len(), keys(&table)),
-            (12, 53),
+            (12, 60),
             "a new key goes into deploy/inspector.toml and here"
         );
     }

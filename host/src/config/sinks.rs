@@ -189,13 +189,16 @@ pub fn check_otlp_endpoint(text: &str) -> Result<String, String> {
 fn check_server(text: &str, port: u16) -> Result<String, String> {
     if text.is_empty() || text.contains("://") {
         let is_http = text.is_empty() || text.starts_with("http://") || text.starts_with("https://");
-        let is_plain = !text.contains(['?', '#', ' ', '@']);
+        let is_plain = !text.contains(['?', '#', ' ']);
+        if text.contains('@') {
+            // Whatever it is, it may be a password.
+            return Err("an address names no user: see username and bearer_token_file".to_owned());
+        }
         return match is_http && is_plain {
             true => Ok(text.trim_end_matches('/').to_owned()),
-            false => Err(format!(
-                "`{}` is no http:// or https:// address without a query or a user",
-                text.escape_debug()
-            )),
+            false => {
+                Err(format!("`{}` is no http:// or https:// address without a query", text.escape_debug()))
+            }
         };
     }
     let address = Address::with_default_port(text, port).map_err(|error| error.to_string())?;

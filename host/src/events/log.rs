@@ -191,6 +191,11 @@ impl EventLog {
         self.id
     }
 
+    /// How many events are kept.
+    pub fn backlog(&self) -> usize {
+        self.limits.backlog
+    }
+
     /// Says where this agent listens, so that events of its own connections are marked; once.
     pub fn listens_on(&self, addresses: Vec<SocketAddr>) {
         // The sockets of an agent stay the same as long as it runs.

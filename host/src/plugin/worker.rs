@@ -31,6 +31,9 @@ const MAX_STATE: usize = 4 << 20;
 /// Time between two updates of its status, unless it fails or is replaced.
 const PUBLISH: Duration = Duration::from_millis(200);
 
+/// Tables that are this much older than those before were not overtaken: the clock was set back.
+const CLOCK_STEP_NS: u64 = 10_000_000_000;
+
 /// Why a plugin that has used up its budget of series does not show all.
 const NO_ROOM: &str = "no room for further series: raise plugins.max_series or plugins.max_series_total";
 
@@ -213,13 +216,18 @@ impl Worker {
         let interval_ns = u64::from(self.prepared.description.tick_interval_ms) * 1_000_000;
         // Half an interval of grace, since ticks come in multiples of the host's own.
         let due = self.last_tick_ns + interval_ns / 2 <= snapshot.taken_ns;
-        if interval_ns == 0 || !due {
+        if interval_ns == 0 || !(due || self.is_of_another_clock(snapshot.taken_ns)) {
             return;
         }
         self.last_tick_ns = snapshot.taken_ns;
         self.dirty = true;
         self.call(|instance| instance.tick(snapshot));
         self.save();
+    }
+
+    /// The clock was set back since the last tick: what is a little older only was overtaken.
+    fn is_of_another_clock(&self, taken_ns: u64) -> bool {
+        taken_ns + CLOCK_STEP_NS < self.last_tick_ns
     }
 
     fn answer(&mut self, pending: PendingQuestion) {
@@ -234,7 +242,11 @@ impl Worker {
     /// Asks the guest, which is shown the tables first: a question is a tick out of turn.
     pub(super) fn diagnose(&mut self, question: &ResolvedQuestion) -> AnalyzerReply {
         self.dirty = true;
-        if let Some(snapshot) = question.snapshot.clone() {
+        // Behind newer tables, older ones would let counters fall, and rise once more.
+        let is_news = |snapshot: &Arc<Snapshot>| {
+            snapshot.taken_ns >= self.last_tick_ns || self.is_of_another_clock(snapshot.taken_ns)
+        };
+        if let Some(snapshot) = question.snapshot.clone().filter(is_news) {
             let ticks = self.prepared.description.tick_interval_ms > 0;
             self.last_tick_ns = snapshot.taken_ns;
             self.call(|instance| match ticks {

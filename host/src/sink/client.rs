@@ -129,10 +129,13 @@ async fn answer(request: RequestBuilder) -> Result<Answer, reqwest::Error> {
     let status = response.status().as_u16();
     let after = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await? {
-        body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]);
-        if body.len() == MAX_ANSWER {
-            break;
+    while body.len() < MAX_ANSWER {
+        match response.chunk().await {
+            Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]),
+            Ok(None) => break,
+            // It has said that it took everything: that would come again.
+            Err(_) if (200..300).contains(&status) => break,
+            Err(error) => return Err(error),
         }
     }
     Ok(Answer { status, body, after: after.map(Duration::from_secs) })
@@ -151,7 +154,7 @@ impl Answer {
         match status {
             200..=299 => Outcome::Taken,
             400 | 413 | 422 => Outcome::Refused { what, why },
-            _ => Outcome::Later { why, after },
+            _ => Outcome::Later { why, after, answered: true },
         }
     }
 }

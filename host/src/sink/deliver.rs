@@ -36,6 +36,8 @@ pub enum Outcome {
         why: String,
         /// The other side wants to be left alone for so long.
         after: Option<Duration>,
+        /// It has answered, so that less at once may help.
+        answered: bool,
     },
     /// Something in it is never taken.
     Refused {

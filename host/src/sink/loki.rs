@@ -103,7 +103,8 @@ impl Loki {
     async fn takes_metadata(&mut self) -> bool {
         if self.takes_metadata.is_none()
             && let Ok(answer) = self.client.get(BUILD).await
-            && answer.status < 500
+            // Whoever asks may not be known yet.
+            && [200, 404].contains(&answer.status)
         {
             self.takes_metadata = Some(is_since_metadata(&answer.text()));
         }
@@ -139,14 +140,14 @@ impl Deliver for Loki {
             Ok(answer) => answer,
             Err(why) => {
                 self.takes_metadata = None;
-                return Outcome::Later { why, after: None };
+                return Outcome::Later { why, after: None, answered: false };
             }
         };
         let text = answer.text();
         // An operator may have it turned off.
         if with_metadata && answer.status == 400 && text.contains("structured metadata") {
             self.takes_metadata = Some(false);
-            return Outcome::Later { why: text, after: Some(std::time::Duration::ZERO) };
+            return Outcome::Later { why: text, after: None, answered: false };
         }
         let is_of_time = TIMES.iter().any(|said| text.contains(said));
         answer.outcome(if is_of_time { "time" } else { "refused" })

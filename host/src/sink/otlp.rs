@@ -23,6 +23,7 @@ use crate::clock::unix_ns;
 use crate::entities::Kind;
 use crate::events::event::EventLine;
 use crate::events::severity::Severity;
+use crate::text::escape::{MAX_REASON, admit};
 
 const LOGS: &str = "/v1/logs";
 const HEADERS: [(&str, &str); 2] = [("content-type", "application/x-protobuf"), ("content-encoding", "gzip")];
@@ -47,7 +48,7 @@ impl Deliver for Otlp {
         let body = packed.finish().expect("memory takes it");
         match self.client.post(LOGS, body, &HEADERS).await {
             Ok(answer) => outcome(answer),
-            Err(why) => Outcome::Later { why, after: None },
+            Err(why) => Outcome::Later { why, after: None, answered: false },
         }
     }
 }
@@ -57,10 +58,15 @@ fn outcome(answer: Answer) -> Outcome {
     if answer.status != 200 {
         return answer.outcome("refused");
     }
-    let said = ExportLogsServiceResponse::decode(&*answer.body).unwrap_or_default();
+    let Ok(said) = ExportLogsServiceResponse::decode(&*answer.body) else {
+        let why = "what answers there does not speak OTLP".to_owned();
+        return Outcome::Later { why, after: None, answered: false };
+    };
     let partial = said.partial_success.unwrap_or_default();
     match u64::try_from(partial.rejected_log_records) {
-        Ok(events @ 1..) => Outcome::TakenBut { events, what: "refused", why: partial.error_message },
+        Ok(events @ 1..) => {
+            Outcome::TakenBut { events, what: "refused", why: admit(partial.error_message, MAX_REASON) }
+        }
         _ => Outcome::Taken,
     }
 }
@@ -197,5 +203,7 @@ mod tests {
         assert!(matches!(answer(200, 7), Outcome::TakenBut { events: 7, .. }));
         assert!(matches!(answer(400, 0), Outcome::Refused { .. }));
         assert!(matches!(answer(503, 0), Outcome::Later { .. }));
+        let page = Answer { status: 200, body: b"<html>".to_vec(), after: None };
+        assert!(matches!(outcome(page), Outcome::Later { .. }));
     }
 }

@@ -1,20 +1,34 @@
 //! Batches that wait to be delivered, the oldest first: in memory while all goes well, on disk while it does not.
 
 use std::collections::VecDeque;
-use std::io;
 
 use super::account::Account;
-use super::spool::{Place, Spool};
+use super::spool::{Place, Spool, Unreadable};
 use crate::events::event::EventLine;
 
-/// Batches in memory: where none may wait on disk, the oldest is given up for a new one.
-const IN_MEMORY: usize = 4;
+/// Batches in memory behind which further events stay in the log.
+const ENOUGH: usize = 4;
+/// Batches in memory at most, since one reading of the log may be several: where the disk takes none, the oldest is
+/// given up for a new one.
+const IN_MEMORY: usize = 8;
 
-/// What waits. All of the spool is older than all of the memory.
+/// Which batch is being delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnItsWay {
+    /// The first in memory.
+    Memory,
+    /// That of this number on disk.
+    Disk(u64),
+}
+
+/// What waits. All of the spool is older than all of the memory, but for the batch that is on its way.
 #[derive(Debug)]
 pub struct Queue {
+    /// Where the spool is to be, while it cannot be opened.
+    place: Option<Place>,
     spool: Option<Spool>,
     memory: VecDeque<Vec<EventLine>>,
+    on_its_way: Option<OnItsWay>,
     is_failing: bool,
     /// Why the disk takes no more; empty if it does.
     obstacle: String,
@@ -24,18 +38,40 @@ pub struct Queue {
 impl Queue {
     /// With what an earlier run left on disk. One that cannot be used is said so, and memory has to do.
     pub fn new(place: Option<Place>, account: Account) -> Self {
-        let opened = place.map(|place| (place.directory.clone(), Spool::open(place)));
-        let spool = opened.and_then(|(directory, opened)| {
-            let why = |error: &io::Error| {
-                tracing::warn!(directory = %directory.display(), %error, "events cannot wait on disk");
-            };
-            opened.inspect_err(why).ok()
-        });
-        if let Some(spool) = &spool {
-            account.took(spool.events() as usize, 0);
-            account.spooled(spool.bytes());
+        let (memory, obstacle) = (VecDeque::new(), String::new());
+        let mut queue =
+            Self { place, spool: None, memory, on_its_way: None, is_failing: false, obstacle, account };
+        queue.open();
+        queue
+    }
+
+    /// Another agent may have used it, or its disk was not there yet.
+    fn open(&mut self) {
+        let Some(place) = self.place.take() else { return };
+        match Spool::open(place.clone()) {
+            Ok(spool) => {
+                self.account.took(spool.events() as usize, 0);
+                self.account.spooled(spool.bytes());
+                self.spool = Some(spool);
+            }
+            Err(error) => {
+                self.obstructed(format!("{}: {error}", place.directory.display()));
+                self.place = Some(place);
+            }
         }
-        Self { spool, memory: VecDeque::new(), is_failing: false, obstacle: String::new(), account }
+    }
+
+    /// One line for one cause.
+    fn obstructed(&mut self, obstacle: String) {
+        if obstacle != self.obstacle && !obstacle.is_empty() {
+            tracing::warn!(error = obstacle, "events cannot wait on disk: the oldest are given up");
+        }
+        self.obstacle = obstacle;
+    }
+
+    /// Whether another batch is to come: while deliveries go on, what they are behind stays in the log.
+    pub fn has_room(&self) -> bool {
+        self.memory.len() < ENOUGH || (self.is_failing && self.spool.is_some())
     }
 
     /// Adds a batch.
@@ -65,26 +101,40 @@ impl Queue {
         self.is_failing
     }
 
-    /// The oldest batch.
+    /// The oldest batch, which is on its way now; none if there is none, or it cannot be read now.
     pub fn first(&mut self) -> Option<Vec<EventLine>> {
+        self.on_its_way = None;
         while let Some(spool) = &mut self.spool {
             match spool.first() {
-                Ok(Some(batch)) => return Some(batch),
+                Ok(Some((number, batch))) => {
+                    self.on_its_way = Some(OnItsWay::Disk(number));
+                    return Some(batch);
+                }
                 Ok(None) => break,
-                Err(events) => self.account.lost(events, "corrupt"),
+                Err(Unreadable::Damaged(events)) => {
+                    self.account.lost(events, "corrupt");
+                    self.account.spooled(spool.bytes());
+                }
+                Err(Unreadable::Now(error)) => {
+                    self.account.failing(format!("cannot read what waits: {error}"));
+                    return None;
+                }
             }
         }
-        self.memory.front().cloned()
+        let first = self.memory.front().cloned();
+        self.on_its_way = first.is_some().then_some(OnItsWay::Memory);
+        first
     }
 
-    /// Forgets the oldest batch.
+    /// Forgets the batch that was on its way.
     pub fn pop(&mut self) {
-        match &mut self.spool {
-            Some(spool) if !spool.is_empty() => {
-                spool.pop();
+        match (self.on_its_way.take(), &mut self.spool) {
+            (Some(OnItsWay::Disk(number)), Some(spool)) => {
+                spool.forget(number);
                 self.account.spooled(spool.bytes());
             }
-            _ => drop(self.memory.pop_front()),
+            (Some(OnItsWay::Memory), _) => drop(self.memory.pop_front()),
+            _ => {}
         }
     }
 
@@ -95,13 +145,21 @@ impl Queue {
 
     /// Moves what the disk takes.
     pub fn spill(&mut self) {
+        self.open();
         let Some(spool) = &mut self.spool else { return };
         let mut obstacle = String::new();
         while let Some(batch) = self.memory.front() {
-            match spool.push(batch) {
-                Ok(given_up) => {
+            let on_disk = match self.on_its_way {
+                Some(OnItsWay::Disk(number)) => Some(number),
+                _ => None,
+            };
+            match spool.push(batch, on_disk) {
+                Ok((number, given_up)) => {
                     self.account.lost(given_up, "full");
                     self.memory.pop_front();
+                    if self.on_its_way == Some(OnItsWay::Memory) {
+                        self.on_its_way = Some(OnItsWay::Disk(number));
+                    }
                 }
                 Err(error) => {
                     obstacle = error.to_string();
@@ -110,10 +168,6 @@ impl Queue {
             }
         }
         self.account.spooled(spool.bytes());
-        // One line for one cause.
-        if obstacle != self.obstacle && !obstacle.is_empty() {
-            tracing::warn!(error = obstacle, "events cannot wait on disk: the oldest are given up");
-        }
-        self.obstacle = obstacle;
+        self.obstructed(obstacle);
     }
 }

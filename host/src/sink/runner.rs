@@ -1,11 +1,12 @@
 //! The thread of a sink: reads events as they come, makes batches of them, and delivers these one by one.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, timeout};
@@ -25,8 +26,12 @@ const MAX_BYTES: usize = 1 << 20;
 const AGE: Duration = Duration::from_secs(1);
 /// While deliveries fail there is no hurry, and each batch is a file.
 const AGE_FAILING: Duration = Duration::from_secs(5);
-/// Events for which the age is not waited for: less than the smallest log holds.
-const MANY: u64 = 4 * MAX_EVENTS as u64;
+/// Events for which the age is not waited for, or a quarter of the log, if that is less.
+const MANY: usize = 4 * MAX_EVENTS;
+/// Failures of one batch after which less is sent at once, where the other side answers.
+const TRIES: u32 = 3;
+/// Events refused one after the other with none taken between them: then it is not the events.
+const REFUSALS: u32 = 100;
 /// Pause after a first failure, and after many.
 const SHORTEST: Duration = Duration::from_millis(500);
 const LONGEST: Duration = Duration::from_secs(60);
@@ -52,7 +57,8 @@ pub struct Sink<D> {
 #[derive(Debug)]
 pub struct Running {
     stop: watch::Sender<bool>,
-    thread: JoinHandle<()>,
+    /// Nothing comes; it ends with the thread.
+    ended: mpsc::Receiver<()>,
 }
 
 impl<D: Deliver + Send + 'static> Sink<D> {
@@ -64,20 +70,27 @@ impl<D: Deliver + Send + 'static> Sink<D> {
         let (stop, stopped) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let account = self.account.clone();
-        let run = move || runtime.block_on(self.run(&log, stopped));
-        let thread = thread::Builder::new().name("sink".to_owned()).spawn(move || {
+        let (alive, ended) = mpsc::channel();
+        let run = move || {
+            runtime.block_on(self.run(&log, stopped));
+            // A name server that does not answer is not waited for.
+            runtime.shutdown_background();
+        };
+        thread::Builder::new().name("sink".to_owned()).spawn(move || {
+            let _alive = alive;
             if let Err(panic) = catch_unwind(AssertUnwindSafe(run)) {
                 account.failing(format!("the sink has ended: {}", panic_words(&*panic)));
             }
         })?;
-        Ok(Running { stop, thread })
+        Ok(Running { stop, ended })
     }
 
     async fn run(self, log: &EventLog, stopped: watch::Receiver<bool>) {
         let Self { mut to, place, account } = self;
         let cursor = log.oldest().counting(account.missed());
+        let queue = RefCell::new(Queue::new(place, account.clone()));
         let waiting =
-            Waiting { queue: RefCell::new(Queue::new(place, account.clone())), news: Notify::new(), account };
+            Waiting { queue, news: Notify::new(), room: Notify::new(), refused: Cell::new(0), account };
         let mut stop = stopped.clone();
         let stop = async move { drop(stop.wait_for(|stop| *stop).await) };
         let delivering = waiting.deliver(&mut to);
@@ -92,7 +105,9 @@ impl<D: Deliver + Send + 'static> Sink<D> {
                 () = &mut stop => {}
             }
         }
-        waiting.take(log, &mut cursor);
+        waiting.take(log, &mut cursor, true);
+        // Whatever happens to this process now, it is on disk.
+        waiting.queue.borrow_mut().spill();
         let all_gone = async {
             while !waiting.queue.borrow().is_empty() {
                 sleep(Duration::from_millis(20)).await;
@@ -102,16 +117,24 @@ impl<D: Deliver + Send + 'static> Sink<D> {
             () = &mut delivering => {}
             _ = timeout(LAST, all_gone) => {}
         }
-        waiting.queue.borrow_mut().spill();
     }
 }
 
 impl Running {
-    /// Delivers what it can in a moment, and ends.
-    pub fn stop(self) {
-        // It may have ended.
-        let _ = self.stop.send(true);
-        let _ = self.thread.join();
+    /// Lets all of them deliver what they can in a moment, and end. One that hangs in the system, as in a file on a
+    /// server that is gone, is left behind.
+    pub fn stop_all(sinks: &[Self]) {
+        for sink in sinks {
+            // It may have ended.
+            let _ = sink.stop.send(true);
+        }
+        let end = Instant::now() + 2 * LAST;
+        for sink in sinks {
+            let left = end.saturating_duration_since(Instant::now());
+            if sink.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                tracing::warn!("a sink does not end, and is left behind");
+            }
+        }
     }
 }
 
@@ -119,23 +142,31 @@ impl Running {
 struct Waiting {
     queue: RefCell<Queue>,
     news: Notify,
+    /// Something was delivered.
+    room: Notify,
+    /// Events refused one after the other.
+    refused: Cell<u32>,
     account: Account,
 }
 
 impl Waiting {
     /// Never ends, unless the log does.
     async fn read(&self, log: &EventLog, cursor: &mut Cursor) {
-        while cursor.wait().await {
+        let many = MANY.min(log.backlog() / 4) as u64;
+        while cursor.wait_for(1).await {
             let age = if self.queue.borrow().is_failing() { AGE_FAILING } else { AGE };
             // Time over is as good as many events.
-            let _ = timeout(age, cursor.wait_for(MANY)).await;
-            self.take(log, cursor);
+            let _ = timeout(age, cursor.wait_for(many)).await;
+            while !self.queue.borrow().has_room() {
+                self.room.notified().await;
+            }
+            self.take(log, cursor, false);
         }
     }
 
-    /// Takes all that is there.
-    fn take(&self, log: &EventLog, cursor: &mut Cursor) {
-        loop {
+    /// Takes all that is there, or what there is room for.
+    fn take(&self, log: &EventLog, cursor: &mut Cursor, all: bool) {
+        while all || self.queue.borrow().has_room() {
             let read = log.read(cursor, MAX_EVENTS);
             if read.events.is_empty() && read.lost == 0 {
                 return;
@@ -170,13 +201,19 @@ impl Waiting {
             };
             self.all_of(&batch, to, &mut pause).await;
             self.queue.borrow_mut().pop();
+            self.room.notify_one();
         }
     }
 
     /// Delivers a batch, or all of it that will be taken: where something in it is refused, halves are tried.
     async fn all_of(&self, batch: &[EventLine], to: &mut impl Deliver, pause: &mut Duration) {
-        let mut parts = vec![batch];
+        let (mut parts, mut tries) = (vec![batch], 0);
         while let Some(part) = parts.pop() {
+            let halves = || {
+                let (older, newer) = part.split_at(part.len() / 2);
+                [newer, older]
+            };
+            tries += 1;
             match to.deliver(part).await {
                 Outcome::Taken => self.taken(part.len(), to, pause).await,
                 Outcome::TakenBut { events, what, why } => {
@@ -185,27 +222,41 @@ impl Waiting {
                     self.account.lost(refused, what);
                     self.taken(part.len() - refused as usize, to, pause).await;
                 }
-                Outcome::Refused { .. } if part.len() > 1 => {
-                    let (older, newer) = part.split_at(part.len() / 2);
-                    parts.extend([newer, older]);
-                }
-                Outcome::Refused { what, why } => {
-                    tracing::warn!(why, event = part[0].kind, at = part[0].time, "an event is not taken");
+                Outcome::Refused { .. } if part.len() > 1 => parts.extend(halves()),
+                Outcome::Refused { what, why } if self.refused.get() < REFUSALS => {
+                    if self.refused.replace(self.refused.get() + 1) == 0 {
+                        tracing::warn!(why, event = part[0].kind, at = part[0].time, "an event is not taken");
+                    }
                     self.account.lost(1, what);
                 }
-                Outcome::Later { why, after } => {
-                    self.account.failing(why);
-                    self.queue.borrow_mut().set_failing(true);
-                    self.account.said(to.ask().await);
-                    sleep(after.unwrap_or(spread(*pause)).min(PATIENCE)).await;
+                Outcome::Refused { why, .. } => {
+                    self.failed(why, to, *pause).await;
                     *pause = (*pause * 2).min(LONGEST);
                     parts.push(part);
+                }
+                Outcome::Later { why, after, answered } => {
+                    self.failed(why, to, spread(*pause).max(after.unwrap_or_default()).min(PATIENCE)).await;
+                    *pause = (*pause * 2).min(LONGEST);
+                    if answered && part.len() > 1 && tries >= TRIES {
+                        parts.extend(halves());
+                    } else {
+                        parts.push(part);
+                    }
                 }
             }
         }
     }
 
+    async fn failed(&self, why: String, to: &mut impl Deliver, pause: Duration) {
+        self.account.failing(why);
+        self.queue.borrow_mut().set_failing(true);
+        self.room.notify_one();
+        self.account.said(to.ask().await);
+        sleep(pause).await;
+    }
+
     async fn taken(&self, events: usize, to: &mut impl Deliver, pause: &mut Duration) {
+        self.refused.set(0);
         self.account.delivered(events);
         if self.account.works() {
             self.account.said(to.ask().await);

@@ -16,7 +16,7 @@ impl Deliver for Stderr {
         // Whole lines: the agent's log writes between two batches at most.
         match io::stderr().lock().write_all(text.as_bytes()) {
             Ok(()) => Outcome::Taken,
-            Err(error) => Outcome::Later { why: error.to_string(), after: None },
+            Err(error) => Outcome::Later { why: error.to_string(), after: None, answered: false },
         }
     }
 }

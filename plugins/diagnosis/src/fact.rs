@@ -416,6 +416,9 @@ impl Amount {
     }
 }
 
+/// What comes this much before what was there is not late: the clock was set back.
+pub const CLOCK_STEP_NS: u64 = 60_000_000_000;
+
 /// Sorts, and makes one of those with one key.
 pub fn merge<K: Ord>(amounts: &mut Vec<(K, Amount)>) {
     amounts.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));

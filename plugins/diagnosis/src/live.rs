@@ -63,7 +63,8 @@ impl Live {
 
     /// Whether it is time to look again.
     pub fn is_due(&mut self, now: Timestamp) -> bool {
-        let is_due = now.saturating_sub(self.looked) >= LOOK_NS;
+        // The clock may have been set back.
+        let is_due = now.abs_diff(self.looked) >= LOOK_NS;
         if is_due {
             self.looked = now;
         }

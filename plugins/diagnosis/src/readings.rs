@@ -2,13 +2,14 @@
 //! each span of five seconds.
 //!
 //! Where thousands of entities say something, old spans become longer, up to an eighth of their age, and
-//! then the oldest ones go. [`Readings::since`] says how far back it reaches.
+//! then the oldest ones go. [`Readings::since`] says how far back it reaches. When the clock is set back all of it
+//! is forgotten: it would be of a time to come.
 
 use std::collections::VecDeque;
 
 use inspector_sdk::{EntityId, Timestamp};
 
-use crate::fact::{Amount, merge};
+use crate::fact::{Amount, CLOCK_STEP_NS, merge};
 
 /// Length of a new span.
 const SPAN_NS: u64 = 5_000_000_000;
@@ -60,6 +61,9 @@ impl Readings {
     /// Takes one; they come in the order of time.
     pub fn add(&mut self, column: u16, entity: EntityId, amount: Amount) {
         let start = amount.last - amount.last % SPAN_NS;
+        if self.spans.back().is_some_and(|newest| newest.start > amount.last + CLOCK_STEP_NS) {
+            *self = Self::new(amount.last, self.limit);
+        }
         if self.spans.back().is_none_or(|newest| newest.start < start) {
             self.begin(start);
         }
@@ -183,6 +187,15 @@ mod tests {
             let counted = count(&readings, 960 - age)[0];
             assert!((age..=age + age / COARSE + 5).contains(&counted), "{age} {counted}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_begins_it_anew() {
+        let mut readings = counted(1, 1_000, 1_000);
+        for second in 500..510 {
+            readings.add(7, 0, Amount::new(second * SECOND, 1, 0));
+        }
+        assert_eq!((count(&readings, 0), readings.since()), (vec![10], 500 * SECOND));
     }
 
     #[test]

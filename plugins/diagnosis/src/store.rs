@@ -3,14 +3,15 @@
 //! Counts are exact; what gives way to crowds are addresses. Where a bucket holds too many different
 //! facts, entities with more than their share lose the ports of their clients there, then their addresses:
 //! a storm in one costs no other anything. When all buckets together are too large, the oldest ones
-//! lose theirs, and are dropped at last. [`Store::since`] says how far back it reaches.
+//! lose theirs, and are dropped at last. [`Store::since`] says how far back it reaches. When the clock is set back all
+//! of it is forgotten: it would be of a time to come.
 
 use std::collections::VecDeque;
 
 use inspector_sdk::map::Map;
 use inspector_sdk::{EntityId, Timestamp};
 
-use crate::fact::{Amount, Flow, Key, What, merge};
+use crate::fact::{Amount, CLOCK_STEP_NS, Flow, Key, What, merge};
 
 /// Length of a bucket.
 const BUCKET_NS: u64 = 5_000_000_000;
@@ -116,7 +117,9 @@ impl Store {
     pub fn add(&mut self, entity: EntityId, what: What, flow: Flow, amount: Amount) {
         let key = Key { entity, what, flow };
         match &mut self.last {
-            Some((last, sum)) if *last == key && amount.last < sum.first + BUCKET_NS => sum.add(&amount),
+            Some((last, sum)) if *last == key && amount.last.abs_diff(sum.first) < BUCKET_NS => {
+                sum.add(&amount)
+            }
             _ => {
                 self.settle();
                 self.last = Some((key, amount));
@@ -162,6 +165,9 @@ impl Store {
     /// The bucket of a time; one that is older than the newest bucket goes into that.
     fn bucket(&mut self, at: Timestamp) -> &mut Bucket {
         let start = at - at % BUCKET_NS;
+        if self.buckets.back().is_some_and(|newest| newest.start > at + CLOCK_STEP_NS) {
+            *self = Self::new(at);
+        }
         if self.buckets.back().is_none_or(|newest| newest.start < start) {
             if self.buckets.len() >= BUCKETS {
                 self.drop_oldest();
@@ -235,6 +241,17 @@ mod tests {
         let count: u64 = store.window(0).iter().map(|(_, amount)| amount.count).sum();
         assert!((900..=960).contains(&count), "{count}");
         assert_eq!(store.since(), (2_000 - count) * SECOND);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_begins_it_anew() {
+        let mut store = Store::new(0);
+        for second in (0..1_000).chain(500..510) {
+            store.add(1, What::Connected, flow(1), Amount::new(second * SECOND, 1, 0));
+        }
+        let window = store.window(0);
+        assert_eq!((window.len(), window[0].1.count, store.since()), (1, 10, 500 * SECOND));
+        assert_eq!(store.facts, store.buckets.iter().map(|bucket| bucket.facts.len()).sum());
     }
 
     #[test]

@@ -246,6 +246,47 @@ fn a_server_that_is_slow_or_wants_to_be_left_alone_costs_nothing_else() -> Resul
     Ok(())
 }
 
+#[test]
+fn a_server_that_refuses_whatever_comes_is_a_failure_and_not_the_events_end() -> Result<()> {
+    let (loki, spool, pair) = (Loki::start()?, tempfile::tempdir()?, Pair::new()?);
+    loki.trouble(Some(Trouble::Status(400, 0)));
+    let agent = Agent::start(&settings(&loki, spool.path(), ""))?;
+    let stream = own(&agent, &pair)?;
+    refuse(&pair, 200, &stream)?;
+    let state = until(&agent, "a failure", |state| state["state"] == "failing")?;
+    assert_eq!(number(&state, "lost"), 100);
+    assert_eq!(agent.scrape()?.sum("inspector_sink_up", &[("sink", "loki")]), Some(0.0));
+    loki.trouble(None);
+    let state = until(&agent, "the rest", |state| number(state, "waiting") == 0 && state["state"] == "up")?;
+    assert_eq!(number(&state, "lost"), 100);
+    ensure!(loki.entries().len() as u64 == number(&state, "delivered"), "{state}");
+    Ok(())
+}
+
+#[test]
+fn what_comes_at_once_is_not_lost_where_nothing_may_wait_on_disk() -> Result<()> {
+    let (directory, pair) = (tempfile::tempdir()?, Pair::new()?);
+    let file = directory.path().join("events.jsonl");
+    let args = ["--sinks.file.path", file.to_str().context("UTF-8")?].map(str::to_owned);
+    let agent = Agent::start(&Settings { args: args.into(), ..Settings::default() })?;
+    let stream = own(&agent, &pair)?;
+    let process = Pid::from_raw(agent.pid().cast_signed());
+    kill(process, Signal::SIGSTOP)?;
+    let to = pair.server_at(Family::V4, faults::CLOSED_PORT);
+    let refused = (0..3000).try_for_each(|_| faults::connect_to_closed_port(&pair.client, to).map(drop));
+    kill(process, Signal::SIGCONT)?;
+    refused?;
+    let state = until(&agent, "thousands of events", |state| {
+        number(state, "produced") > 4000 && number(state, "waiting") == 0
+    })?;
+    assert_eq!(number(&state, "lost"), 0, "{state}");
+    let text = fs::read_to_string(&file)?;
+    let written: BTreeSet<_> =
+        text.lines().filter_map(|line| Some(key(&serde_json::from_str(line).ok()?))).collect();
+    ensure!(stream.received().iter().all(|event| written.contains(&key(event))), "{state}");
+    Ok(())
+}
+
 /// A file system of its own, as large as some batches.
 struct Small(tempfile::TempDir);
 
