@@ -45,7 +45,7 @@ struct State {
     taken: Vec<Record>,
     wrong: Vec<String>,
     token: String,
-    /// Of the next request so many are said to be refused.
+    /// Of the next request with more records so many are said to be refused.
     refused: i64,
 }
 
@@ -71,7 +71,7 @@ impl Otlp {
         token.clone_into(&mut lock(&self.shared).token);
     }
 
-    /// Says of the next request that so many of its records are refused, the last ones.
+    /// Says of the next request with more records that so many of them are refused, the last ones.
     pub fn refuse(&self, records: i64) {
         lock(&self.shared).refused = records;
     }
@@ -101,7 +101,9 @@ fn serve(stream: &mut BufReader<Box<dyn Connection>>, shared: &Mutex<State>) -> 
         match records(&request) {
             Ok(mut records) => {
                 let mut state = lock(shared);
-                let refused = std::mem::take(&mut state.refused).min(records.len() as i64);
+                // Of a request with more records than that: one event may come alone.
+                let has_enough = records.len() as i64 > state.refused;
+                let refused = if has_enough { std::mem::take(&mut state.refused) } else { 0 };
                 records.truncate(records.len() - refused as usize);
                 state.taken.extend(records);
                 drop(state);

@@ -268,7 +268,8 @@ fn what_comes_at_once_is_not_lost_where_nothing_may_wait_on_disk() -> Result<()>
     let (directory, pair) = (tempfile::tempdir()?, Pair::new()?);
     let file = directory.path().join("events.jsonl");
     let args = ["--sinks.file.path", file.to_str().context("UTF-8")?].map(str::to_owned);
-    let agent = Agent::start(&Settings { args: args.into(), ..Settings::default() })?;
+    let config = "probes.limit_per_second = 10000000\nprobes.limit_burst = 10000000".to_owned();
+    let agent = Agent::start(&Settings { args: args.into(), config, ..Settings::default() })?;
     let stream = own(&agent, &pair)?;
     let process = Pid::from_raw(agent.pid().cast_signed());
     kill(process, Signal::SIGSTOP)?;
@@ -276,14 +277,18 @@ fn what_comes_at_once_is_not_lost_where_nothing_may_wait_on_disk() -> Result<()>
     let refused = (0..3000).try_for_each(|_| faults::connect_to_closed_port(&pair.client, to).map(drop));
     kill(process, Signal::SIGCONT)?;
     refused?;
+    // How many are folded into one depends on the machine.
     let state = until(&agent, "thousands of events", |state| {
-        number(state, "produced") > 4000 && number(state, "waiting") == 0
+        number(state, "produced") > 2000 && number(state, "waiting") == 0
     })?;
     assert_eq!(number(&state, "lost"), 0, "{state}");
-    let text = fs::read_to_string(&file)?;
-    let written: BTreeSet<_> =
-        text.lines().filter_map(|line| Some(key(&serde_json::from_str(line).ok()?))).collect();
-    ensure!(stream.received().iter().all(|event| written.contains(&key(event))), "{state}");
+    wait::until("all of them in the file", || {
+        let text = fs::read_to_string(&file).ok()?;
+        let written: BTreeSet<_> =
+            text.lines().filter_map(|line| Some(key(&serde_json::from_str(line).ok()?))).collect();
+        stream.received().iter().all(|event| written.contains(&key(event))).then_some(())
+    })?;
+    assert_eq!(number(&sink(&agent)?, "lost"), 0, "{:?}", sink(&agent)?);
     Ok(())
 }
 
